@@ -1,0 +1,57 @@
+# One word a chore. Each target sets up what it needs by itself; a second run re-installs nothing.
+
+PYTHON ?= python3
+BIN := .venv/bin
+EDGE := .venv-edge/bin
+MANIFESTS := pyproject.toml runtime/pyproject.toml runtime/mnist_runtime/__init__.py hatch_build.py constraints.txt
+
+.PHONY: demo test check bench model clean
+
+demo: .venv/demo .venv-edge/demo  ## train, export, prove parity, and recognise a digit without torch
+	@echo "\n== Train: the lab's loop on 50,000 digits =="
+	$(BIN)/mnist-train
+	@echo "\n== Export: each artifact is held against the trained module before it is published =="
+	$(BIN)/mnist-export
+	@echo "\n== A digit that the model has never seen =="
+	$(BIN)/mnist-data save 0 artifacts/digit.npy --split test
+	@echo "\n== The edge: an environment without torch =="
+	@$(EDGE)/python -c "import torch" 2>&1 | grep "No module named 'torch'"
+	$(EDGE)/mnist-parity artifacts/mnist.onnx
+	$(EDGE)/mnist-infer artifacts/digit.npy --model artifacts/mnist.onnx
+
+test: check  ## every test, doctests and branch coverage
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term-missing:skip-covered
+
+check: .venv/dev  ## style, types and import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/dev  ## every claim of speed, side by side with what you would pick instead
+	@for claim in benchmarks/*.py; do $(BIN)/python "$$claim" || exit 1; done
+
+model: .venv/demo  ## make the bundled model again
+	$(BIN)/mnist-train --device cpu --output-dir artifacts/bundled
+	$(BIN)/mnist-export artifacts/bundled/mnist.safetensors --format onnx --output-dir artifacts/bundled
+	cp artifacts/bundled/mnist.onnx runtime/mnist_runtime/models/mnist-linear.onnx
+
+clean:  ## forget the environments and caches; artifacts stay
+	rm -rf .venv .venv-edge .mypy_cache .ruff_cache .pytest_cache .coverage .import_linter_cache
+
+.venv/demo: $(MANIFESTS)
+	@echo "Setting up .venv with torch, onnx and onnxruntime: a minute or two, about 1 GB, the first time only."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ./runtime --editable .
+	@touch $@
+
+.venv/dev: .venv/demo
+	@echo "Adding the tools of development to .venv."
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ./runtime --editable '.[dev]'
+	@touch $@
+
+.venv-edge/demo: .venv/demo
+	@echo "Setting up .venv-edge with numpy, onnxruntime and click alone."
+	@test -x $(EDGE)/python || $(PYTHON) -m venv --without-pip .venv-edge
+	@$(BIN)/python -m pip --python $(EDGE)/python install --quiet --constraint constraints.txt --editable ./runtime
+	@touch $@

@@ -1,0 +1,190 @@
+"""One .onnx file that `mnist-export` wrote: its seal, its contract, its golden digits and its onnxruntime session."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+# onnxruntime >= 1.30 reports usage and writes to the user's cache as soon as it is imported, unless told not to.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import ArrayLike, NDArray
+
+from mnist_runtime.digits import CLASSES, PIXELS, Intensities, Pixels, as_digits, as_intensities, as_pixels
+from mnist_runtime.errors import ArtifactError, IntegrityError
+from mnist_runtime.files import read_whole
+from mnist_runtime.parity import Comparison, Reference, compare
+
+BUNDLED = Path(__file__).parent / "models" / "mnist-linear.onnx"
+"""A trained model that comes with the package."""
+
+SCHEMA = "1"
+"""Version of the metadata's layout; a file with another one is refused."""
+
+PREFIX = "mnist_edge."
+SIZE_LIMIT = 2**31
+"""Bytes; protobuf, and so ONNX, holds no more in one file."""
+
+_UNSEALED = b"0" * 64
+_SEAL_KEY = f"{PREFIX}sha256".encode()
+_SEAL = _SEAL_KEY + b"\x12\x40"  # protobuf: field 2 (the value), 64 bytes long
+_WANTED = "give a .onnx file that mnist-export wrote"
+_INPUT_DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
+
+
+def seal(model: bytes) -> bytes:
+    """Write into a serialised ONNX model its own SHA-256, computed while that field held 64 zeros.
+
+    The model must carry the metadata property `mnist_edge.sha256` with 64 ASCII zeros.
+    """
+    return _with_seal(model, hashlib.sha256(model).hexdigest().encode())
+
+
+def sealed_digest(model: bytes) -> str | None:
+    """Return the SHA-256 that the model was sealed with, or None if it was never sealed."""
+    if model.count(_SEAL) != 1:
+        return None
+    start = model.index(_SEAL) + len(_SEAL)
+    return model[start : start + 64].decode("ascii", "replace")
+
+
+def is_intact(model: bytes) -> bool:
+    """Tell whether a sealed model is, bit for bit, what was sealed. It finds damage; it cannot find malice."""
+    return sealed_digest(model) == hashlib.sha256(_with_seal(model, _UNSEALED)).hexdigest()
+
+
+def _with_seal(model: bytes, digest: bytes) -> bytes:
+    start = model.index(_SEAL) + len(_SEAL)
+    return model[:start] + digest + model[start + 64 :]
+
+
+def metadata(values: Mapping[str, str]) -> dict[str, str]:
+    """Name the metadata properties of an artifact: prefixed keys, the schema version and the open seal."""
+    named = {PREFIX + key: value for key, value in values.items()}
+    return {**named, f"{PREFIX}schema": SCHEMA, _SEAL_KEY.decode(): _UNSEALED.decode()}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A loaded, verified model: call `run` on checked digits of `dtype`."""
+
+    name: str
+    """Where it came from, for messages."""
+    sha256: str
+    """Of the whole file, in hex."""
+    dtype: str
+    """What the graph's input `pixels` takes: "float32" (intensity / 256) or "uint8" (raw intensity)."""
+    metadata: Mapping[str, str]
+    """The `mnist_edge.` properties, without that prefix."""
+    session: ort.InferenceSession
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str] = BUNDLED) -> Self:
+        """Read, verify and open the .onnx file at `path`.
+
+        Raises:
+            FileMissingError, FileReadError: it is not there, or cannot be read.
+            IntegrityError: its bytes are not the ones that were sealed.
+            ArtifactError: it is not a model of ours, or this onnxruntime cannot load it.
+        """
+        name = "the bundled model" if path == BUNDLED else str(path)
+        return cls.from_bytes(read_whole(path, limit=SIZE_LIMIT, wanted=_WANTED), name)
+
+    @classmethod
+    def from_bytes(cls, model: bytes, name: str) -> Self:
+        """Verify and open a serialised model; as `load`, without the file."""
+        sealed = sealed_digest(model) is not None
+        if sealed and not is_intact(model):
+            raise IntegrityError(
+                f"{name} has changed since it was exported (its SHA-256 seal does not match); copy or export it again"
+            )
+        session = _open_session(model, name)
+        properties = session.get_modelmeta().custom_metadata_map
+        ours = {key.removeprefix(PREFIX): value for key, value in properties.items() if key.startswith(PREFIX)}
+        if not sealed or not ours:
+            raise ArtifactError(f"{name} is an ONNX model without the seal and metadata of mnist-export; {_WANTED}")
+        if ours.get("schema") != SCHEMA:
+            raise ArtifactError(
+                f"{name} has metadata schema {ours.get('schema')}, and this version reads {SCHEMA}; "
+                "install the mnist-runtime that goes with it, or export it again"
+            )
+        return cls(name, hashlib.sha256(model).hexdigest(), _check_interface(session, name), ours, session)
+
+    def run(self, batch: NDArray[Any], *outputs: str) -> list[NDArray[np.float32]]:
+        """Compute the named outputs, "logits" and "probabilities": float32 `[N, 10]` from `[N, 784]` of `dtype`."""
+        results: list[NDArray[np.float32]] = self.session.run(outputs, {"pixels": batch})
+        return results
+
+    def prepare(self, x: ArrayLike) -> Intensities | Pixels:
+        """Check digits against the input contract and bring them to what this graph takes, `[N, 784]` of `dtype`.
+
+        Raises:
+            DigitError: they are no digits, or floats that a uint8 graph cannot take.
+        """
+        digits = as_digits(x)
+        return as_intensities(digits) if self.dtype == "uint8" else as_pixels(digits)
+
+    def replay(self) -> Comparison:
+        """Compute the golden digits here and now, and compare them with what was trained."""
+        golden = self.golden
+        return compare("golden digits", golden, *self.run(self.prepare(golden.digits), "logits", "probabilities"))
+
+    @property
+    def engine(self) -> str:
+        """What runs it, for reports: "onnxruntime 1.32.0, CPUExecutionProvider"."""
+        return f"onnxruntime {ort.__version__}, {', '.join(self.session.get_providers())}"
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The hyperparameters and metrics of the training run, as the checkpoint told them."""
+        return dict(json.loads(self.metadata["training"]))
+
+    @cached_property
+    def golden(self) -> Reference:
+        """The digits the artifact carries, with the logits that were trained and each logit's tolerance."""
+        try:
+            return Reference.from_text(self.metadata["golden"])
+        except (KeyError, ValueError) as error:
+            raise ArtifactError(f"{self.name} carries no readable golden digits ({error}); export it again") from error
+
+
+def _open_session(model: bytes, name: str) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    # A model this small gains nothing from threads, and spinning ones burn the CPU while idle.
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4  # fatal: every error comes back as an exception, and is told once
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions have no common base but Exception
+        reason = str(error).splitlines()[0]
+        raise ArtifactError(
+            f"{name} is not an ONNX model that onnxruntime {ort.__version__} can load ({reason}); {_WANTED}"
+        ) from error
+
+
+def _check_interface(session: ort.InferenceSession, name: str) -> str:
+    """Hold the graph's inputs and outputs against the artifact contract; return the input's dtype."""
+    found = {node.name: (node.type, _sizes(node.shape)) for node in (*session.get_inputs(), *session.get_outputs())}
+    kind, _ = found.get("pixels", (None, None))
+    if kind not in _INPUT_DTYPES or found != {
+        "pixels": (kind, (None, PIXELS)),
+        "logits": ("tensor(float)", (None, len(CLASSES))),
+        "probabilities": ("tensor(float)", (None, len(CLASSES))),
+    }:
+        raise ArtifactError(
+            f"{name} computes {found}, and the contract is pixels float32 or uint8 [batch, 784] to "
+            "logits and probabilities float32 [batch, 10]; export it again"
+        )
+    return _INPUT_DTYPES[kind]
+
+
+def _sizes(shape: list[int | str | None]) -> tuple[int | None, ...]:
+    """A shape with every named (free) dimension as None."""
+    return tuple(size if isinstance(size, int) else None for size in shape)

@@ -1,0 +1,52 @@
+"""How every command of the project ends: results on stdout, one sentence on stderr, a documented exit code."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from mnist_runtime.errors import MnistRuntimeError
+
+FAILURE = 1
+"""Something asked for could not be done; a wrong command line is 2, click's own code."""
+INTERRUPTED = 130
+"""Ctrl-C: 128 + SIGINT, as shells report it."""
+
+
+class Command(click.Command):
+    """A click command that turns the project's errors into one line and an exit code, never a traceback."""
+
+    def main(  # type: ignore[override]  # click types the return of its standalone mode alone
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> NoReturn:
+        """Run with `args` (default: the process's) and exit."""
+        sys.exit(self._status(args, prog_name or self.name, extra))
+
+    def _status(self, args: Sequence[str] | None, prog_name: str | None, extra: dict[str, Any]) -> int:
+        try:
+            status = super().main(args, prog_name, **{**extra, "standalone_mode": False})
+            sys.stdout.flush()
+        except click.ClickException as error:
+            error.show()
+            return error.exit_code
+        except MnistRuntimeError as error:
+            complain(str(error))
+            return FAILURE
+        except (KeyboardInterrupt, click.Abort):
+            complain("interrupted; nothing half-written was kept")
+            return INTERRUPTED
+        except BrokenPipeError:  # the reader, as `| head`, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains
+            return 0
+        return status or 0
+
+
+class Group(Command, click.Group):
+    """A group of commands that ends as `Command` does."""
+
+
+def complain(sentence: str) -> None:
+    """Say on stderr, in one line, what went wrong and what to do."""
+    click.echo(f"Error: {sentence}", err=True)

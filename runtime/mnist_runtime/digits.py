@@ -1,0 +1,136 @@
+"""The input contract: what a digit is, which arrays are digits, and how the others are refused.
+
+A digit is 28x28 pixels, white ink on black, flattened row by row to 784. Its intensities 0-255 reach a model as
+`intensity / 256` in float32, as in the lab's `mnist.pkl.gz`; the division is exact in binary floating point.
+"""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mnist_runtime.errors import DigitError
+
+HEIGHT = WIDTH = 28
+PIXELS = HEIGHT * WIDTH  # 784
+LEVELS = 256  # intensities 0..255; as floats they are k/256, at most 0.99609375
+CLASSES = tuple(range(10))
+
+Intensities: TypeAlias = NDArray[np.uint8]
+"""Raw digits: uint8 `[N, 784]`, 0 black to 255 white."""
+
+Pixels: TypeAlias = NDArray[np.float32]
+"""Scaled digits: float32 `[N, 784]` within [0, 1]."""
+
+_SHAPES = "(784,), (28, 28), (N, 784), (N, 28, 28) or (N, 1, 28, 28)"
+
+
+def as_digits(x: ArrayLike) -> Intensities | Pixels:
+    """Check `x` against the input contract and return it as a batch.
+
+    Args:
+        x: One digit, `(784,)` or `(28, 28)`, or many, `(N, 784)`, `(N, 28, 28)` or `(N, 1, 28, 28)`; N may be 0.
+            Integers must lie within 0-255, floats within [0, 1].
+
+    Returns:
+        uint8 `[N, 784]` for integers, float32 `[N, 784]` for floats; a view of `x` where that is possible.
+
+    Raises:
+        DigitError: for any other shape, dtype or range, in one sentence.
+
+    >>> as_digits(np.zeros((28, 28), dtype=np.uint8)).shape
+    (1, 784)
+    >>> as_digits(np.full(784, 7.5))
+    Traceback (most recent call last):
+    ...
+    mnist_runtime.errors.DigitError: floats must lie within [0, 1] (intensity / 256), and these reach 7.5; ...
+    """
+    digits: Intensities | Pixels = _in_range(as_batch(x))
+    return digits
+
+
+def as_batch(x: ArrayLike) -> NDArray[Any]:
+    """Check shape and dtype alone and return `[N, 784]` in the dtype that came; reads no pixel of a mapped file.
+
+    Raises:
+        DigitError: as `as_digits`.
+    """
+    array = _as_array(x)
+    match array.shape:
+        case (784,) | (28, 28):
+            return array.reshape(1, PIXELS)
+        case (n, 784) | (n, 28, 28) | (n, 1, 28, 28):
+            return array.reshape(n, PIXELS)
+    raise DigitError(
+        f"the shape is {array.shape}, and digits are {_SHAPES}; crop or resize each image to 28x28, one channel"
+    )
+
+
+def as_pixels(digits: Intensities | Pixels) -> Pixels:
+    """Scale checked digits, uint8 or float32 `[N, 784]`, to float32 `intensity / 256`; floats pass unchanged.
+
+    >>> as_pixels(np.array([[0, 255]], dtype=np.uint8))
+    array([[0.        , 0.99609375]], dtype=float32)
+    """
+    if digits.dtype == np.float32:
+        return digits  # type: ignore[return-value]
+    return np.asarray(np.multiply(digits, np.float32(1 / LEVELS), dtype=np.float32))
+
+
+def as_intensities(digits: Intensities | Pixels) -> Intensities:
+    """Turn checked digits, uint8 or float32 `[N, 784]`, into the uint8 intensities they were scaled from.
+
+    Raises:
+        DigitError: when a float is no exact multiple of 1/256, so that uint8 cannot hold it.
+    """
+    if digits.dtype == np.uint8:
+        return digits  # type: ignore[return-value]
+    scaled = digits * np.float32(LEVELS)
+    intensities: Intensities = np.minimum(scaled, LEVELS - 1).astype(np.uint8)
+    if not np.array_equal(intensities, scaled):
+        raise DigitError(
+            "this model takes uint8 intensities, and these floats are not all k/256 with k in 0-255; "
+            "use the float32 model (mnist.onnx) for them"
+        )
+    return intensities
+
+
+def _as_array(x: ArrayLike) -> NDArray[Any]:
+    try:
+        array = np.asarray(x)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise DigitError(f"not an array of numbers ({error}); give uint8 or float digits of shape {_SHAPES}") from error
+    if array.dtype.kind not in "uif":
+        raise DigitError(
+            f"the dtype is {array.dtype}, and digits are uint8 (0-255) or floats (0-1); convert with "
+            "x.astype(np.uint8) or x.astype(np.float32)"
+        )
+    return array
+
+
+def _in_range(batch: NDArray[Any]) -> NDArray[Any]:
+    if batch.dtype == np.uint8:
+        return batch
+    if not batch.size:
+        return batch.astype(np.float32 if batch.dtype.kind == "f" else np.uint8)
+    low, high = batch.min(), batch.max()  # NaN propagates through both
+    if batch.dtype.kind == "f":
+        if not (low >= 0 and high <= 1):
+            raise DigitError(_float_complaint(low, high))
+        return batch.astype(np.float32, copy=False)
+    if low < 0 or high >= LEVELS:
+        raise DigitError(
+            f"integers must lie within 0-255, and these reach from {low} to {high}; "
+            "scale them to 0-255 and convert with x.astype(np.uint8)"
+        )
+    return batch.astype(np.uint8)
+
+
+def _float_complaint(low: np.floating[Any], high: np.floating[Any]) -> str:
+    if np.isnan(low):
+        return "there is a NaN among the pixels, and every one must lie within [0, 1]; mend or drop that digit"
+    worst = low if low < 0 else high
+    return (
+        f"floats must lie within [0, 1] (intensity / 256), and these reach {worst:g}; "
+        "divide 0-255 intensities by 256, or give them as uint8"
+    )

@@ -1,0 +1,83 @@
+"""Files in and out: whole or not at all, and never larger than stated."""
+
+import os
+import secrets
+from pathlib import Path
+
+from mnist_runtime.errors import FileMissingError, FileReadError, FileWriteError
+
+
+def read_whole(path: str | os.PathLike[str], *, limit: int, wanted: str) -> bytes:
+    """Read the file at `path`, of 1 to `limit` bytes.
+
+    Raises:
+        FileMissingError: there is none.
+        FileReadError: it is a folder, empty, larger than `limit` or unreadable. Both sentences end in `wanted`,
+            which says what to give instead.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(limit + 1) if size <= limit else b""
+    except FileNotFoundError as error:
+        raise FileMissingError(f"{path} does not exist; {wanted}") from error
+    except IsADirectoryError as error:
+        raise FileReadError(f"{path} is a folder; {wanted}") from error
+    except OSError as error:
+        raise FileReadError(f"{path} cannot be read ({error.strerror}); {wanted}") from error
+    if max(size, len(data)) > limit:
+        raise FileReadError(f"{path} is larger than {limit / 2**20:,.0f} MiB; {wanted}")
+    if not data:
+        raise FileReadError(f"{path} is empty; {wanted}")
+    return data
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write `data` at `path` so that a reader finds the old bytes or the new ones, never a part.
+
+    The bytes go to a hidden temporary file in the same folder (made if missing), are fsynced and renamed over
+    `path`, and the folder is fsynced after.
+
+    Raises:
+        FileWriteError: naming `path`; whatever stood there stands there still.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _fsync_folder(path.parent)
+    except OSError as error:
+        raise FileWriteError(f"cannot write {path} ({error.strerror}); choose another place for it") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def ensure_writable(folder: str | os.PathLike[str]) -> None:
+    """Make `folder` if it is missing and try a file in it: work whose result could not be written need not start.
+
+    Raises:
+        FileWriteError: naming `folder`.
+    """
+    probe = Path(folder) / f".{secrets.token_hex(4)}.tmp"
+    try:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise FileWriteError(f"cannot write in {folder} ({error.strerror}); choose another folder") from error
+
+
+def _fsync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut, where the system can (Windows cannot open a folder)."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

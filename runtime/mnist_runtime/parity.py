@@ -1,0 +1,245 @@
+"""Does this machine compute what was trained? Reference logits, how far rounding may move them, and the verdict.
+
+Nothing here is a hand-picked tolerance. With `u = 2**-24`, the unit roundoff of float32, and `n` = lit pixels + 1
+(a product with a dark pixel is exactly 0, and adding 0 rounds nothing), a logit computed in float32 differs from
+`x @ W + b` by at most
+
+- `gamma_n * (|x| @ |W| + |b|)`, `gamma_n = n*u / (1 - n*u)`, in the worst case, in any order of summation: Higham,
+  Accuracy and Stability of Numerical Algorithms (2002), section 3.1;
+- `min(8 * sqrt(n), n) * u * (|x| @ |W| + |b|)` with high probability: Higham and Mary, A New Approach to
+  Probabilistic Rounding Error Analysis (2019), with their lambda = 8. This one passes or fails an artifact.
+
+To both come `n` times the smallest normal float32, for products that underflow.
+"""
+
+import base64
+import io
+import math
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_runtime.digits import LEVELS, PIXELS, Intensities
+
+UNIT_ROUNDOFF = 2.0**-24
+LAMBDA = 8.0
+_SMALLEST_NORMAL = 2.0**-126
+_GOLDEN_LIMIT = 2**26
+"""Bytes that a file's golden digits may unpack to."""
+
+Logits = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Digits, and what a faithful float32 implementation may answer for them."""
+
+    digits: Intensities
+    """uint8 `[N, 784]`."""
+    logits: Logits
+    """float64 `[N, 10]`, computed in float64 from the trained weights."""
+    tolerance: Logits
+    """float64 `[N, 10]`: the largest |float32 logit - reference| that counts as rounding."""
+    certified: NDArray[np.bool_]
+    """bool `[N]`: no order of summation, on any machine, can change this digit's label."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The label of each digit, int64 `[N]`."""
+        labels: NDArray[np.int64] = self.logits.argmax(axis=1)
+        return labels
+
+    def __len__(self) -> int:
+        return len(self.digits)
+
+    def __getitem__(self, rows: slice) -> Self:
+        return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def to_text(self) -> str:
+        """Pack as base64 of a compressed .npz, for an ONNX metadata property."""
+        packed = io.BytesIO()
+        np.savez_compressed(packed, **{field.name: getattr(self, field.name) for field in fields(self)})
+        return base64.b64encode(packed.getvalue()).decode("ascii")
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Unpack what `to_text` packed.
+
+        Raises:
+            ValueError: it is not that, or claims to unpack to more than 64 MiB.
+        """
+        try:
+            with np.load(io.BytesIO(base64.b64decode(text, validate=True)), allow_pickle=False) as archive:
+                if sum(member.file_size for member in archive.zip.infolist()) > _GOLDEN_LIMIT:
+                    raise ValueError(f"they unpack to more than {_GOLDEN_LIMIT >> 20} MiB")
+                reference = cls(*(archive[field.name] for field in fields(cls)))
+        except (KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"not a packed reference: {error}") from error
+        reference._check()
+        return reference
+
+    def _check(self) -> None:
+        n = len(self.digits)
+        wanted = [(np.uint8, (n, PIXELS)), (np.float64, (n, 10)), (np.float64, (n, 10)), (np.bool_, (n,))]
+        for field, (dtype, shape) in zip(fields(self), wanted, strict=True):
+            array = getattr(self, field.name)
+            if array.dtype != dtype or array.shape != shape:
+                raise ValueError(f"{field.name} are {array.dtype} {array.shape}, not {np.dtype(dtype)} {shape}")
+        if not (np.isfinite(self.logits).all() and np.isfinite(self.tolerance).all() and n):
+            raise ValueError("they are none, or not finite")
+
+
+def linear_reference(digits: Intensities, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> Reference:
+    """The reference of a linear model, with the analytic bounds of this module's docstring.
+
+    Args:
+        digits: uint8 `[N, 784]`.
+        weight: float32 `[10, 784]`, as `nn.Linear` keeps it.
+        bias: float32 `[10]`.
+    """
+    x = digits / np.float64(LEVELS)
+    w, b = weight.astype(np.float64).T, bias.astype(np.float64)
+    logits = x @ w + b
+    magnitude = x @ np.abs(w) + np.abs(b)
+    n = np.count_nonzero(digits, axis=1)[:, None] + 1.0
+    underflow = n * _SMALLEST_NORMAL
+    worst_case = n * UNIT_ROUNDOFF / (1 - n * UNIT_ROUNDOFF) * magnitude + underflow
+    probable = np.minimum(LAMBDA * np.sqrt(n), n) * UNIT_ROUNDOFF * magnitude + underflow
+    return Reference(digits, logits, probable, _certify(logits, worst_case))
+
+
+def derived_reference(digits: Intensities, logits: Logits, logits32: NDArray[np.float32]) -> Reference:
+    """The reference of a module without an analytic bound, from running it in float64 and in float32.
+
+    Every logit may err by 8 times the largest difference between the two seen over `digits` (at least `u` times the
+    largest logit). No label is certified: an observation is no proof.
+
+    Args:
+        digits: uint8 `[N, 784]`, N > 0; the more there are, the better the estimate.
+        logits: float64 `[N, 10]`.
+        logits32: float32 `[N, 10]`, of the same module in float32.
+    """
+    seen = max(np.abs(logits32 - logits).max(), UNIT_ROUNDOFF * np.abs(logits).max())
+    return Reference(digits, logits, np.full_like(logits, LAMBDA * seen), np.zeros(len(digits), dtype=np.bool_))
+
+
+def _certify(logits: Logits, worst_case: Logits) -> NDArray[np.bool_]:
+    """True where the largest logit, at its least, is above every other one at its most."""
+    rows, best = np.arange(len(logits)), logits.argmax(axis=1)
+    rivals = logits + worst_case
+    rivals[rows, best] = -np.inf
+    certain: NDArray[np.bool_] = (logits - worst_case)[rows, best] > rivals.max(axis=1)
+    return certain
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How one set of digits came out: `passed`, or why not."""
+
+    name: str
+    """Of the set of digits."""
+    count: int
+    worst_error: float
+    """The largest |logit - reference|."""
+    worst_share: float
+    """The largest |logit - reference| / tolerance; over 1 fails."""
+    agreeing: int
+    """Labels equal to the reference's."""
+    certified: int
+    """Labels that no rounding can change."""
+    failures: tuple[str, ...]
+    """One sentence each; none when it passed."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything that was computed is within rounding of the reference."""
+        return not self.failures
+
+
+def table(comparisons: Sequence[Comparison]) -> str:
+    """The report: a heading, then a line for each set of digits, 80 columns at most."""
+    heading = f"{'':<24}{'digits':>8}{'same label':>12}{'certified':>11}{'worst error':>13}{'of bound':>10}"
+    lines = [
+        f"{'ok' if c.passed else 'FAIL':<6}{c.name:<18}{c.count:>8,}{c.agreeing:>12,}{c.certified:>11,}"
+        f"{c.worst_error:>13.1e}{c.worst_share:>10.2f}"
+        for c in comparisons
+    ]
+    return "\n".join([heading, *lines])
+
+
+def compare(
+    name: str, reference: Reference, logits: NDArray[Any], probabilities: NDArray[Any] | None = None
+) -> Comparison:
+    """Hold computed `logits`, and `probabilities` if there are any, both float32 `[N, 10]`, against a reference.
+
+    Shapes and dtypes must be equal, every number finite: nothing broadcasts, and NaN equals nothing.
+    """
+    failures = list(_misfit("logits", logits, len(reference)))
+    if probabilities is not None:
+        failures += _misfit("probabilities", probabilities, len(reference))
+    if failures:
+        return Comparison(name, len(reference), math.inf, math.inf, 0, 0, tuple(failures))
+    error = np.abs(logits - reference.logits)
+    share = _share(error, reference.tolerance)
+    agree = logits.argmax(axis=1) == reference.labels
+    failures += _excess("logit", share, error)
+    if probabilities is not None:
+        error_p = np.abs(probabilities - softmax(reference.logits))
+        failures += _excess("probability", _share(error_p, probability_tolerance(reference)), error_p)
+    lost = np.flatnonzero(reference.certified & ~agree)
+    if len(lost):
+        failures.append(f"{len(lost)} certified labels differ, the first at digit {lost[0]}")
+    return Comparison(
+        name,
+        len(reference),
+        float(error.max(initial=0)),
+        float(share.max(initial=0)),
+        int(agree.sum()),
+        int(reference.certified.sum()),
+        tuple(failures),
+    )
+
+
+def softmax(logits: Logits) -> Logits:
+    """Probabilities float64 `[N, 10]` of logits float64 `[N, 10]`."""
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
+
+
+def probability_tolerance(reference: Reference) -> Logits:
+    """How far a float32 softmax may be off, float64 `[N, 10]`.
+
+    A logit error of at most t moves a probability by a factor of at most exp(2t). Computing it rounds the
+    differences d = logit - max (a relative error of |d|u each after exp, in the term and in the sum), exp itself
+    (4u, two units in the last place, in the term and in the sum), nine additions and a division: together below
+    (2 max|d| + 32) u. Exponentials below the smallest normal float32 may be flushed to 0.
+    """
+    spread = np.ptp(reference.logits, axis=1, keepdims=True)
+    relative = np.expm1(2 * reference.tolerance.max(axis=1, keepdims=True)) + (2 * spread + 32) * UNIT_ROUNDOFF
+    return np.asarray(softmax(reference.logits) * relative + _SMALLEST_NORMAL)
+
+
+def _misfit(what: str, array: NDArray[Any], count: int) -> Iterator[str]:
+    if array.dtype != np.float32 or array.shape != (count, 10):
+        yield f"{what} are {array.dtype} {array.shape}, not float32 ({count}, 10)"
+    elif not np.isfinite(array).all():
+        yield f"{what} hold NaN or infinity, first at digit {np.flatnonzero(~np.isfinite(array).all(axis=1))[0]}"
+
+
+def _share(error: Logits, tolerance: Logits) -> Logits:
+    """The error over its tolerance, where 0/0 is 0: a logit that may not err, and did not."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(error == 0, 0.0, error / tolerance)
+
+
+def _excess(what: str, share: Logits, error: Logits) -> Iterator[str]:
+    if (share > 1).any():
+        digit, label = np.unravel_index(share.argmax(), share.shape)
+        yield (
+            f"the {what} of class {label} for digit {digit} is off by {error[digit, label]:.2e}, "
+            f"{share[digit, label]:.3g} times what rounding allows"
+        )
