@@ -1,111 +1,121 @@
 """From a checkpoint to a folder of artifacts: build, gate, then publish."""
 
+import copy
 import hashlib
 import io
-import itertools
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxscript
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from onnx import ModelProto
+from torch import nn
 
 from mnist_export.errors import ParityError
-from mnist_export.golden import golden_digits, reference, single_pixels
-from mnist_export.onnx import IR_VERSION, OPSET, to_graph, to_onnx, to_onnx_uint8
+from mnist_export.formats import DEFAULT, Format, named
+from mnist_export.gate import Run, Verdict, judge
+from mnist_export.golden import GOLDEN, Expected, expect
+from mnist_export.onnx import IR_VERSION, OPSET, to_graph, to_onnx, uint8_graph
+from mnist_export.publish import File, publish
 from mnist_export.torchscript import to_torchscript
+from mnist_export.triton import CONFIG_FILE, to_config
 from mnist_runtime import __version__
 from mnist_runtime.artifact import Artifact
 from mnist_runtime.digits import CLASSES, LEVELS, PIXELS, Intensities, as_pixels
-from mnist_runtime.files import ensure_writable, write_atomically
-from mnist_runtime.parity import Comparison, Reference, compare
-from mnist_train.checkpoint import Checkpoint
-from mnist_train.data import Split
+from mnist_runtime.files import ensure_writable
+from mnist_runtime.parity import Reference
+from mnist_train.checkpoint import Checkpoint, load
+from mnist_train.data import Split, load_split
 
-SCHEMA = 1
-"""Version of manifest.json's layout."""
-
-FILES = {"onnx": "mnist.onnx", "onnx-uint8": "mnist.uint8.onnx", "torchscript": "mnist.torchscript.pt"}
-"""The formats, and the file that each becomes."""
-
-_BATCHES = (0, 1, 2, 64)
-"""Sizes that the gate runs besides the whole: a baked-in batch dimension shows at once."""
-
-Run = Callable[[Intensities], tuple[NDArray[np.float32], NDArray[np.float32] | None]]
-"""uint8 `[N, 784]` to logits and, where the artifact computes them, probabilities."""
+OLDEST_ONNXRUNTIME = "1.15.1"
+"""That `make compat` has seen every ONNX format load and pass in."""
 
 
 @dataclass(frozen=True)
 class Gated:
     """An artifact that may be published, and why."""
 
-    format: str
-    file: str
+    format: Format
     data: bytes
-    comparisons: tuple[Comparison, ...]
+    record: Mapping[str, Any]
+    """What manifest.json says of it."""
+    verdict: Verdict
 
     @property
-    def sha256(self) -> str:
-        """Of the file's bytes, in hex."""
-        return hashlib.sha256(self.data).hexdigest()
+    def files(self) -> list[File]:
+        """What to publish: the artifact, and for Triton its configuration."""
+        files = [File(self.format.file, self.data, self.record)]
+        if self.format.name == "triton":
+            files.append(File(CONFIG_FILE, to_config(), {"format": "triton-config", "input": None}))
+        return files
 
 
 class Bundle:
     """The artifacts of one checkpoint."""
 
-    def __init__(self, checkpoint: Checkpoint, validation: Split) -> None:
-        """Prepare to export `checkpoint`, with `validation` digits to hold the artifacts against."""
-        self.checkpoint = checkpoint
-        self._golden = golden_digits(validation)
-        self._validation = validation
+    def __init__(
+        self, checkpoint: Checkpoint, validation: Split, *, opset: int = OPSET, max_accuracy_drop: float = 0.1
+    ) -> None:
+        """Prepare to export `checkpoint`.
 
-    def build(self, form: str) -> Gated:
+        Args:
+            checkpoint: What to export.
+            validation: The digits to hold the artifacts against.
+            opset: Of the ONNX formats, 13 to 18.
+            max_accuracy_drop: What "onnx-int8" may lose on `validation`, in percentage points.
+        """
+        self.checkpoint = checkpoint
+        self.opset = opset
+        self._validation = validation
+        self._max_accuracy_drop = max_accuracy_drop
+
+    def build(self, form: Format) -> Gated:
         """Write the artifact of one format, load it back, and hold it against the module.
 
         Raises:
             ExportError: the module cannot be turned into this format.
             ParityError: the artifact does not compute what the module computes; it says where.
         """
-        data = _BUILDERS[form](self)
-        run = _run_torchscript(data) if form == "torchscript" else _run_onnx(data, FILES[form])
-        comparisons = tuple(_gate(run, name, wanted) for name, wanted in self.references.items())
-        for comparison in comparisons:
-            if not comparison.passed:
-                raise ParityError(
-                    f"{FILES[form]} does not compute what was trained ({comparison.name}: "
-                    f"{'; '.join(comparison.failures)}); nothing was published, please report this"
-                )
-        return Gated(form, FILES[form], data, comparisons)
+        data = _BUILDERS[form.name](self)
+        expected = self.quantized_expected if form.name == "onnx-int8" else self.expected
+        verdict = judge(_runner(form)(data, form.file), expected)
+        self._refuse(form, verdict, expected)
+        return Gated(form, data, self._record(form, verdict), verdict)
 
     @cached_property
-    def references(self) -> dict[str, Reference]:
-        """What every artifact must compute: golden, single-pixel and validation digits."""
-        sets = {
-            "golden digits": self._golden,
-            "single pixels": single_pixels(),
-            "validation digits": self._validation.images.reshape(-1, PIXELS),
-        }
-        whole = reference(self.checkpoint.module, np.concatenate(list(sets.values())))
-        starts = itertools.accumulate((len(digits) for digits in sets.values()), initial=0)
-        return {
-            name: whole[start : start + len(digits)]
-            for start, (name, digits) in zip(starts, sets.items(), strict=False)
-        }
+    def expected(self) -> Expected:
+        """What every artifact of full precision must compute."""
+        return expect(self.checkpoint.module, self._validation)
 
     @cached_property
     def graph(self) -> ModelProto:
-        """The bare ONNX graph that both ONNX formats share."""
-        return to_graph(self.checkpoint.module)
+        """The bare ONNX graph that all ONNX formats share."""
+        return to_graph(self.checkpoint.module, self.opset)
 
-    def properties(self, dtype: str) -> dict[str, str]:
+    @cached_property
+    def quantized_graph(self) -> ModelProto:
+        """The graph with 8-bit weights and activations."""
+        from mnist_export.quantization import CALIBRATION_DIGITS, quantize
+
+        digits = load_split("train").images[:CALIBRATION_DIGITS].reshape(-1, PIXELS)
+        return quantize(self.graph, digits)
+
+    @cached_property
+    def quantized_expected(self) -> Expected:
+        """What the quantised artifact must compute: its own weights' logits, not those it was made from."""
+        from mnist_export.quantization import expect_quantized
+
+        return expect_quantized(self.quantized_graph, self.expected)
+
+    def properties(self, dtype: str, golden: Reference) -> dict[str, str]:
         """The metadata of an ONNX artifact whose pixels are of `dtype`."""
         return {
             "input": json.dumps(_contract(dtype), sort_keys=True),
@@ -113,32 +123,83 @@ class Bundle:
             "checkpoint_sha256": self.checkpoint.sha256,
             "training": json.dumps(self.checkpoint.record, sort_keys=True),
             "tools": json.dumps(_tools(), sort_keys=True),
-            "golden": self.references["golden digits"].to_text(),
+            "golden": golden.to_text(),
         }
 
+    @property
+    def made_from(self) -> dict[str, Any]:
+        """What manifest.json says of all files together."""
+        return {
+            "checkpoint": {"sha256": self.checkpoint.sha256, "size": self.checkpoint.size},
+            "classes": list(CLASSES),
+            "tools": _tools(),
+        }
 
-def publish(bundle: Bundle, gated: Sequence[Gated], folder: str | os.PathLike[str]) -> None:
-    """Write artifacts that passed into `folder`, each atomically, and manifest.json last.
+    def _refuse(self, form: Format, verdict: Verdict, expected: Expected) -> None:
+        failure = verdict.failure
+        if failure:
+            raise ParityError(
+                f"{form.file} does not compute what was trained ({failure.name}: {'; '.join(failure.failures)}); "
+                "nothing was published, please report this",
+                verdict,
+                expected,
+            )
+        drop = 100 * (verdict.module_accuracy - verdict.accuracy)
+        if drop > self._max_accuracy_drop:
+            raise ParityError(
+                f"{form.file} loses {drop:.2f} points of accuracy, and may lose {self._max_accuracy_drop:g}; nothing "
+                "was published, allow more with --max-accuracy-drop or leave this format out",
+                verdict,
+                expected,
+            )
 
-    Raises:
-        FileWriteError: naming the file.
-    """
-    folder = Path(folder)
-    ensure_writable(folder)
-    for artifact in gated:
-        write_atomically(folder / artifact.file, artifact.data)
-    manifest = json.dumps(_manifest(bundle, gated), indent=2, sort_keys=True) + "\n"
-    write_atomically(folder / "manifest.json", manifest.encode())
+    def _record(self, form: Format, verdict: Verdict) -> dict[str, Any]:
+        record = {"format": form.name, "input": _contract(form.dtype), "parity": verdict.to_dict()}
+        if not form.is_onnx:
+            return record
+        onnx_needs = {"opset": self.opset, "ir_version": IR_VERSION, "onnxruntime": f">={OLDEST_ONNXRUNTIME}"}
+        return {**record, **onnx_needs}
+
+
+def _float32_onnx(bundle: Bundle) -> bytes:
+    return to_onnx(bundle.graph, bundle.properties("float32", bundle.expected.sets[GOLDEN]))
+
+
+def _uint8_onnx(bundle: Bundle) -> bytes:
+    return to_onnx(uint8_graph(bundle.graph), bundle.properties("uint8", bundle.expected.sets[GOLDEN]))
+
+
+def _int8_onnx(bundle: Bundle) -> bytes:
+    golden = bundle.quantized_expected.sets[GOLDEN]
+    return to_onnx(bundle.quantized_graph, bundle.properties("float32", golden))
+
+
+def _torchscript(bundle: Bundle) -> bytes:
+    return to_torchscript(bundle.checkpoint.module)
+
+
+def _pt2(bundle: Bundle) -> bytes:
+    from mnist_export.pt2 import to_pt2  # torch.export costs half a second that other formats need not pay
+
+    return to_pt2(bundle.checkpoint.module)
 
 
 _BUILDERS: Mapping[str, Callable[[Bundle], bytes]] = {
-    "onnx": lambda bundle: to_onnx(bundle.graph, bundle.properties("float32")),
-    "onnx-uint8": lambda bundle: to_onnx_uint8(bundle.graph, bundle.properties("uint8")),
-    "torchscript": lambda bundle: to_torchscript(bundle.checkpoint.module),
+    "onnx": _float32_onnx,
+    "onnx-uint8": _uint8_onnx,
+    "onnx-int8": _int8_onnx,
+    "torchscript": _torchscript,
+    "pt2": _pt2,
+    "triton": _float32_onnx,
 }
 
 
-def _run_onnx(data: bytes, name: str) -> Run:
+def _runner(form: Format) -> Callable[[bytes, str], Run]:
+    return {"torchscript": run_torchscript, "pt2": run_pt2}.get(form.name, run_onnx)
+
+
+def run_onnx(data: bytes, name: str) -> Run:
+    """How a device runs the ONNX artifact `data`: through the runtime, at its optimisation level."""
     artifact = Artifact.from_bytes(data, name)
 
     def run(digits: Intensities) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -148,23 +209,22 @@ def _run_onnx(data: bytes, name: str) -> Run:
     return run
 
 
-def _run_torchscript(data: bytes) -> Run:
-    module = torch.jit.load(io.BytesIO(data))  # type: ignore[no-untyped-call]
+def run_torchscript(data: bytes, _: str = "") -> Run:
+    """How `torch.jit.load` runs the TorchScript `data`."""
+    return _run_module(torch.jit.load(io.BytesIO(data)))  # type: ignore[no-untyped-call]
 
+
+def run_pt2(data: bytes, _: str = "") -> Run:
+    """How `torch.export.load` runs the archive `data`."""
+    return _run_module(torch.export.load(io.BytesIO(data)).module())
+
+
+def _run_module(module: Callable[[torch.Tensor], torch.Tensor]) -> Run:
     def run(digits: Intensities) -> tuple[NDArray[np.float32], None]:
         with torch.no_grad():
             return module(torch.from_numpy(as_pixels(digits))).numpy(), None
 
     return run
-
-
-def _gate(run: Run, name: str, wanted: Reference) -> Comparison:
-    """Compare the whole set; before it, small batches, of which only a failure is of interest."""
-    for size in _BATCHES:
-        small = compare(f"{name}, batch of {size}", wanted[:size], *run(wanted.digits[:size]))
-        if not small.passed:
-            return small
-    return compare(name, wanted, *run(wanted.digits))
 
 
 def _contract(dtype: str) -> dict[str, Any]:
@@ -186,21 +246,52 @@ def _tools() -> dict[str, str]:
     }
 
 
-def _manifest(bundle: Bundle, gated: Sequence[Gated]) -> dict[str, Any]:
-    return {
-        "schema": SCHEMA,
-        "checkpoint": {"sha256": bundle.checkpoint.sha256, "size": bundle.checkpoint.size},
-        "classes": CLASSES,
-        "onnx": {"opset": OPSET, "ir_version": IR_VERSION},
-        "tools": _tools(),
-        "files": {
-            artifact.file: {
-                "format": artifact.format,
-                "sha256": artifact.sha256,
-                "size": len(artifact.data),
-                "input": _contract("uint8" if artifact.format == "onnx-uint8" else "float32"),
-                "parity": [asdict(comparison) for comparison in artifact.comparisons],
-            }
-            for artifact in gated
-        },
-    }
+def export(
+    source: str | os.PathLike[str] | Checkpoint | nn.Module,
+    formats: Sequence[str] = DEFAULT,
+    output_dir: str | os.PathLike[str] = "artifacts",
+    *,
+    opset: int = OPSET,
+    max_accuracy_drop: float = 0.1,
+    on_gated: Callable[[Gated], object] = lambda _: None,
+) -> list[Gated]:
+    """Turn a trained model into artifacts, prove each against it, and publish them together.
+
+    Args:
+        source: A checkpoint, its path, or a module that takes pixels float32 `[N, 784]` to logits float32 `[N, 10]`;
+            a module is copied, to the CPU and into evaluation mode.
+        formats: Names of `mnist_export.formats.FORMATS`, or "all".
+        output_dir: Where the artifacts and manifest.json go; made if missing.
+        opset: Of the ONNX formats, 13 to 18.
+        max_accuracy_drop: What "onnx-int8" may lose on the validation digits, in percentage points.
+        on_gated: Called with every artifact as it passes; nothing is published yet.
+
+    Returns:
+        What was published, with its verdict.
+
+    Raises:
+        UnknownFormatError: a format is none of ours.
+        ExportError: the module cannot be turned into a format. Nothing was published.
+        ParityError: an artifact does not compute what was trained. Nothing was published.
+        CheckpointError, FileReadError, FileWriteError, BusyError: as their names say.
+    """
+    chosen = named(formats)
+    ensure_writable(output_dir)
+    bundle = Bundle(_checkpoint(source), load_split("valid"), opset=opset, max_accuracy_drop=max_accuracy_drop)
+    gated = []
+    for form in chosen:
+        gated.append(bundle.build(form))
+        on_gated(gated[-1])
+    publish(output_dir, bundle.made_from, [file for artifact in gated for file in artifact.files])
+    return gated
+
+
+def _checkpoint(source: str | os.PathLike[str] | Checkpoint | nn.Module) -> Checkpoint:
+    if isinstance(source, Checkpoint):
+        return source
+    if not isinstance(source, nn.Module):
+        return load(source)
+    module = copy.deepcopy(source).cpu().eval()
+    data = safetensors.torch.save({name: tensor.contiguous() for name, tensor in module.state_dict().items()})
+    record = {"model": f"{type(source).__module__}:{type(source).__qualname__}"}
+    return Checkpoint(module, record, hashlib.sha256(data).hexdigest(), len(data))

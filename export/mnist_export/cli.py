@@ -1,13 +1,34 @@
 """The command of the export room: `mnist-export`."""
 
+import json
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from mnist_export.errors import ParityError, UnknownFormatError
+from mnist_export.formats import ALL, DEFAULT, FORMATS, named
 from mnist_runtime import __version__
 from mnist_runtime.command import Command
 
-_FORMATS = ("onnx", "onnx-uint8", "torchscript")
+if TYPE_CHECKING:
+    from mnist_export.bundle import Gated
+    from mnist_export.gate import Verdict
+
+_BOUNDS = {
+    "analytic": "from the weights: how far float32 may round (Higham & Mary 2019)",
+    "derived": "8 x the most that the module in float32 differs from itself in float64",
+    "quantization": "the most that rounding to 8 bits moved a logit",
+}
+
+
+def _known(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        named(names)
+    except UnknownFormatError as error:
+        raise click.BadParameter(str(error)) from error
+    return names
 
 
 @click.command("mnist-export", cls=Command)
@@ -15,10 +36,11 @@ _FORMATS = ("onnx", "onnx-uint8", "torchscript")
 @click.option(
     "--format",
     "formats",
-    type=click.Choice(_FORMATS),
+    metavar=f"[{'|'.join([*FORMATS, ALL])}]",
     multiple=True,
-    default=_FORMATS,
-    help="What to write; repeat it for several. All three by default.",
+    default=DEFAULT,
+    callback=_known,
+    help=f"What to write; repeat it for several. By default {', '.join(DEFAULT)}.",
 )
 @click.option(
     "--output-dir",
@@ -27,12 +49,27 @@ _FORMATS = ("onnx", "onnx-uint8", "torchscript")
     show_default=True,
     help="Where the artifacts and manifest.json go.",
 )
+@click.option(
+    "--opset", type=click.IntRange(13, 18), default=18, show_default=True, help="Of ONNX; lower for older targets."
+)
+@click.option(
+    "--max-accuracy-drop",
+    type=click.FloatRange(min=0),
+    default=0.1,
+    show_default=True,
+    metavar="POINTS",
+    help="What onnx-int8 may lose on the validation digits.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the verdicts as JSON, one array.")
 @click.version_option(__version__)
-def export(checkpoint: Path, formats: tuple[str, ...], output_dir: Path) -> None:
+def export(
+    checkpoint: Path, formats: tuple[str, ...], output_dir: Path, opset: int, max_accuracy_drop: float, as_json: bool
+) -> None:
     """Turn CHECKPOINT (default artifacts/mnist.safetensors) into artifacts that carry their own proof.
 
-    Each artifact is loaded back and held against the trained module; one that differs by more than rounding is never
-    published.
+    Each artifact is loaded back, run as a device will run it, and held against the trained module; if one differs by
+    more than rounding, none is published. Artifacts of an earlier export of the same checkpoint stay; those of another
+    are removed.
 
     Exit codes: 0 all published; 1 none; 2 wrong usage; 130 interrupted.
     """
@@ -42,16 +79,71 @@ def export(checkpoint: Path, formats: tuple[str, ...], output_dir: Path) -> None
     trained = load(checkpoint)
     ensure_writable(output_dir)
 
-    from mnist_export.bundle import Bundle, publish
-    from mnist_runtime.parity import table
-    from mnist_train.data import load_split
+    from mnist_export import bundle
 
-    bundle = Bundle(trained, load_split("valid"))
-    gated = []
-    for form in dict.fromkeys(formats):
-        gated.append(bundle.build(form))
-        click.echo(f"{form}\n{table(gated[-1].comparisons)}\n")
-    publish(bundle, gated, output_dir)
-    for artifact in gated:
-        click.echo(f"Wrote {output_dir / artifact.file}  ({len(artifact.data):,} bytes, sha256 {artifact.sha256[:12]})")
+    try:
+        gated = bundle.export(
+            trained,
+            formats,
+            output_dir,
+            opset=opset,
+            max_accuracy_drop=max_accuracy_drop,
+            on_gated=(lambda _: None) if as_json else _print_gated,
+        )
+    except ParityError as error:
+        _print_refused(error, as_json=as_json)
+        raise
+    if as_json:
+        click.echo(json.dumps([_as_json(artifact) for artifact in gated], indent=2))
+        return
+    for file in (file for artifact in gated for file in artifact.files):
+        click.echo(f"Wrote {output_dir / file.name}  ({len(file.data):,} bytes, sha256 {file.sha256[:12]})")
     click.echo(f"Wrote {output_dir / 'manifest.json'}")
+
+
+def _print_gated(artifact: "Gated") -> None:
+    click.echo(f"{artifact.format.name}  ({len(artifact.data):,} bytes)\n{_report(artifact.verdict)}\n")
+
+
+def _print_refused(error: ParityError, *, as_json: bool) -> None:
+    """The verdict, and the worst digit drawn; the sentence itself goes to stderr with the exit code."""
+    from mnist_runtime.parity import draw_worst
+    from mnist_runtime.terminal import has_colour
+
+    if as_json:
+        click.echo(json.dumps([{"published": False, **error.verdict.to_dict()}], indent=2))
+        return
+    click.echo(_report(error.verdict))
+    failure = error.verdict.failure
+    if failure:
+        name = next(name for name in error.expected.sets if failure.name.startswith(name))
+        drawn = draw_worst(failure, error.expected.sets[name], colour=has_colour(sys.stdout))
+        click.echo(f"\n{drawn}\n", color=True)
+
+
+def _report(verdict: "Verdict") -> str:
+    """The table and what it means, 80 columns at most."""
+    from mnist_runtime.parity import table
+
+    lines = [table(verdict.comparisons), f"      bound: {_BOUNDS[verdict.bound]}"]
+    if verdict.failure:
+        return "\n".join(lines)
+    last = verdict.comparisons[-1]
+    if last.certified:
+        lines.append(
+            f"      {last.certified:,} of {last.count:,} labels certified: no rounding, on any machine, can change them"
+        )
+    lines.append(
+        f"      accuracy {verdict.accuracy:.2%}, of the module {verdict.module_accuracy:.2%}; "
+        f"{verdict.agreement:.2%} of its labels, {verdict.bit_equal:.0%} bit-equal logits"
+    )
+    return "\n".join(lines)
+
+
+def _as_json(artifact: "Gated") -> dict[str, object]:
+    return {
+        "format": artifact.format.name,
+        "published": True,
+        "files": {file.name: {"size": len(file.data), "sha256": file.sha256} for file in artifact.files},
+        **artifact.verdict.to_dict(),
+    }

@@ -4,12 +4,13 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import onnx
+import onnx.version_converter
 import torch
-from onnx import ModelProto, NodeProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 from torch import Tensor, nn
 
 from mnist_export.errors import ExportError
@@ -34,11 +35,11 @@ class _WithProbabilities(nn.Module):
         return logits, torch.softmax(logits, dim=-1)
 
 
-def to_graph(module: nn.Module) -> ModelProto:
+def to_graph(module: nn.Module, opset: int = OPSET) -> ModelProto:
     """Trace `module`, float32 `[N, 784]` to `[N, 10]`, into a bare ONNX graph: the programme and nothing else.
 
     Raises:
-        ExportError: PyTorch's exporter cannot follow the module.
+        ExportError: PyTorch's exporter cannot follow the module, or this opset cannot express it.
     """
     try:
         with _quiet():
@@ -58,20 +59,44 @@ def to_graph(module: nn.Module) -> ModelProto:
         raise ExportError(f"PyTorch's ONNX exporter cannot follow this module: {reason}") from error
     if program is None:
         raise ExportError("PyTorch's ONNX exporter returned nothing; install the torch of constraints.txt")
-    return _bare(program.model_proto)
+    return _for_opset(_bare(program.model_proto), opset)
 
 
 def to_onnx(graph: ModelProto, properties: Mapping[str, str]) -> bytes:
-    """Serialise `graph`, which takes float32 pixels, with its metadata, checked and sealed."""
-    return _serialise(graph, properties)
+    """Serialise `graph` with its metadata, checked and sealed.
 
-
-def to_onnx_uint8(graph: ModelProto, properties: Mapping[str, str]) -> bytes:
-    """As `to_onnx`, for raw uint8 pixels: one Cast, and 1/256 folded into the first linear layer's weights.
-
-    1/256 is a power of two, so scaling the weights instead of the pixels changes no bit of any logit.
+    Raises:
+        ExportError: onnx.checker, with shape inference, finds fault with it.
     """
-    return _serialise(_from_uint8(graph), properties)
+    model = _bare(_copy(graph))
+    onnx.helper.set_model_props(model, dict(sorted(metadata(properties).items())))
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the graph is no valid ONNX: {str(error).strip().splitlines()[0]}") from error
+    return seal(model.SerializeToString(deterministic=True))
+
+
+def uint8_graph(float_graph: ModelProto) -> ModelProto:
+    """The same graph for raw uint8 pixels: one Cast, and 1/256 folded into the first linear layer's weights.
+
+    1/256 is a power of two, so scaling the weights instead of the pixels changes no bit of any logit. Where the pixels
+    meet something else first, or a weight is too small to be divided exactly, a Mul scales them instead.
+    """
+    model = _copy(float_graph)
+    graph = model.graph
+    scaled = "pixels_cast" if _fold_scale(graph) else "pixels_scaled"
+    for node in graph.node:
+        node.input[:] = [scaled if name == "pixels" else name for name in node.input]
+    first = [onnx.helper.make_node("Cast", ["pixels"], ["pixels_cast"], name="cast", to=onnx.TensorProto.FLOAT)]
+    if scaled == "pixels_scaled":
+        first.append(onnx.helper.make_node("Mul", ["pixels_cast", "scale"], [scaled], name="scale"))
+        graph.initializer.append(numpy_helper.from_array(np.array(1 / LEVELS, dtype=np.float32), "scale"))
+    nodes = [*first, *graph.node]
+    graph.ClearField("node")
+    graph.node.extend(nodes)
+    graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    return model
 
 
 @contextlib.contextmanager
@@ -91,45 +116,62 @@ def _quiet() -> Iterator[None]:
 
 def _bare(model: ModelProto) -> ModelProto:
     """Drop what tells of the machine that exported: source paths, stack traces, doc strings, shapes seen on the way."""
-    graph = model.graph
-    for part in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+    for part in (model, *model.functions):
         part.ClearField("doc_string")
         part.ClearField("metadata_props")
-    graph.ClearField("value_info")
+    for function in model.functions:
+        _strip_nodes(function.node)
+    _strip(model.graph)
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = "mnist-edge", __version__
     return model
 
 
-def _from_uint8(float_graph: ModelProto) -> ModelProto:
-    model = ModelProto()
-    model.CopyFrom(float_graph)
-    graph = model.graph
-    gemm = next(node for node in graph.node if "pixels" in node.input)
-    _fold_scale(model, gemm)
-    gemm.input[0] = "pixels_float"
-    cast = onnx.helper.make_node("Cast", ["pixels"], ["pixels_float"], name="cast", to=onnx.TensorProto.FLOAT)
-    nodes = [cast, *graph.node]
-    graph.ClearField("node")
-    graph.node.extend(nodes)
-    graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
-    return model
+def _strip(graph: GraphProto) -> None:
+    for part in (graph, *graph.initializer, *graph.input, *graph.output):
+        part.ClearField("doc_string")
+        part.ClearField("metadata_props")
+    graph.ClearField("value_info")
+    _strip_nodes(graph.node)
 
 
-def _fold_scale(model: ModelProto, gemm: NodeProto) -> None:
-    weight = next((w for w in model.graph.initializer if gemm.op_type == "Gemm" and w.name == gemm.input[1]), None)
-    if weight is None:
-        raise ExportError(f"onnx-uint8 needs a linear layer first, and this module begins with {gemm.op_type}")
+def _strip_nodes(nodes: Iterable[NodeProto]) -> None:
+    for node in nodes:
+        node.ClearField("doc_string")
+        node.ClearField("metadata_props")
+        for attribute in node.attribute:  # the branches of an If, the body of a Loop
+            for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                _strip(graph)
+
+
+def _for_opset(model: ModelProto, opset: int) -> ModelProto:
+    if opset == OPSET:
+        return model
+    try:
+        return _bare(onnx.version_converter.convert_version(model, opset))
+    except (RuntimeError, onnx.version_converter.ConvertError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ExportError(f"opset {opset} cannot express this module ({reason}); take opset {OPSET}") from error
+
+
+def _fold_scale(graph: GraphProto) -> bool:
+    """Divide by 256 the weights that the pixels meet; tell whether that was possible and exact."""
+    readers = [node for node in graph.node if "pixels" in node.input]
+    if len(readers) != 1 or readers[0].op_type not in {"Gemm", "MatMul"} or readers[0].input[0] != "pixels":
+        return False
+    name = readers[0].input[1]
+    weight = next((tensor for tensor in graph.initializer if tensor.name == name), None)
+    if weight is None or sum(name in node.input for node in graph.node) != 1:
+        return False
     values = numpy_helper.to_array(weight)
     scaled = (values / np.float32(LEVELS)).astype(np.float32)
     if not np.array_equal(scaled * np.float32(LEVELS), values):
-        raise ExportError("a weight is too small to carry the 1/256 exactly (below 2**-118); use --format onnx")
+        return False
     weight.CopyFrom(numpy_helper.from_array(scaled, weight.name))
+    return True
 
 
-def _serialise(graph: ModelProto, properties: Mapping[str, str]) -> bytes:
-    model = ModelProto()
-    model.CopyFrom(graph)
-    onnx.helper.set_model_props(model, dict(sorted(metadata(properties).items())))
-    onnx.checker.check_model(model, full_check=True)
-    return seal(model.SerializeToString(deterministic=True))
+def _copy(model: ModelProto) -> ModelProto:
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy

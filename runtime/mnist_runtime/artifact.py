@@ -131,9 +131,18 @@ class Artifact:
         return as_intensities(digits) if self.dtype == "uint8" else as_pixels(digits)
 
     def replay(self) -> Comparison:
-        """Compute the golden digits here and now, and compare them with what was trained."""
+        """Compute the golden digits here and now, and compare them with what was trained.
+
+        Raises:
+            ArtifactError: it carries none, or cannot compute them.
+        """
         golden = self.golden
-        return compare("golden digits", golden, *self.run(self.prepare(golden.digits), "logits", "probabilities"))
+        try:
+            computed = self.run(self.prepare(golden.digits), "logits", "probabilities")
+        except Exception as error:  # onnxruntime's exceptions have no common base but Exception
+            reason = str(error).splitlines()[0]
+            raise ArtifactError(f"{self.name} cannot compute its golden digits ({reason}); export it again") from error
+        return compare("golden digits", golden, *computed)
 
     @property
     def engine(self) -> str:

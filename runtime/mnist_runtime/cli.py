@@ -1,5 +1,6 @@
 """The commands of the runtime: `mnist-infer` and `mnist-parity`."""
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from mnist_runtime.errors import DigitError, MnistRuntimeError
 if TYPE_CHECKING:
     from mnist_runtime.artifact import Artifact
     from mnist_runtime.formats import Answer
+    from mnist_runtime.verification import Finding
 
 _LOCAL_MODEL = Path("artifacts/mnist.onnx")
 _CHUNK = 4096  # digits held in memory at a time
@@ -52,43 +54,88 @@ def infer(paths: tuple[str, ...], model: Path | None, form: str) -> int:
 
 
 @click.command("mnist-parity", cls=Command)
-@click.argument("model", type=click.Path(path_type=Path), metavar="[MODEL]", required=False)
+@click.argument("path", type=click.Path(path_type=Path), metavar="[MODEL|FOLDER]", required=False)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How to print what was found.",
+)
 @click.version_option(__version__)
-def parity(model: Path | None) -> int:
+def parity(path: Path | None, form: str) -> int:
     """Prove that this machine computes what was trained: replay the golden digits inside MODEL, without PyTorch.
 
-    Without MODEL: $MNIST_MODEL, else artifacts/mnist.onnx, else the model that comes with the package.
+    Of a FOLDER that mnist-export wrote, every file is held against manifest.json, and every .onnx file replayed.
 
-    Exit codes: 0 parity holds; 1 it does not, or the model cannot be used; 2 wrong usage.
+    Without either: $MNIST_MODEL, else artifacts/mnist.onnx, else the model that comes with the package.
+
+    Exit codes: 0 parity holds; 1 it does not, or something is damaged or missing; 2 wrong usage.
     """
-    from mnist_runtime.parity import table
+    from mnist_runtime.verification import verify_file, verify_folder
 
-    artifact = _load(model)
-    comparison = artifact.replay()
-    click.echo(f"model   {artifact.name}, {artifact.dtype} pixels\nsha256  {artifact.sha256}, seal intact")
-    click.echo(f"engine  {artifact.engine}\n\n{table([comparison])}\n")
-    for failure in comparison.failures:
-        complain(f"{artifact.name} is not at parity: {failure}; do not deploy it on this machine")
-    if comparison.failures:
+    path = path or _chosen_model()
+    findings = verify_folder(path) if path.is_dir() else [verify_file(path)]
+    if form == "json":
+        click.echo(json.dumps([finding.to_dict() for finding in findings], indent=2))
+    else:
+        _print_findings(path, findings)
+    for finding in findings:
+        if finding.problem:
+            complain(f"{finding.problem} (the {finding.spoke} check spoke)")
+    if any(finding.problem for finding in findings):
         return FAILURE
-    click.echo("Parity holds: this machine computes what was trained.")
+    if form == "text":
+        click.echo("Parity holds: this machine computes what was trained.")
     return 0
 
 
-def _load(model: Path | None) -> "Artifact":
-    from mnist_runtime.artifact import BUNDLED, Artifact
+def _print_findings(path: Path, findings: "list[Finding]") -> None:
+    """A table of all files; of one alone, its digest too; a drawing of the worst digit where the numbers are wrong."""
+    from dataclasses import replace
 
-    if model:
-        return Artifact.load(model)
-    chosen = os.environ.get("MNIST_MODEL")
-    if chosen:
-        artifact, why = Artifact.load(chosen), "$MNIST_MODEL"
+    from mnist_runtime.parity import draw_worst, table
+    from mnist_runtime.terminal import has_colour
+
+    loaded = [finding.artifact for finding in findings if finding.artifact]
+    if loaded:
+        click.echo(f"engine  {loaded[0].engine}")
+    if path.is_dir():
+        click.echo(f"folder  {path}, {len(findings)} files in manifest.json")
+    elif loaded:
+        click.echo(f"model   {loaded[0].name}, {loaded[0].dtype} pixels\nsha256  {loaded[0].sha256}, seal intact")
+    compared = [replace(found.comparison, name=Path(found.file).name) for found in findings if found.comparison]
+    if compared:
+        click.echo(f"\n{table(compared)}")
+    for finding in findings:
+        if not finding.comparison and not finding.problem:
+            click.echo(f"ok    {finding.file}: the bytes that were published; replaying it takes torch or a server")
+        if finding.problem and finding.artifact and finding.comparison:
+            drawn = draw_worst(finding.comparison, finding.artifact.golden, colour=has_colour(sys.stdout))
+            click.echo(f"\n{drawn}", color=True)
+    click.echo()
+
+
+def _load(model: Path | None) -> "Artifact":
+    from mnist_runtime.artifact import Artifact
+
+    return Artifact.load(model or _chosen_model())
+
+
+def _chosen_model() -> Path:
+    """The model to use where none is named; says which on stderr."""
+    from mnist_runtime.artifact import BUNDLED
+
+    named = os.environ.get("MNIST_MODEL")
+    if named:
+        path, why = Path(named), "$MNIST_MODEL"
     elif _LOCAL_MODEL.exists():
-        artifact, why = Artifact.load(_LOCAL_MODEL), "found here"
+        path, why = _LOCAL_MODEL, "found here"
     else:
-        artifact, why = Artifact.load(BUNDLED), f"no {_LOCAL_MODEL} here"
-    click.echo(f"Using {artifact.name} ({why}).", err=True)
-    return artifact
+        path, why = BUNDLED, f"no {_LOCAL_MODEL} here"
+    click.echo(f"Using {'the bundled model' if path == BUNDLED else path} ({why}).", err=True)
+    return path
 
 
 def _answers(paths: tuple[str, ...], artifact: "Artifact", failed: list[str]) -> Iterator["Answer"]:

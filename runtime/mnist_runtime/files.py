@@ -1,7 +1,9 @@
 """Files in and out: whole or not at all, and never larger than stated."""
 
+import contextlib
 import os
 import secrets
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mnist_runtime.errors import FileMissingError, FileReadError, FileWriteError
@@ -35,26 +37,50 @@ def read_whole(path: str | os.PathLike[str], *, limit: int, wanted: str) -> byte
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """Write `data` at `path` so that a reader finds the old bytes or the new ones, never a part.
 
-    The bytes go to a hidden temporary file in the same folder (made if missing), are fsynced and renamed over
-    `path`, and the folder is fsynced after.
+    Raises:
+        FileWriteError: naming `path`; whatever stood there stands there still.
+    """
+    with staged(path, data) as commit:
+        commit()
+
+
+@contextlib.contextmanager
+def staged(path: str | os.PathLike[str], data: bytes) -> Iterator[Callable[[], None]]:
+    """Write `data` to a hidden temporary file beside `path`, fsynced; calling what is yielded renames it to `path`.
+
+    Several files can be staged before the first is renamed, so that a full disk stops them all. The folder is made if
+    missing, and fsynced after the rename. What was not renamed is removed at the end.
 
     Raises:
         FileWriteError: naming `path`; whatever stood there stands there still.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+    def commit() -> None:
+        with _write_errors(path):
+            temporary.replace(path)
+            _fsync_folder(path.parent)
+
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _fsync_folder(path.parent)
+        with _write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        yield commit
+    finally:
+        with contextlib.suppress(OSError):  # where not even a name can be looked up, nothing was written
+            temporary.unlink()
+
+
+@contextlib.contextmanager
+def _write_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise FileWriteError(f"cannot write {path} ({error.strerror}); choose another place for it") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def ensure_writable(folder: str | os.PathLike[str]) -> None:

@@ -1,14 +1,15 @@
 """manifest.json: which files one export published into a folder, and what their bytes must be.
 
-`mnist-export` writes it last. A folder whose files are not, byte for byte, what its manifest lists is damaged or half
-published; either way it is refused. File names are relative paths with "/" that cannot leave the folder.
+`mnist-export` writes it last; until then one stands there that says `incomplete`, and is refused, as is any file that
+is not, byte for byte, the one listed. File names are relative paths with "/" that cannot leave the folder.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -46,8 +47,6 @@ class Entry:
     """In bytes."""
     input_dtype: str | None
     """What a model in it takes as `pixels`, "float32" or "uint8"; None for a file that is no model."""
-    record: Mapping[str, Any]
-    """All that the manifest says of it, as JSON."""
 
     @classmethod
     def from_record(cls, file: str, record: Mapping[str, Any]) -> Self:
@@ -57,7 +56,7 @@ class Entry:
             ValueError, TypeError, KeyError: it is not what a manifest says.
         """
         dtype = record["input"] and record["input"]["dtype"]
-        entry = cls(file, record["format"], _digest(record), record["size"], dtype, record)
+        entry = cls(file, record["format"], _digest(record), record["size"], dtype)
         if not _PLAIN.fullmatch(file):
             raise ValueError(f"{file!r} is no plain name within the folder")
         if not isinstance(entry.format, str) or entry.input_dtype not in {"float32", "uint8", None}:
@@ -76,6 +75,8 @@ class Manifest:
     """SHA-256 of the checkpoint that all files were made from, in hex."""
     files: Mapping[str, Entry]
     """By their path within the folder."""
+    document: Mapping[str, Any]
+    """All that it says, as JSON: also the tools and each file's parity at export."""
 
     def read(self, file: str) -> bytes:
         """Return the bytes of a listed file, which are those that were published.
@@ -104,8 +105,12 @@ class Manifest:
         return next((entry for entry in self.files.values() if entry.format == form), None)
 
 
-def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
+def read_manifest(folder: str | os.PathLike[str], *, interrupted: bool = False) -> Manifest:
     """Read the manifest.json of `folder`. The files it lists are checked when they are read.
+
+    Args:
+        folder: That `mnist-export` published into.
+        interrupted: Also read the one that an interrupted export left, which lists what may be there.
 
     Raises:
         FileMissingError, FileReadError: there is none, or it cannot be read.
@@ -113,18 +118,29 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     """
     path = Path(folder) / NAME
     data = read_whole(path, limit=SIZE_LIMIT, wanted="give a folder that mnist-export wrote")
-    try:
+    with _refusal(path):
         document = json.loads(data)
-        schema = document["schema"]
-        if schema == SCHEMA:
-            files = {file: Entry.from_record(file, record) for file, record in sorted(document["files"].items())}
-            return Manifest(Path(folder), _digest(document["checkpoint"]), files)
+        schema, incomplete = document["schema"], document.get("incomplete", False)
+    if incomplete and not interrupted:
+        raise ManifestError(f"an export into {folder} was interrupted; {_EXPORT_AGAIN}")
+    if schema != SCHEMA:
+        raise ManifestError(
+            f"{path} has schema {schema!r}, and this version reads {SCHEMA}; install the mnist-runtime that goes with "
+            f"it, or {_EXPORT_AGAIN}"
+        )
+    with _refusal(path):
+        files = {file: Entry.from_record(file, record) for file, record in sorted(document["files"].items())}
+        return Manifest(Path(folder), _digest(document["checkpoint"]), files, document)
+
+
+@contextlib.contextmanager
+def _refusal(path: Path) -> Iterator[None]:
+    """Tell what Python says of a document of another make as what it is."""
+    try:
+        yield
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ManifestError(f"{path} is no manifest of mnist-export ({_reason(error)}); {_EXPORT_AGAIN}") from error
-    raise ManifestError(
-        f"{path} has schema {schema!r}, and this version reads {SCHEMA}; install the mnist-runtime that goes with it, "
-        f"or {_EXPORT_AGAIN}"
-    )
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ManifestError(f"{path} is no manifest of mnist-export ({reason}); {_EXPORT_AGAIN}") from error
 
 
 def _digest(record: Mapping[str, Any]) -> str:
@@ -132,7 +148,3 @@ def _digest(record: Mapping[str, Any]) -> str:
     if not _SHA256.fullmatch(digest):
         raise ValueError(f"{digest!r} is no SHA-256")
     return str(digest)
-
-
-def _reason(error: Exception) -> str:
-    return f"{error} is missing" if isinstance(error, KeyError) else str(error)

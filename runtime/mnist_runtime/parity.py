@@ -17,13 +17,14 @@ import io
 import math
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mnist_runtime.digits import LEVELS, PIXELS, Intensities
+from mnist_runtime.terminal import beside, draw_digit
 
 UNIT_ROUNDOFF = 2.0**-24
 LAMBDA = 8.0
@@ -91,6 +92,8 @@ class Reference:
                 raise ValueError(f"{field.name} are {array.dtype} {array.shape}, not {np.dtype(dtype)} {shape}")
         if not (np.isfinite(self.logits).all() and np.isfinite(self.tolerance).all() and n):
             raise ValueError("they are none, or not finite")
+        if (self.tolerance < 0).any():
+            raise ValueError("a tolerance is negative")
 
 
 def linear_reference(digits: Intensities, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> Reference:
@@ -115,8 +118,9 @@ def linear_reference(digits: Intensities, weight: NDArray[np.float32], bias: NDA
 def derived_reference(digits: Intensities, logits: Logits, logits32: NDArray[np.float32]) -> Reference:
     """The reference of a module without an analytic bound, from running it in float64 and in float32.
 
-    Every logit may err by 8 times the largest difference between the two seen over `digits` (at least `u` times the
-    largest logit). No label is certified: an observation is no proof.
+    Every logit may err by 8 times (the lambda above) the largest difference between the two seen over `digits`, which
+    counts as `u` times the largest logit if it was less: on another machine the same sums round in another order. No
+    label is certified: an observation is no proof.
 
     Args:
         digits: uint8 `[N, 784]`, N > 0; the more there are, the better the estimate.
@@ -125,6 +129,22 @@ def derived_reference(digits: Intensities, logits: Logits, logits32: NDArray[np.
     """
     seen = max(np.abs(logits32 - logits).max(), UNIT_ROUNDOFF * np.abs(logits).max())
     return Reference(digits, logits, np.full_like(logits, LAMBDA * seen), np.zeros(len(digits), dtype=np.bool_))
+
+
+def quantized_reference(digits: Intensities, logits: NDArray[np.float32], trained: Logits) -> Reference:
+    """The reference of a quantised graph, which rounds its activations to 8 bits.
+
+    Engines that add in another order may round an activation to the next step. Every logit may therefore differ by the
+    most that quantisation itself was seen to move one, over `digits`. No label is certified.
+
+    Args:
+        digits: uint8 `[N, 784]`, N > 0.
+        logits: float32 `[N, 10]`, of the quantised graph, run as it is written.
+        trained: float64 `[N, 10]`, of the module it was made from.
+    """
+    seen = np.abs(logits - trained).max()
+    none = np.zeros(len(digits), dtype=np.bool_)
+    return Reference(digits, logits.astype(np.float64), np.full_like(trained, seen), none)
 
 
 def _certify(logits: Logits, worst_case: Logits) -> NDArray[np.bool_]:
@@ -145,8 +165,11 @@ class Comparison:
     count: int
     worst_error: float
     """The largest |logit - reference|."""
+    worst_error_at: tuple[int, int] | None
+    """Where that is: digit and class; None if nothing could be compared."""
     worst_share: float
     """The largest |logit - reference| / tolerance; over 1 fails."""
+    worst_share_at: tuple[int, int] | None
     agreeing: int
     """Labels equal to the reference's."""
     certified: int
@@ -158,6 +181,11 @@ class Comparison:
     def passed(self) -> bool:
         """Whether everything that was computed is within rounding of the reference."""
         return not self.failures
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it: an error without bound is null."""
+        finite = {key: None if value == math.inf else value for key, value in asdict(self).items()}
+        return {**finite, "passed": self.passed}
 
 
 def table(comparisons: Sequence[Comparison]) -> str:
@@ -182,7 +210,7 @@ def compare(
     if probabilities is not None:
         failures += _misfit("probabilities", probabilities, len(reference))
     if failures:
-        return Comparison(name, len(reference), math.inf, math.inf, 0, 0, tuple(failures))
+        return incomparable(name, len(reference), *failures)
     error = np.abs(logits - reference.logits)
     share = _share(error, reference.tolerance)
     agree = logits.argmax(axis=1) == reference.labels
@@ -197,11 +225,31 @@ def compare(
         name,
         len(reference),
         float(error.max(initial=0)),
+        _place(error),
         float(share.max(initial=0)),
+        _place(share),
         int(agree.sum()),
         int(reference.certified.sum()),
         tuple(failures),
     )
+
+
+def incomparable(name: str, count: int, *failures: str) -> Comparison:
+    """What came out of `count` digits is nothing that could be compared, and why."""
+    return Comparison(name, count, math.inf, None, math.inf, None, 0, 0, failures)
+
+
+def draw_worst(comparison: Comparison, reference: Reference, *, colour: bool) -> str:
+    """Draw the digit that is furthest outside its tolerance, beside what was trained; empty if there is none."""
+    if comparison.worst_share_at is None:
+        return ""
+    digit, label = comparison.worst_share_at
+    said = [
+        f"digit {digit} of the {comparison.name}",
+        f"class {label}: off by {comparison.worst_share:.3g} times what rounding allows",
+        f"trained: {reference.logits[digit, label]:.9g} +- {reference.tolerance[digit, label]:.2g}",
+    ]
+    return beside(draw_digit(reference.digits[digit], colour=colour), said)
 
 
 def softmax(logits: Logits) -> Logits:
@@ -213,14 +261,25 @@ def softmax(logits: Logits) -> Logits:
 def probability_tolerance(reference: Reference) -> Logits:
     """How far a float32 softmax may be off, float64 `[N, 10]`.
 
-    A logit error of at most t moves a probability by a factor of at most exp(2t). Computing it rounds the
-    differences d = logit - max (a relative error of |d|u each after exp, in the term and in the sum), exp itself
-    (4u, two units in the last place, in the term and in the sum), nine additions and a division: together below
-    (2 max|d| + 32) u. Exponentials below the smallest normal float32 may be flushed to 0.
+    A logit error of at most t moves a probability by a factor of at most exp(2t). Computing it then rounds, as relative
+    errors in units of u: each difference d = logit - max, |d| after exp, at most `spread` in the term and in the sum;
+    exp itself, 4 (two units in the last place) in each; nine additions; the division, or a reciprocal and a product, 2.
+    That makes 2 spread + 19 to first order; 32 leaves room for the second, and 2t for the spread of the computed
+    logits. Exponentials below the smallest normal float32 may be flushed to 0. No probability is off by more than 1.
     """
-    spread = np.ptp(reference.logits, axis=1, keepdims=True)
-    relative = np.expm1(2 * reference.tolerance.max(axis=1, keepdims=True)) + (2 * spread + 32) * UNIT_ROUNDOFF
-    return np.asarray(softmax(reference.logits) * relative + _SMALLEST_NORMAL)
+    t = np.minimum(reference.tolerance.max(axis=1, keepdims=True), 256.0)  # exp(512) is finite, and far beyond 1/u
+    spread = np.ptp(reference.logits, axis=1, keepdims=True) + 2 * t
+    rounding = (2 * spread + 32) * UNIT_ROUNDOFF
+    relative = np.expm1(2 * t) + np.exp(2 * t) * rounding
+    return np.asarray(np.minimum(softmax(reference.logits) * relative + _SMALLEST_NORMAL, 1.0))
+
+
+def _place(errors: Logits) -> tuple[int, int] | None:
+    """Digit and class of the largest of `[N, 10]`."""
+    if not errors.size:
+        return None
+    digit, label = np.unravel_index(errors.argmax(), errors.shape)
+    return int(digit), int(label)
 
 
 def _misfit(what: str, array: NDArray[Any], count: int) -> Iterator[str]:
@@ -237,8 +296,9 @@ def _share(error: Logits, tolerance: Logits) -> Logits:
 
 
 def _excess(what: str, share: Logits, error: Logits) -> Iterator[str]:
-    if (share > 1).any():
-        digit, label = np.unravel_index(share.argmax(), share.shape)
+    place = _place(share)
+    if place and not share[place] <= 1:  # NaN, the largest of all, is no share
+        digit, label = place
         yield (
             f"the {what} of class {label} for digit {digit} is off by {error[digit, label]:.2e}, "
             f"{share[digit, label]:.3g} times what rounding allows"

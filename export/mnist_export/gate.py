@@ -1,0 +1,83 @@
+"""The gate: does an artifact, run as it will be deployed, compute what its module computes?"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_export.golden import VALIDATION, Expected
+from mnist_runtime.digits import Intensities
+from mnist_runtime.parity import Comparison, Reference, compare, incomparable
+
+_BATCHES = (0, 1, 2, 64)
+"""Sizes that are run besides the whole: a baked-in batch dimension shows at once."""
+
+Run = Callable[[Intensities], tuple[NDArray[np.float32], NDArray[np.float32] | None]]
+"""Raw digits uint8 `[N, 784]` to logits and, where the artifact computes them, probabilities, float32 `[N, 10]`."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of holding one artifact against its module."""
+
+    comparisons: tuple[Comparison, ...]
+    """One a set of digits; the first that fails is the last."""
+    bound: str
+    """Where the tolerances come from: "analytic", "derived" or "quantization"."""
+    module_accuracy: float
+    """Of the module in float32 on the validation digits."""
+    accuracy: float
+    """Of the artifact on the same; NaN if it did not get so far."""
+    agreement: float
+    """The share of validation digits with the module's own label."""
+    bit_equal: float
+    """The share of validation logits equal, bit for bit, to the module's own in float32."""
+
+    @property
+    def failure(self) -> Comparison | None:
+        """The comparison that the artifact did not pass."""
+        return next((comparison for comparison in self.comparisons if not comparison.passed), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {**asdict(self), "comparisons": [comparison.to_dict() for comparison in self.comparisons]}
+
+
+def judge(run: Run, expected: Expected) -> Verdict:
+    """Run every set of digits, in several batch sizes, up to the first failure."""
+    comparisons: list[Comparison] = []
+    logits = np.full_like(expected.logits, np.nan)
+    for name, wanted in expected.sets.items():
+        comparison, computed = _compare(run, name, wanted)
+        comparisons.append(comparison)
+        if not comparison.passed:
+            break
+        if name == VALIDATION:
+            logits = computed
+    labels, module_labels = logits.argmax(axis=1), expected.logits.argmax(axis=1)
+    return Verdict(
+        tuple(comparisons),
+        expected.bound,
+        float((module_labels == expected.labels).mean()),
+        float((labels == expected.labels).mean()),
+        float((labels == module_labels).mean()),
+        float((logits == expected.logits).mean()),
+    )
+
+
+def _compare(run: Run, name: str, wanted: Reference) -> tuple[Comparison, NDArray[np.float32]]:
+    """Compare the whole set; before it, small batches, of which only a failure is of interest."""
+    for size in (*_BATCHES, len(wanted)):
+        part = wanted[:size]
+        label = name if size == len(wanted) else f"{name}, batch of {size}"
+        try:
+            logits, probabilities = run(part.digits)
+        except Exception as error:  # noqa: BLE001  # each engine has its own, and none may pass
+            reason = str(error).strip().splitlines()[0]
+            return incomparable(label, size, f"it cannot be run ({reason})"), np.empty((0, 10), dtype=np.float32)
+        comparison = compare(label, part, logits, probabilities)
+        if not comparison.passed:
+            break
+    return comparison, logits

@@ -1,0 +1,129 @@
+"""Publishing: the files of one export appear in a folder together, or the folder says that they did not.
+
+All files are staged first, so that a full disk changes nothing. Then manifest.json is replaced by one that says
+`incomplete`, which every reader refuses; the files are renamed into place, those that no longer belong are removed, and
+the new manifest comes last. A process killed in between therefore leaves the old set, the new set, or a folder that
+says it is neither. One exporter at a time does this in a folder.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from mnist_export.errors import BusyError
+from mnist_runtime.errors import FileReadError, FileWriteError, IntegrityError, ManifestError
+from mnist_runtime.files import ensure_writable, staged, write_atomically
+from mnist_runtime.manifest import NAME, SCHEMA, Manifest, read_manifest
+
+LOCK = ".mnist-export.lock"
+_PATIENCE = 60.0  # seconds; publishing itself takes some hundredths of one
+
+
+@dataclass(frozen=True)
+class File:
+    """One file to publish."""
+
+    name: str
+    """Its path within the folder, with "/"."""
+    data: bytes
+    record: Mapping[str, Any]
+    """What the manifest shall say of it besides its sha256 and size: format, input, parity..."""
+
+    @property
+    def sha256(self) -> str:
+        """Of the bytes, in hex."""
+        return hashlib.sha256(self.data).hexdigest()
+
+
+def publish(folder: str | os.PathLike[str], made_from: Mapping[str, Any], files: Iterable[File]) -> Manifest:
+    """Publish `files` into `folder`, and carry over what an earlier export of the same make left there.
+
+    Args:
+        folder: Made if missing.
+        made_from: What all the files have in common, for the manifest: at least `checkpoint`, with its `sha256`.
+            Files published before stay listed if theirs is equal and their bytes are intact; others are removed.
+        files: Replace those of the same names.
+
+    Returns:
+        The manifest as it now stands in the folder.
+
+    Raises:
+        FileWriteError: naming the file.
+        BusyError: another exporter has been publishing into `folder` for a minute.
+    """
+    folder = Path(folder)
+    ensure_writable(folder)
+    new = {file.name: file for file in files}
+    records = {file.name: {**file.record, "sha256": file.sha256, "size": len(file.data)} for file in new.values()}
+    with _alone(folder), ExitStack() as stack:
+        before = _manifest_before(folder)
+        known = before.document["files"] if before else {}
+        kept = _kept(before, made_from) if before else {}
+        commits = [stack.enter_context(staged(folder / file.name, file.data)) for file in new.values()]
+        _write(folder, {**made_from, "incomplete": True, "files": {**known, **records}})
+        for commit in commits:
+            commit()
+        _sweep(folder, [NAME, *known, *new], keep={NAME, *kept, *new})
+        _write(folder, {**made_from, "files": {**kept, **records}})
+    return read_manifest(folder)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other exporter is publishing into `folder`, and keep others waiting."""
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=_PATIENCE)
+    except Timeout as error:
+        raise BusyError(f"another mnist-export is publishing into {folder}; try again when it has ended") from error
+    except OSError as error:
+        raise FileWriteError(f"cannot lock {folder} ({error.strerror}); choose another folder") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _manifest_before(folder: Path) -> Manifest | None:
+    """What stands in `folder`, complete or not; None if that is nothing we can read, and so nothing to keep."""
+    try:
+        return read_manifest(folder, interrupted=True)
+    except (FileReadError, ManifestError):
+        return None
+
+
+def _kept(before: Manifest, made_from: Mapping[str, Any]) -> dict[str, Any]:
+    """The records of intact files that a complete export of the same make left."""
+    records = dict(before.document)
+    listed, _ = records.pop("files"), records.pop("schema")
+    return {name: listed[name] for name in before.files if _is_intact(before, name)} if records == made_from else {}
+
+
+def _is_intact(manifest: Manifest, name: str) -> bool:
+    try:
+        manifest.read(name)
+    except (FileReadError, IntegrityError):
+        return False
+    return True
+
+
+def _sweep(folder: Path, names: Iterable[str], *, keep: Container[str]) -> None:
+    """Remove the files of `names` that are not to keep, and what killed exporters left of any."""
+    for path in (folder / name for name in names):
+        for orphan in path.parent.glob(f".{path.name}.*.tmp"):
+            orphan.unlink(missing_ok=True)
+        if path.relative_to(folder).as_posix() not in keep:
+            path.unlink(missing_ok=True)
+
+
+def _write(folder: Path, document: Mapping[str, Any]) -> None:
+    text = json.dumps({"schema": SCHEMA, **document}, indent=2, sort_keys=True) + "\n"
+    write_atomically(folder / NAME, text.encode())
