@@ -42,10 +42,12 @@ class _Digits(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime comes
 
 def quantize(graph: ModelProto, digits: Intensities) -> ModelProto:
     """Quantise the linear layers of a float32 graph, with the ranges that `digits`, uint8 `[N, 784]`, produce."""
+    source = ModelProto()
+    source.CopyFrom(graph)  # onnxruntime writes into what it is given
     with _quiet(), tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "quantized.onnx"
         quantize_static(
-            graph,
+            source,
             file,
             _Digits(as_pixels(digits)),
             quant_format=QuantFormat.QDQ,

@@ -1,0 +1,189 @@
+"""A published folder is the old set or the new one, or says that it is neither; whoever is killed, and whenever."""
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mnist_export import publish as publishing
+from mnist_export.errors import BusyError
+from mnist_export.publish import LOCK, File, publish
+from mnist_runtime import FileMissingError, FileWriteError, ManifestError
+from mnist_runtime.manifest import read_manifest
+
+OLD = {"mnist.onnx": "old model", "mnist.uint8.onnx": "old, raw", "mnist.torchscript.pt": "same in both"}
+NEW = {"mnist.onnx": "new model", "mnist.pt2": "new format", "mnist.torchscript.pt": "same in both"}
+
+PUBLISHER = """
+import json, os, signal, sys
+from mnist_export.publish import File, publish
+
+folder, checkpoint, files, deadline = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4])
+writes = 0
+
+def count(event, arguments):
+    global writes
+    changes = event in {"os.rename", "os.remove", "os.mkdir"}
+    if event == "open":
+        changes = bool(arguments[2] & (os.O_WRONLY | os.O_RDWR))
+    if changes:
+        writes += 1
+        if writes == deadline:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(count)
+record = {"format": "onnx", "input": {"dtype": "float32"}}
+publish(folder, {"checkpoint": {"sha256": checkpoint * 64}}, [File(n, d.encode(), record) for n, d in files.items()])
+"""
+
+
+def _files(contents: dict[str, str]) -> list[File]:
+    return [File(n, text.encode(), {"format": "onnx", "input": {"dtype": "float32"}}) for n, text in contents.items()]
+
+
+def _made_from(digit: str) -> dict[str, object]:
+    return {"checkpoint": {"sha256": digit * 64}}
+
+
+def _publish_and_die(folder: Path, checkpoint: str, contents: dict[str, str], at: int) -> int:
+    arguments = [str(folder), checkpoint, json.dumps(contents), str(at)]
+    return subprocess.run([sys.executable, "-c", PUBLISHER, *arguments], check=False).returncode
+
+
+def _verified(folder: Path) -> dict[str, str]:
+    """What a reader of the whole folder gets; raises if that is not what was published together."""
+    manifest = read_manifest(folder)
+    return {name: manifest.read(name).decode() for name in manifest.files}
+
+
+def _state(folder: Path) -> str:
+    """ "old" or "new" if that set verifies, else how the reader is told that neither is there."""
+    try:
+        found = _verified(folder)
+    except FileMissingError:
+        return "nothing"
+    except ManifestError as error:
+        return "interrupted" if "was interrupted" in str(error) else str(error)
+    return {True: "old", False: "new"}[found == OLD] if found in (OLD, NEW) else f"a mixture: {found}"
+
+
+def _visible(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+def test_what_was_published_is_listed_and_verifies(tmp_path: Path):
+    manifest = publish(tmp_path / "made", _made_from("a"), _files(OLD))
+    assert _verified(tmp_path / "made") == OLD
+    assert manifest.checkpoint == "a" * 64
+    assert _visible(tmp_path / "made") == {*OLD, "manifest.json"}
+
+
+def test_files_of_another_checkpoint_are_removed(tmp_path: Path):
+    publish(tmp_path, _made_from("a"), _files(OLD))
+    publish(tmp_path, _made_from("b"), _files(NEW))
+    assert _verified(tmp_path) == NEW
+    assert _visible(tmp_path) == {*NEW, "manifest.json"}
+
+
+def test_files_of_the_same_checkpoint_stay_listed(tmp_path: Path):
+    publish(tmp_path, _made_from("a"), _files(OLD))
+    publish(tmp_path, _made_from("a"), _files(NEW))
+    assert _verified(tmp_path) == {**OLD, **NEW}
+
+
+def test_a_damaged_file_of_the_same_checkpoint_does_not(tmp_path: Path):
+    publish(tmp_path, _made_from("a"), _files(OLD))
+    (tmp_path / "mnist.uint8.onnx").write_text("old, bad")
+    publish(tmp_path, _made_from("a"), _files(NEW))
+    assert _verified(tmp_path) == NEW
+    assert "mnist.uint8.onnx" not in _visible(tmp_path)
+
+
+def test_files_that_no_manifest_lists_are_left_alone(tmp_path: Path):
+    (tmp_path / "mnist.safetensors").write_text("weights")
+    (tmp_path / "mnist.pt2").write_text("somebody else's")
+    publish(tmp_path, _made_from("a"), _files(OLD))
+    assert _visible(tmp_path) == {*OLD, "manifest.json", "mnist.safetensors", "mnist.pt2"}
+
+
+def test_a_manifest_that_cannot_be_read_is_replaced(tmp_path: Path):
+    (tmp_path / "manifest.json").write_text("{")
+    publish(tmp_path, _made_from("a"), _files(OLD))
+    assert _verified(tmp_path) == OLD
+
+
+def test_killed_at_any_write_the_folder_holds_the_old_set_or_the_new_or_neither(tmp_path: Path):
+    outcomes, at, status = [], 0, -signal.SIGKILL
+    while status == -signal.SIGKILL:
+        at += 1
+        folder = tmp_path / str(at)
+        publish(folder, _made_from("a"), _files(OLD))
+        status = _publish_and_die(folder, "b", NEW, at)
+        outcomes.append(_state(folder))
+        publish(folder, _made_from("b"), _files(NEW))
+        assert _verified(folder) == NEW, f"publishing again after a kill at write {at}"
+        assert _visible(folder) == {*NEW, "manifest.json"}
+        assert not list(folder.glob(".mnist*.tmp")), f"a kill at write {at} left rubbish that nobody removes"
+    assert status == 0
+    assert outcomes == sorted(outcomes, key=["old", "interrupted", "new"].index)
+    assert {"old", "interrupted", "new"} == set(outcomes)
+    assert len(outcomes) > 12
+
+
+def test_killed_at_any_write_of_a_first_export_the_folder_is_empty_interrupted_or_complete(tmp_path: Path):
+    outcomes, at, status = [], 0, -signal.SIGKILL
+    while status == -signal.SIGKILL:
+        at += 1
+        status = _publish_and_die(tmp_path / str(at), "b", NEW, at)
+        outcomes.append(_state(tmp_path / str(at)))
+    assert status == 0
+    assert outcomes == sorted(outcomes, key=["nothing", "interrupted", "new"].index)
+
+
+def test_two_exporters_at_once_do_not_interleave(tmp_path: Path):
+    sets = {checkpoint: {f"mnist.{n}.onnx": f"{checkpoint} {n}" for n in range(20)} for checkpoint in "abcd"}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", PUBLISHER, str(tmp_path), name, json.dumps(contents), "0"])
+        for name, contents in sets.items()
+    ]
+    assert [process.wait() for process in processes] == [0] * len(sets)
+    assert _verified(tmp_path) in sets.values()
+
+
+def test_an_exporter_that_waits_in_vain_says_for_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "import sys; from filelock import FileLock\n"
+         "with FileLock(sys.argv[1]): print('held', flush=True); sys.stdin.read()", str(tmp_path / LOCK)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert holder.stdout.readline() == b"held\n"
+    monkeypatch.setattr(publishing, "_PATIENCE", 0.1)
+    with pytest.raises(BusyError, match="another mnist-export is publishing"):
+        publish(tmp_path, _made_from("a"), _files(OLD))
+    holder.communicate()
+    publish(tmp_path, _made_from("a"), _files(OLD))
+
+
+def test_a_file_that_cannot_be_staged_leaves_the_old_set(tmp_path: Path):
+    publish(tmp_path, _made_from("a"), _files(OLD))
+    (tmp_path / "blocked").write_text("a file, where a folder is needed")
+    with pytest.raises(FileWriteError, match="cannot write"):
+        publish(tmp_path, _made_from("b"), _files({**NEW, "blocked/mnist.onnx": "nowhere"}))
+    assert _verified(tmp_path) == OLD
+
+
+def test_a_lock_that_cannot_be_made_is_told(tmp_path: Path):
+    (tmp_path / LOCK).mkdir()
+    with pytest.raises(FileWriteError, match="cannot lock"):
+        publish(tmp_path, _made_from("a"), _files(OLD))
+
+
+def test_equal_sets_give_equal_manifests(tmp_path: Path):
+    for name in "one", "two":
+        publish(tmp_path / name, _made_from("a"), _files(OLD))
+    digests = {hashlib.sha256((tmp_path / name / "manifest.json").read_bytes()).hexdigest() for name in ("one", "two")}
+    assert len(digests) == 1
