@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import io
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -19,13 +18,13 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import nn
 
-from mnist_export.errors import ParityError
+from mnist_export.errors import ExportError, ParityError
 from mnist_export.formats import DEFAULT, Format, named
 from mnist_export.gate import Run, Verdict, judge
 from mnist_export.golden import GOLDEN, Expected, expect
 from mnist_export.onnx import IR_VERSION, OPSET, to_graph, to_onnx, uint8_graph
 from mnist_export.publish import File, publish
-from mnist_export.torchscript import to_torchscript
+from mnist_export.torchscript import load_torchscript, to_torchscript
 from mnist_export.triton import CONFIG_FILE, to_config
 from mnist_runtime import __version__
 from mnist_runtime.artifact import Artifact
@@ -86,7 +85,7 @@ class Bundle:
         """
         data = _BUILDERS[form.name](self)
         expected = self.quantized_expected if form.name == "onnx-int8" else self.expected
-        verdict = judge(_runner(form)(data, form.file), expected)
+        verdict = judge(run_artifact(form, data), expected)
         self._refuse(form, verdict, expected)
         return Gated(form, data, self._record(form, verdict), verdict)
 
@@ -194,29 +193,31 @@ _BUILDERS: Mapping[str, Callable[[Bundle], bytes]] = {
 }
 
 
-def _runner(form: Format) -> Callable[[bytes, str], Run]:
-    return {"torchscript": run_torchscript, "pt2": run_pt2}.get(form.name, run_onnx)
+def run_artifact(form: Format, data: bytes) -> Run:
+    """How an application runs the artifact `data`: ONNX through the runtime, at its optimisation level.
+
+    Raises:
+        ExportError: it cannot be loaded.
+    """
+    try:
+        if form.is_onnx:
+            return _run_onnx(Artifact.from_bytes(data, form.file))
+        if form.name == "torchscript":
+            return _run_module(load_torchscript(data))
+        from mnist_export.pt2 import load_pt2
+
+        return _run_module(load_pt2(data))
+    except Exception as error:  # each engine has its own
+        reason = str(error).strip().splitlines()[0]
+        raise ExportError(f"{form.file} cannot be loaded again ({reason}); nothing was published") from error
 
 
-def run_onnx(data: bytes, name: str) -> Run:
-    """How a device runs the ONNX artifact `data`: through the runtime, at its optimisation level."""
-    artifact = Artifact.from_bytes(data, name)
-
+def _run_onnx(artifact: Artifact) -> Run:
     def run(digits: Intensities) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         logits, probabilities = artifact.run(artifact.prepare(digits), "logits", "probabilities")
         return logits, probabilities
 
     return run
-
-
-def run_torchscript(data: bytes, _: str = "") -> Run:
-    """How `torch.jit.load` runs the TorchScript `data`."""
-    return _run_module(torch.jit.load(io.BytesIO(data)))  # type: ignore[no-untyped-call]
-
-
-def run_pt2(data: bytes, _: str = "") -> Run:
-    """How `torch.export.load` runs the archive `data`."""
-    return _run_module(torch.export.load(io.BytesIO(data)).module())
 
 
 def _run_module(module: Callable[[torch.Tensor], torch.Tensor]) -> Run:

@@ -6,10 +6,11 @@ packed canonically, equal modules give equal bytes here too.
 
 import io
 import json
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mnist_export.archive import canonical
 from mnist_export.errors import ExportError
@@ -34,6 +35,11 @@ def to_pt2(module: nn.Module) -> bytes:
         reason = str(error).strip().splitlines()[0]
         raise ExportError(f"torch.export cannot follow this module: {reason}") from error
     return canonical(saved.getvalue(), _without_traces)
+
+
+def load_pt2(data: bytes) -> Callable[[Tensor], Tensor]:
+    """Load what `to_pt2` made, as an application does."""
+    return torch.export.load(io.BytesIO(data)).module()
 
 
 def _without_traces(record: str, content: bytes) -> bytes:

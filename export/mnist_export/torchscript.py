@@ -1,11 +1,13 @@
 """TorchScript: module in, canonical bytes out, for `torch.jit.load` and libtorch."""
 
+import contextlib
 import io
 import re
 import warnings
+from collections.abc import Callable, Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mnist_export.archive import canonical
 from mnist_export.errors import ExportError
@@ -21,14 +23,27 @@ def to_torchscript(module: nn.Module) -> bytes:
         ExportError: TorchScript's compiler cannot follow the module.
     """
     saved = io.BytesIO()
+    try:
+        with _not_deprecated():
+            torch.jit.save(torch.jit.script(module), saved)
+    except (RuntimeError, OSError, TypeError) as error:  # no common base, and OSError where there is no source
+        reason = next(line for line in str(error).splitlines() if line.strip())
+        raise ExportError(f"TorchScript's compiler cannot follow this module: {reason.strip()}") from error
+    return canonical(saved.getvalue(), _sorted_constants)
+
+
+def load_torchscript(data: bytes) -> Callable[[Tensor], Tensor]:
+    """Load what `to_torchscript` made, as an application does."""
+    with _not_deprecated():
+        return torch.jit.load(io.BytesIO(data))  # type: ignore[no-any-return, no-untyped-call]
+
+
+@contextlib.contextmanager
+def _not_deprecated() -> Iterator[None]:
+    """Keep from the user that torch.jit is deprecated: who asks for this format has a reason, and `pt2` is there."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
-        try:
-            torch.jit.save(torch.jit.script(module), saved)
-        except (RuntimeError, OSError, TypeError) as error:  # no common base, and OSError where there is no source
-            reason = next(line for line in str(error).splitlines() if line.strip())
-            raise ExportError(f"TorchScript's compiler cannot follow this module: {reason.strip()}") from error
-    return canonical(saved.getvalue(), _sorted_constants)
+        yield
 
 
 def _sorted_constants(record: str, content: bytes) -> bytes:

@@ -1,0 +1,42 @@
+"""What the export room's tests share: modules that are not linear, and an export of every format."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from mnist_export.golden import Expected, expect
+from mnist_train.checkpoint import Checkpoint, load
+from mnist_train.data import Split
+
+
+@pytest.fixture(scope="session")
+def networks() -> ModuleType:
+    """networks.py beside this file, as a module."""
+    spec = importlib.util.spec_from_file_location("networks", Path(__file__).with_name("networks.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def checkpoint(trained: Path) -> Checkpoint:
+    """The trained linear model."""
+    return load(trained / "mnist.safetensors")
+
+
+@pytest.fixture(scope="session")
+def expected(checkpoint: Checkpoint, validation: Split) -> Expected:
+    """What every artifact of the trained linear model must compute."""
+    return expect(checkpoint.module, validation)
+
+
+@pytest.fixture(scope="session")
+def everything(run, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a real export of every format."""
+    folder = tmp_path_factory.mktemp("everything")
+    result = run("mnist-export", trained / "mnist.safetensors", "--format", "all", "--output-dir", folder)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == b"", "the exporters' own talk does not reach the user"
+    return folder
