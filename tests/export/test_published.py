@@ -1,0 +1,177 @@
+"""mnist-parity catches every damage to a published file, and says whether the digests or the numbers found it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from mnist_runtime.artifact import PREFIX, seal
+from mnist_runtime.manifest import read_manifest
+from mnist_runtime.verification import verify_file, verify_folder
+
+
+@pytest.fixture
+def folder(everything: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return shutil.copytree(everything, tmp_path / "published")
+
+
+def _flip(path: Path, place: int) -> bytes:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1 << (place % 8)
+    return bytes(data)
+
+
+def _with_weights(path: Path, edit) -> bytes:
+    """The model with other weights and a seal that fits them, as no accident leaves it."""
+    model = onnx.load(path)
+    tensor = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 2)
+    tensor.CopyFrom(numpy_helper.from_array(edit(numpy_helper.to_array(tensor).copy()), tensor.name))
+    next(entry for entry in model.metadata_props if entry.key == f"{PREFIX}sha256").value = "0" * 64
+    return seal(model.SerializeToString(deterministic=True))
+
+
+def test_a_published_folder_is_verified_without_torch(everything: Path, run):
+    result = run("mnist-parity", everything)
+    assert result.returncode == 0, result.stderr
+    for name in read_manifest(everything).files:
+        assert Path(name).name in result.stdout.decode()
+    assert b"Parity holds" in result.stdout
+
+
+def test_a_flipped_bit_in_any_file_of_a_folder_is_caught_by_its_digest(folder: Path):
+    for entry in read_manifest(folder).files.values():
+        path = folder / entry.file
+        sound = path.read_bytes()
+        for place in np.linspace(0, len(sound) - 1, 9).astype(int).tolist():
+            path.write_bytes(_flip(path, place))
+            found = [finding for finding in verify_folder(folder) if finding.problem]
+            assert [(finding.file, finding.spoke) for finding in found] == [(entry.file, "integrity")], place
+            path.write_bytes(sound)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "longer", "missing", "another file of the folder"])
+def test_other_damage_to_any_file_of_a_folder_is_caught(folder: Path, damage: str):
+    for entry in read_manifest(folder).files.values():
+        path = folder / entry.file
+        sound = path.read_bytes()
+        match damage:
+            case "truncated":
+                path.write_bytes(sound[: len(sound) // 2])
+            case "empty":
+                path.write_bytes(b"")
+            case "longer":
+                path.write_bytes(sound + b"\0")
+            case "missing":
+                path.unlink()
+            case _:
+                path.write_bytes((folder / "manifest.json").read_bytes())
+        found = [finding for finding in verify_folder(folder) if finding.problem]
+        assert [(finding.file, finding.spoke) for finding in found] == [(entry.file, "integrity")]
+        path.write_bytes(sound)
+
+
+def test_a_flipped_bit_anywhere_in_a_model_alone_is_caught_by_its_seal(folder: Path):
+    path = folder / "mnist.onnx"
+    sound = path.read_bytes()
+    damaged = folder / "damaged.onnx"
+    for place in range(0, len(sound), 101):
+        damaged.write_bytes(_flip(path, place))
+        finding = verify_file(damaged)
+        assert finding.problem, place
+        assert finding.spoke == "integrity"
+
+
+@pytest.mark.parametrize("length", [1, 1000, 30_000, -1])
+def test_a_truncated_model_alone_is_caught(folder: Path, length: int, run):
+    path = folder / "mnist.onnx"
+    path.write_bytes(path.read_bytes()[:length])
+    result = run("mnist-parity", path)
+    assert result.returncode == 1
+    assert b"(the integrity check spoke)" in result.stderr
+
+
+WRONG_WEIGHTS = {
+    "transposed": lambda weight: np.ascontiguousarray(weight.reshape(10, 28, 28).transpose(0, 2, 1).reshape(10, 784)),
+    "swapped class": lambda weight: weight[[0, 1, 2, 5, 4, 3, 6, 7, 8, 9]],
+    "NaN": lambda weight: np.where(np.arange(784) == 300, np.float32(np.nan), weight),
+    "scale 1/255": lambda weight: weight * np.float32(256 / 255),
+    "float16": lambda weight: weight.astype(np.float16).astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_WEIGHTS)
+@pytest.mark.parametrize("file", ["mnist.onnx", "mnist.uint8.onnx"])
+def test_other_weights_under_a_fitting_seal_are_caught_by_the_numbers(folder: Path, file: str, name: str):
+    path = folder / file
+    path.write_bytes(_with_weights(path, WRONG_WEIGHTS[name]))
+    finding = verify_file(path)
+    assert finding.spoke == "numbers"
+    assert "not at parity" in finding.problem
+    assert [found.spoke for found in verify_folder(folder) if found.problem] == ["integrity"]
+
+
+def test_one_weight_under_a_fitting_seal_is_caught_by_the_manifest(folder: Path):
+    """Too little for 23 golden digits to see in every place; the folder's manifest sees it in any."""
+    path = folder / "mnist.onnx"
+
+    def edit(weight: np.ndarray) -> np.ndarray:
+        weight[4, 300] *= np.float32(1.001)
+        return weight
+
+    path.write_bytes(_with_weights(path, edit))
+    assert [found.spoke for found in verify_folder(folder) if found.problem] == ["integrity"]
+
+
+def test_the_numbers_speak_with_the_worst_digit_drawn(folder: Path, run):
+    path = folder / "mnist.onnx"
+    path.write_bytes(_with_weights(path, WRONG_WEIGHTS["swapped class"]))
+    result = run("mnist-parity", path)
+    assert result.returncode == 1
+    said = result.stdout.decode()
+    assert "FAIL" in said
+    assert "times what rounding allows" in said
+    assert "▀" in said, "the digit of one lit pixel"
+    assert b"(the numbers check spoke)" in result.stderr
+    assert b"Parity holds" not in result.stdout
+
+
+def test_findings_come_as_json_too(folder: Path, run):
+    assert all(found["passed"] for found in json.loads(run("mnist-parity", folder, "--format", "json").stdout))
+    path = folder / "mnist.onnx"
+    path.write_bytes(_with_weights(path, WRONG_WEIGHTS["NaN"]))
+    result = run("mnist-parity", path, "--format", "json")
+    (found,) = json.loads(result.stdout)
+    assert result.returncode == 1
+    assert (found["passed"], found["spoke"]) == (False, "numbers")
+    assert found["parity"]["worst_error"] is None
+
+
+def test_a_model_of_another_checkpoint_in_the_folder_is_caught(folder: Path, bundled: Path):
+    """Even where a hand-made manifest lists it."""
+    document = json.loads((folder / "manifest.json").read_text())
+    document["checkpoint"]["sha256"] = "0" * 64
+    (folder / "manifest.json").write_text(json.dumps(document))
+    problems = [finding.problem for finding in verify_folder(folder) if finding.file == "mnist.onnx"]
+    assert "is of another checkpoint" in problems[0]
+
+
+def test_a_folder_without_a_manifest_is_told(tmp_path: Path, run):
+    result = run("mnist-parity", tmp_path)
+    assert result.returncode == 1
+    assert b"manifest.json does not exist; give a folder that mnist-export wrote" in result.stderr
+
+
+def test_a_model_whose_golden_digits_cannot_be_read_is_told(folder: Path):
+    path = folder / "mnist.onnx"
+    model = onnx.load(path)
+    next(entry for entry in model.metadata_props if entry.key == f"{PREFIX}golden").value = "none"
+    next(entry for entry in model.metadata_props if entry.key == f"{PREFIX}sha256").value = "0" * 64
+    path.write_bytes(seal(model.SerializeToString(deterministic=True)))
+    finding = verify_file(path)
+    assert finding.spoke == "numbers"
+    assert "no readable golden digits" in finding.problem
