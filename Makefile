@@ -5,7 +5,11 @@ BIN := .venv/bin
 EDGE := .venv-edge/bin
 MANIFESTS := pyproject.toml runtime/pyproject.toml runtime/mnist_runtime/__init__.py hatch_build.py constraints.txt
 
-.PHONY: demo test check bench model clean
+COMPAT_VENVS := .venv-compat
+# What old devices have, a set of requirements each; the last is whatever is newest. onnxruntime < 1.19 needs numpy 1.
+COMPAT := onnxruntime==1.15.1,numpy==1.26.4 onnxruntime==1.17.3,numpy==1.26.4 onnxruntime==1.20.1 onnxruntime
+
+.PHONY: demo test check bench compat model clean
 
 demo: .venv/demo .venv-edge/demo  ## train, export, prove parity, and recognise a digit without torch
 	@echo "\n== Train: the lab's loop on 50,000 digits =="
@@ -31,13 +35,28 @@ check: .venv/dev  ## style, types and import directions
 bench: .venv/dev  ## every claim of speed, side by side with what you would pick instead
 	@for claim in benchmarks/*.py; do $(BIN)/python "$$claim" || exit 1; done
 
+compat: .venv/demo  ## golden digits of every ONNX format in old and new onnxruntimes, each in its own environment
+	@$(BIN)/mnist-train --device cpu --output-dir artifacts/compat > /dev/null
+	@for opset in 13 18; do $(BIN)/mnist-export artifacts/compat/mnist.safetensors --opset $$opset \
+	  --format onnx --format onnx-uint8 --format onnx-int8 --output-dir artifacts/compat/opset$$opset > /dev/null || exit 1; done
+	@for wanted in $(COMPAT); do \
+	  folder=$(COMPAT_VENVS)/$$wanted; \
+	  test -x $$folder/bin/python || $(PYTHON) -m venv --without-pip $$folder || exit 1; \
+	  $(BIN)/python -m pip --python $$folder/bin/python install --quiet click $$(echo $$wanted | tr , ' ') || exit 1; \
+	  for opset in 13 18; do \
+	    echo "\n== $$wanted, opset $$opset =="; \
+	    PYTHONPATH=runtime $$folder/bin/python -c "from mnist_runtime.cli import parity; parity()" \
+	      artifacts/compat/opset$$opset || exit 1; \
+	  done; \
+	done
+
 model: .venv/demo  ## make the bundled model again
 	$(BIN)/mnist-train --device cpu --output-dir artifacts/bundled
 	$(BIN)/mnist-export artifacts/bundled/mnist.safetensors --format onnx --output-dir artifacts/bundled
 	cp artifacts/bundled/mnist.onnx runtime/mnist_runtime/models/mnist-linear.onnx
 
 clean:  ## forget the environments and caches; artifacts stay
-	rm -rf .venv .venv-edge .mypy_cache .ruff_cache .pytest_cache .coverage .import_linter_cache
+	rm -rf .venv .venv-edge .venv-compat .mypy_cache .ruff_cache .pytest_cache .coverage .import_linter_cache
 
 .venv/demo: $(MANIFESTS)
 	@echo "Setting up .venv with torch, onnx and onnxruntime: a minute or two, about 1 GB, the first time only."

@@ -1,0 +1,263 @@
+"""mnist-export and export(): every format of every kind of module, the same bytes each time, or a sentence."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+from mnist_export import export
+from mnist_export.cli import export as command
+from mnist_export.errors import ExportError, ParityError, UnknownFormatError
+from mnist_export.formats import FORMATS
+from mnist_runtime.artifact import BUNDLED, Artifact
+from mnist_runtime.manifest import read_manifest
+from mnist_runtime.verification import verify_folder
+from mnist_train import checkpoint as checkpoints
+from mnist_train.models import MODELS
+
+EXPORTER = """
+import sys, torch, networks
+from mnist_export import export
+for name in sys.argv[2:]:
+    torch.manual_seed(0)
+    export(getattr(networks, name)(), ["all"], sys.argv[1] + "/" + name, max_accuracy_drop=100)
+"""
+
+
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two exports of two networks in two processes, folders and hash seeds."""
+    folders = []
+    for seed in "1", "2":
+        folder = tmp_path_factory.mktemp(f"seed{seed}")
+        env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parent)}
+        arguments = [sys.executable, "-c", EXPORTER, str(folder), "Perceptron", "Convolutions"]
+        done = subprocess.run(arguments, cwd=folder, env=env, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        assert done.stdout + done.stderr == b"", "the exporters' own talk does not reach the user"
+        folders.append(folder)
+    return folders
+
+
+@pytest.mark.parametrize("network", ["Perceptron", "Convolutions"])
+def test_equal_modules_give_equal_bytes_in_every_format(twice: list[Path], network: str):
+    one, two = (read_manifest(folder / network) for folder in twice)
+    assert {entry.format for entry in one.files.values()} == {*FORMATS, "triton-config"}
+    assert {file: entry.sha256 for file, entry in one.files.items()} == {
+        file: entry.sha256 for file, entry in two.files.items()
+    }
+
+
+def test_equal_checkpoints_give_equal_bytes_in_every_format(everything: Path, exported: Path):
+    whole, three = read_manifest(everything), read_manifest(exported)
+    for file, entry in three.files.items():
+        assert whole.files[file].sha256 == entry.sha256
+    assert whole.files["triton/mnist/1/model.onnx"].sha256 == three.files["mnist.onnx"].sha256
+
+
+def test_no_file_tells_of_the_machine_that_made_it(twice: list[Path], everything: Path):
+    told = [str(Path(torch.__file__).parent), "site-packages", "stack_trace", "pkg.torch", ".debug_pkl", "networks.py"]
+    told += [*map(str, (everything, *twice)), f"{Path.home()}/", "serialization_id"]
+    leaks = re.compile("|".join(map(re.escape, told)).encode())
+    for folder in (everything, twice[0]):
+        for path in (path for path in folder.rglob("*") if path.is_file()):
+            assert not leaks.search(path.read_bytes()), path
+
+
+def test_graphs_are_old_enough_self_contained_and_free_of_documentation(everything: Path, twice: list[Path]):
+    for path in [*everything.rglob("*.onnx"), *twice[0].rglob("*.onnx")]:
+        model = onnx.load(path, load_external_data=False)
+        assert (model.ir_version, [(o.domain, o.version) for o in model.opset_import]) == (8, [("", 18)])
+        assert not any(tensor.external_data for tensor in model.graph.initializer)
+        assert not any(node.doc_string or node.metadata_props for node in model.graph.node)
+
+
+@pytest.mark.parametrize("network", ["Perceptron", "Convolutions"])
+def test_other_modules_pass_too_and_say_how_their_tolerance_came(twice: list[Path], network: str):
+    assert not any(finding.problem for finding in verify_folder(twice[0] / network))
+    records = read_manifest(twice[0] / network).document["files"]
+    assert records["mnist.onnx"]["parity"]["bound"] == "derived"
+    assert records["mnist.int8.onnx"]["parity"]["bound"] == "quantization"
+    assert records["mnist.torchscript.pt"]["parity"]["bit_equal"] == 1
+
+
+def _operators(path: Path) -> list[str]:
+    return [node.op_type for node in onnx.load(path).graph.node]
+
+
+def test_the_scale_of_raw_pixels_is_folded_where_a_linear_layer_meets_them(twice: list[Path]):
+    folded = twice[0] / "Perceptron" / "mnist.uint8.onnx"
+    assert _operators(folded)[:2] == ["Cast", "Gemm"]
+    assert "Mul" not in _operators(folded)
+    assert _operators(twice[0] / "Convolutions" / "mnist.uint8.onnx")[:3] == ["Cast", "Mul", "Reshape"]
+
+
+@pytest.mark.parametrize("network", ["Perceptron", "Convolutions"])
+def test_raw_pixels_give_bit_identical_logits(twice: list[Path], network: str, validation):
+    digits = validation.images[:1000]
+    floats, raw = (Artifact.load(twice[0] / network / f"mnist{kind}.onnx") for kind in ("", ".uint8"))
+    assert np.array_equal(floats.run(floats.prepare(digits), "logits"), raw.run(raw.prepare(digits), "logits"))
+
+
+def test_a_weight_too_small_to_divide_is_not_folded(tmp_path: Path, checkpoint):
+    module = nn.Linear(784, 10)
+    module.load_state_dict({"weight": checkpoint.module.lin.weight, "bias": checkpoint.module.lin.bias})
+    with torch.no_grad():
+        module.weight[0, 0] = 1.1e-38
+    export(module, ["onnx-uint8"], tmp_path)
+    assert _operators(tmp_path / "mnist.uint8.onnx")[:3] == ["Cast", "Mul", "Gemm"]
+
+
+def test_eight_bits_are_small_accurate_and_certified(everything: Path):
+    record = read_manifest(everything).document["files"]["mnist.int8.onnx"]
+    assert record["parity"]["bound"] == "analytic"
+    assert record["parity"]["module_accuracy"] - record["parity"]["accuracy"] <= 0.001
+    assert record["parity"]["agreement"] > 0.99
+    model = onnx.load(everything / "mnist.int8.onnx")
+    assert {numpy_helper.to_array(t).dtype.name for t in model.graph.initializer if len(t.dims) == 2} == {"int8"}
+
+
+def test_eight_bits_that_cost_too_much_are_not_published(tmp_path: Path, networks):
+    torch.manual_seed(0)
+    with pytest.raises(ParityError, match=r"loses \d+\.\d\d points of accuracy.*--max-accuracy-drop"):
+        export(_Fragile(), ["onnx", "onnx-int8"], tmp_path)
+    assert not list(tmp_path.glob("*"))
+
+
+class _Fragile(nn.Module):
+    """Weights of which 8 bits keep nothing: one is a million times the others, for a pixel that is never lit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        trained = [numpy_helper.to_array(tensor) for tensor in onnx.load(BUNDLED).graph.initializer]
+        self.lin = nn.Linear(784, 10)
+        with torch.no_grad():
+            for parameter in self.lin.parameters():
+                parameter.copy_(torch.from_numpy(next(w for w in trained if w.shape == parameter.shape).copy()))
+            self.lin.weight[:, 0] = 1e3
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.lin(pixels)
+
+
+def test_triton_finds_a_repository_that_names_what_the_model_has(everything: Path):
+    config = (everything / "triton/mnist/config.pbtxt").read_text()
+    assert 'platform: "onnxruntime_onnx"' in config
+    assert "dynamic_batching" in config
+    model = onnx.load(everything / "triton/mnist/1/model.onnx")
+    for value in (*model.graph.input, *model.graph.output):
+        dims = value.type.tensor_type.shape.dim
+        assert f'name: "{value.name}" data_type: TYPE_FP32 dims: [ {dims[1].dim_value} ]' in config
+
+
+@pytest.mark.parametrize("opset", [13, 17])
+def test_older_opsets_compute_the_same(tmp_path: Path, checkpoint, opset: int):
+    export(checkpoint, ["onnx", "onnx-uint8", "onnx-int8"], tmp_path, opset=opset)
+    assert not any(finding.problem for finding in verify_folder(tmp_path))
+    for path in tmp_path.glob("*.onnx"):
+        assert onnx.load(path).opset_import[0].version == opset
+    assert read_manifest(tmp_path).document["files"]["mnist.onnx"]["opset"] == opset
+
+
+def test_the_manifest_declares_the_oldest_onnxruntime(everything: Path):
+    for record in read_manifest(everything).document["files"].values():
+        assert record.get("onnxruntime", ">=1.15.1") == ">=1.15.1"
+
+
+class _Scripted(nn.Module):
+    """Computes something else when TorchScript runs it, as a faulty exporter would make it do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin = nn.Linear(784, 10)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        logits = self.lin(pixels)
+        if torch.jit.is_scripting():
+            logits = logits * 1.001
+        return logits
+
+
+def test_an_artifact_that_fails_stops_all_of_them_and_leaves_what_was_there(tmp_path: Path, checkpoint):
+    export(checkpoint, ["onnx"], tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.*")}
+    with pytest.raises(ParityError, match=r"torchscript\.pt does not compute what was trained"):
+        export(_Scripted(), ["onnx", "torchscript"], tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.*")} == before
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_the_command_shows_the_worst_digit_of_an_artifact_that_fails(tmp_path, monkeypatch, capsys, options):
+    monkeypatch.setitem(MODELS, "scripted", _Scripted)
+    path = tmp_path / "mnist.safetensors"
+    checkpoints.save(path, _Scripted(), {"model": "scripted"})
+    arguments = [str(path), "--format", "torchscript", "--output-dir", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as stopped:
+        command.main([*arguments, *options])
+    said = capsys.readouterr()
+    assert stopped.value.code == 1
+    assert "Error: mnist.torchscript.pt does not compute what was trained" in said.err
+    if options:
+        assert json.loads(said.out)[0]["published"] is False
+    else:
+        assert "times what rounding allows" in said.out
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_the_verdicts_come_as_json_too(run, trained: Path, tmp_path: Path):
+    result = run("mnist-export", trained / "mnist.safetensors", "--format", "onnx", "--json", "--output-dir", tmp_path)
+    (said,) = json.loads(result.stdout)
+    assert said["published"]
+    assert said["comparisons"][2]["certified"] == 10_000
+    assert said["accuracy"] == said["module_accuracy"]
+
+
+def test_an_unknown_format_suggests_the_nearest(run, tmp_path: Path):
+    result = run("mnist-export", "--format", "onnx-unit8", "--output-dir", tmp_path)
+    assert result.returncode == 2
+    assert b"did you mean 'onnx-uint8'?" in result.stderr
+    with pytest.raises(UnknownFormatError, match="did you mean 'torchscript'"):
+        export(nn.Linear(784, 10), ["torch-script"], tmp_path)
+
+
+def test_what_is_no_digit_classifier_is_refused(tmp_path: Path):
+    with pytest.raises(ExportError, match="it should make finite logits"):
+        export(nn.Linear(784, 9), ["onnx"], tmp_path)
+    with pytest.raises(ExportError, match="cannot be run on pixels"):
+        export(nn.Linear(783, 10), ["onnx"], tmp_path)
+    broken = nn.Linear(784, 10)
+    nn.init.constant_(broken.bias, float("nan"))
+    with pytest.raises(ExportError, match="not finite"):
+        export(broken, ["onnx"], tmp_path)
+
+
+class _Untraceable(nn.Module):
+    """Branches on the pixels in a way that no exporter can follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin = nn.Linear(784, 10)
+
+    def forward(self, pixels):
+        return self.lin(pixels) if {pixels.sum() > 3} == {True} else self.lin(-pixels)
+
+
+@pytest.mark.parametrize("form", ["onnx", "torchscript", "pt2"])
+def test_a_module_that_an_exporter_cannot_follow_is_told(tmp_path: Path, form: str):
+    with pytest.raises(ExportError, match="cannot follow this module"):
+        export(_Untraceable(), [form], tmp_path)
+
+
+def test_exporting_a_module_leaves_it_as_it_was(tmp_path: Path, networks):
+    module = networks.Perceptron().train()
+    export(module, ["onnx"], tmp_path)
+    assert module.training
