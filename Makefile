@@ -42,7 +42,7 @@ compat: .venv/demo  ## golden digits of every ONNX format in old and new onnxrun
 	@for wanted in $(COMPAT); do \
 	  folder=$(COMPAT_VENVS)/$$wanted; \
 	  test -x $$folder/bin/python || $(PYTHON) -m venv --without-pip $$folder || exit 1; \
-	  $(BIN)/python -m pip --python $$folder/bin/python install --quiet click $$(echo $$wanted | tr , ' ') || exit 1; \
+	  $(BIN)/python -m pip --python $$folder/bin/python install --quiet --upgrade click $$(echo $$wanted | tr , ' ') || exit 1; \
 	  for opset in 13 18; do \
 	    echo "\n== $$wanted, opset $$opset =="; \
 	    PYTHONPATH=runtime $$folder/bin/python -c "from mnist_runtime.cli import parity; parity()" \

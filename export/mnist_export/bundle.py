@@ -83,8 +83,10 @@ class Bundle:
             ExportError: the module cannot be turned into this format.
             ParityError: the artifact does not compute what the module computes; it says where.
         """
+        expected = self.expected  # first: a module that does not run is told before an exporter stumbles over it
         data = _BUILDERS[form.name](self)
-        expected = self.quantized_expected if form.name == "onnx-int8" else self.expected
+        if form.name == "onnx-int8":
+            expected = self.quantized_expected
         verdict = judge(run_artifact(form, data), expected)
         self._refuse(form, verdict, expected)
         return Gated(form, data, self._record(form, verdict), verdict)
