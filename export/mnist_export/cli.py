@@ -60,10 +60,23 @@ def _known(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tup
     metavar="POINTS",
     help="What onnx-int8 may lose on the validation digits.",
 )
+@click.option(
+    "--report",
+    "report_dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Also write index.html, with pictures, and report.md there; needs the extra [report].",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the verdicts as JSON, one array.")
 @click.version_option(__version__)
 def export(
-    checkpoint: Path, formats: tuple[str, ...], output_dir: Path, opset: int, max_accuracy_drop: float, as_json: bool
+    checkpoint: Path,
+    formats: tuple[str, ...],
+    output_dir: Path,
+    opset: int,
+    max_accuracy_drop: float,
+    report_dir: Path | None,
+    as_json: bool,
 ) -> None:
     """Turn CHECKPOINT (default artifacts/mnist.safetensors) into artifacts that carry their own proof.
 
@@ -78,6 +91,10 @@ def export(
 
     trained = load(checkpoint)
     ensure_writable(output_dir)
+    if report_dir:
+        from mnist_export import report  # before the work: it may be missing
+
+        ensure_writable(report_dir)
 
     from mnist_export import bundle
 
@@ -93,12 +110,16 @@ def export(
     except ParityError as error:
         _print_refused(error, as_json=as_json)
         raise
+    if report_dir:
+        report.write_report(report_dir, gated, trained.sha256)
     if as_json:
         click.echo(json.dumps([_as_json(artifact) for artifact in gated], indent=2))
         return
     for file in (file for artifact in gated for file in artifact.files):
         click.echo(f"Wrote {output_dir / file.name}  ({len(file.data):,} bytes, sha256 {file.sha256[:12]})")
     click.echo(f"Wrote {output_dir / 'manifest.json'}")
+    if report_dir:
+        click.echo(f"Wrote {report_dir / 'index.html'} and {report_dir / 'report.md'}")
 
 
 def _print_gated(artifact: "Gated") -> None:

@@ -34,6 +34,8 @@ class Verdict:
     """The share of validation digits with the module's own label."""
     bit_equal: float
     """The share of validation logits equal, bit for bit, to the module's own in float32."""
+    shares: NDArray[np.float64]
+    """Each validation logit's error as a share of its tolerance, `[N, 10]`."""
 
     @property
     def failure(self) -> Comparison | None:
@@ -42,7 +44,8 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
-        return {**asdict(self), "comparisons": [comparison.to_dict() for comparison in self.comparisons]}
+        told = {key: value for key, value in asdict(self).items() if key != "shares"}
+        return {**told, "comparisons": [comparison.to_dict() for comparison in self.comparisons]}
 
 
 def judge(run: Run, expected: Expected) -> Verdict:
@@ -64,6 +67,7 @@ def judge(run: Run, expected: Expected) -> Verdict:
         float((labels == expected.labels).mean()),
         float((labels == module_labels).mean()),
         float((logits == expected.logits).mean()),
+        np.abs(logits - expected.sets[VALIDATION].logits) / expected.sets[VALIDATION].tolerance,
     )
 
 

@@ -43,6 +43,8 @@ def load_pt2(data: bytes) -> Callable[[Tensor], Tensor]:
 
 
 def _without_traces(record: str, content: bytes) -> bytes:
+    if record.startswith("data/sample_inputs/"):  # an archive of torch's within the archive
+        return canonical(content, lambda _, inner: inner)
     if not record.startswith("models/"):
         return content
     return json.dumps(_untraced(json.loads(content)), sort_keys=True).encode()

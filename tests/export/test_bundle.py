@@ -36,16 +36,16 @@ for name in sys.argv[2:]:
 @pytest.fixture(scope="module")
 def twice(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two exports of two networks in two processes, folders and hash seeds."""
-    folders = []
-    for seed in "1", "2":
-        folder = tmp_path_factory.mktemp(f"seed{seed}")
+    folders = {seed: tmp_path_factory.mktemp(f"seed{seed}") for seed in ("1", "2")}
+    processes = []
+    for seed, folder in folders.items():
         env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parent)}
         arguments = [sys.executable, "-c", EXPORTER, str(folder), "Perceptron", "Convolutions"]
-        done = subprocess.run(arguments, cwd=folder, env=env, capture_output=True, check=False)
-        assert done.returncode == 0, done.stderr.decode()
-        assert done.stdout + done.stderr == b"", "the exporters' own talk does not reach the user"
-        folders.append(folder)
-    return folders
+        processes.append(subprocess.Popen(arguments, cwd=folder, env=env, stdout=-1, stderr=-1))
+    said = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert said == [(b"", b"")] * 2, "the exporters' own talk does not reach the user"
+    return list(folders.values())
 
 
 @pytest.mark.parametrize("network", ["Perceptron", "Convolutions"])
