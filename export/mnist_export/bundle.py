@@ -24,7 +24,7 @@ from mnist_export.gate import Run, Verdict, judge
 from mnist_export.golden import GOLDEN, Expected, expect
 from mnist_export.onnx import IR_VERSION, OPSET, to_graph, to_onnx, uint8_graph
 from mnist_export.publish import File, publish
-from mnist_export.torchscript import load_torchscript, to_torchscript
+from mnist_export.torchscript import from_torchscript, to_torchscript
 from mnist_export.triton import CONFIG_FILE, to_config
 from mnist_runtime import __version__
 from mnist_runtime.artifact import Artifact
@@ -155,7 +155,7 @@ class Bundle:
             )
 
     def _record(self, form: Format, verdict: Verdict) -> dict[str, Any]:
-        record = {"format": form.name, "input": _contract(form.dtype), "parity": verdict.to_dict()}
+        record = {"format": form.name, "input": _contract(form.dtype), **verdict.to_dict()}
         if not form.is_onnx:
             return record
         onnx_needs = {"opset": self.opset, "ir_version": IR_VERSION, "onnxruntime": f">={OLDEST_ONNXRUNTIME}"}
@@ -205,10 +205,10 @@ def run_artifact(form: Format, data: bytes) -> Run:
         if form.is_onnx:
             return _run_onnx(Artifact.from_bytes(data, form.file))
         if form.name == "torchscript":
-            return _run_module(load_torchscript(data))
-        from mnist_export.pt2 import load_pt2
+            return _run_module(from_torchscript(data))
+        from mnist_export.pt2 import from_pt2
 
-        return _run_module(load_pt2(data))
+        return _run_module(from_pt2(data))
     except Exception as error:  # each engine has its own
         reason = str(error).strip().splitlines()[0]
         raise ExportError(f"{form.file} cannot be loaded again ({reason}); nothing was published") from error

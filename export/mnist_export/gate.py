@@ -44,8 +44,8 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
-        told = {key: value for key, value in asdict(self).items() if key != "shares"}
-        return {**told, "comparisons": [comparison.to_dict() for comparison in self.comparisons]}
+        told = {key: value for key, value in asdict(self).items() if key not in {"shares", "comparisons"}}
+        return {**told, "parity": [comparison.to_dict() for comparison in self.comparisons]}
 
 
 def judge(run: Run, expected: Expected) -> Verdict:

@@ -37,7 +37,7 @@ def to_pt2(module: nn.Module) -> bytes:
     return canonical(saved.getvalue(), _without_traces)
 
 
-def load_pt2(data: bytes) -> Callable[[Tensor], Tensor]:
+def from_pt2(data: bytes) -> Callable[[Tensor], Tensor]:
     """Load what `to_pt2` made, as an application does."""
     return torch.export.load(io.BytesIO(data)).module()
 

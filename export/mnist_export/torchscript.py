@@ -32,7 +32,7 @@ def to_torchscript(module: nn.Module) -> bytes:
     return canonical(saved.getvalue(), _sorted_constants)
 
 
-def load_torchscript(data: bytes) -> Callable[[Tensor], Tensor]:
+def from_torchscript(data: bytes) -> Callable[[Tensor], Tensor]:
     """Load what `to_torchscript` made, as an application does."""
     with _not_deprecated():
         return torch.jit.load(io.BytesIO(data))  # type: ignore[no-any-return, no-untyped-call]

@@ -83,7 +83,7 @@ def parity(path: Path | None, form: str) -> int:
         _print_findings(path, findings)
     for finding in findings:
         if finding.problem:
-            complain(f"{finding.problem} (the {finding.spoke} check spoke)")
+            complain(finding.problem)
     if any(finding.problem for finding in findings):
         return FAILURE
     if form == "text":
@@ -110,7 +110,9 @@ def _print_findings(path: Path, findings: "list[Finding]") -> None:
         click.echo(f"\n{table(compared)}")
     for finding in findings:
         if not finding.comparison and not finding.problem:
-            click.echo(f"ok    {finding.file}: the bytes that were published; replaying it takes torch or a server")
+            click.echo(f"ok    {finding.file}: as published; only .onnx files are replayed")
+        if finding.problem:
+            click.echo(f"FAIL  {finding.file}: found by the {finding.spoke} check")
         if finding.problem and finding.artifact and finding.comparison:
             drawn = draw_worst(finding.comparison, finding.artifact.golden, colour=has_colour(sys.stdout))
             click.echo(f"\n{drawn}", color=True)

@@ -85,9 +85,9 @@ def test_graphs_are_old_enough_self_contained_and_free_of_documentation(everythi
 def test_other_modules_pass_too_and_say_how_their_tolerance_came(twice: list[Path], network: str):
     assert not any(finding.problem for finding in verify_folder(twice[0] / network))
     records = read_manifest(twice[0] / network).document["files"]
-    assert records["mnist.onnx"]["parity"]["bound"] == "derived"
-    assert records["mnist.int8.onnx"]["parity"]["bound"] == "quantization"
-    assert records["mnist.torchscript.pt"]["parity"]["bit_equal"] == 1
+    assert records["mnist.onnx"]["bound"] == "derived"
+    assert records["mnist.int8.onnx"]["bound"] == "quantization"
+    assert records["mnist.torchscript.pt"]["bit_equal"] == 1
 
 
 def _operators(path: Path) -> list[str]:
@@ -119,9 +119,9 @@ def test_a_weight_too_small_to_divide_is_not_folded(tmp_path: Path, checkpoint):
 
 def test_eight_bits_are_small_accurate_and_certified(everything: Path):
     record = read_manifest(everything).document["files"]["mnist.int8.onnx"]
-    assert record["parity"]["bound"] == "analytic"
-    assert record["parity"]["module_accuracy"] - record["parity"]["accuracy"] <= 0.001
-    assert record["parity"]["agreement"] > 0.99
+    assert record["bound"] == "analytic"
+    assert record["module_accuracy"] - record["accuracy"] <= 0.001
+    assert record["agreement"] > 0.99
     model = onnx.load(everything / "mnist.int8.onnx")
     assert {numpy_helper.to_array(t).dtype.name for t in model.graph.initializer if len(t.dims) == 2} == {"int8"}
 
@@ -217,7 +217,7 @@ def test_the_verdicts_come_as_json_too(run, trained: Path, tmp_path: Path):
     result = run("mnist-export", trained / "mnist.safetensors", "--format", "onnx", "--json", "--output-dir", tmp_path)
     (said,) = json.loads(result.stdout)
     assert said["published"]
-    assert said["comparisons"][2]["certified"] == 10_000
+    assert said["parity"][2]["certified"] == 10_000
     assert said["accuracy"] == said["module_accuracy"]
 
 
