@@ -10,6 +10,9 @@ import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+# Tests run side by side, and PyTorch's threads, which spin while they wait, would wait on one another's cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 from mnist_runtime.artifact import BUNDLED
