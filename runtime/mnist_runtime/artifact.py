@@ -174,7 +174,7 @@ def _open_session(model: bytes, name: str) -> ort.InferenceSession:
     except Exception as error:  # onnxruntime's exceptions have no common base but Exception
         reason = str(error).splitlines()[0]
         raise ArtifactError(
-            f"{name} is not an ONNX model that onnxruntime {ort.__version__} can load ({reason}); {_WANTED}"
+            f"{name} is not a whole ONNX model that onnxruntime {ort.__version__} can load ({reason}); {_WANTED}"
         ) from error
 
 

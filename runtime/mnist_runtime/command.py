@@ -18,6 +18,16 @@ INTERRUPTED = 130
 class Command(click.Command):
     """A click command that turns the project's errors into one line and an exit code, never a traceback."""
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a reader that has seen enough, as `| head`, ends it quietly and well."""
+        try:
+            status = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains
+            return 0
+        return status
+
     def main(  # type: ignore[override]  # click types the return of its standalone mode alone
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> NoReturn:
@@ -27,7 +37,6 @@ class Command(click.Command):
     def _status(self, args: Sequence[str] | None, prog_name: str | None, extra: dict[str, Any]) -> int:
         try:
             status = super().main(args, prog_name, **{**extra, "standalone_mode": False})
-            sys.stdout.flush()
         except click.ClickException as error:
             error.show()
             return error.exit_code
@@ -37,9 +46,6 @@ class Command(click.Command):
         except (KeyboardInterrupt, click.Abort):
             complain("interrupted; nothing half-written was kept")
             return INTERRUPTED
-        except BrokenPipeError:  # the reader, as `| head`, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains
-            return 0
         return status or 0
 
 

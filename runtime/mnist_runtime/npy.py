@@ -4,6 +4,7 @@ import io
 import os
 from math import prod
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
@@ -65,7 +66,7 @@ def _header(file: BinaryIO, size: int, name: str) -> tuple[tuple[int, ...], bool
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran_order, dtype = read(file)
         np.broadcast_to(np.empty((), dtype), shape)  # takes no memory, and fails where no such shape can exist
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+    except (ValueError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError) as error:
         _refuse(name, str(error).splitlines()[0] if str(error) else type(error).__name__, error)
     if dtype.hasobject:
         raise DigitError(f"{name} holds pickled Python objects, which are never loaded; save numbers with np.save")
