@@ -1,7 +1,8 @@
 """The gate: does an artifact, run as it will be deployed, compute what its module computes?"""
 
+import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ class Verdict:
     module_accuracy: float
     """Of the module in float32 on the validation digits."""
     accuracy: float
-    """Of the artifact on the same; NaN if it did not get so far."""
+    """Of the artifact on the same; NaN, as the two shares below, if it failed before them."""
     agreement: float
     """The share of validation digits with the module's own label."""
     bit_equal: float
@@ -43,9 +44,13 @@ class Verdict:
         return next((comparison for comparison in self.comparisons if not comparison.passed), None)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        told = {key: value for key, value in asdict(self).items() if key not in {"shares", "comparisons"}}
-        return {**told, "parity": [comparison.to_dict() for comparison in self.comparisons]}
+        """As JSON holds it: without the shares, and null for what was not measured."""
+        numbers = {name: getattr(self, name) for name in ("module_accuracy", "accuracy", "agreement", "bit_equal")}
+        return {
+            "bound": self.bound,
+            **{name: None if math.isnan(number) else number for name, number in numbers.items()},
+            "parity": [comparison.to_dict() for comparison in self.comparisons],
+        }
 
 
 def judge(run: Run, expected: Expected) -> Verdict:
@@ -59,14 +64,19 @@ def judge(run: Run, expected: Expected) -> Verdict:
             break
         if name == VALIDATION:
             logits = computed
+    measured = bool(np.isfinite(logits).all())
+
+    def share(equal: NDArray[np.bool_]) -> float:
+        return float(equal.mean()) if measured else math.nan
+
     labels, module_labels = logits.argmax(axis=1), expected.logits.argmax(axis=1)
     return Verdict(
         tuple(comparisons),
         expected.bound,
         float((module_labels == expected.labels).mean()),
-        float((labels == expected.labels).mean()),
-        float((labels == module_labels).mean()),
-        float((logits == expected.logits).mean()),
+        share(labels == expected.labels),
+        share(labels == module_labels),
+        share(logits == expected.logits),
         np.abs(logits - expected.sets[VALIDATION].logits) / expected.sets[VALIDATION].tolerance,
     )
 
