@@ -61,7 +61,7 @@ def test_a_pickle_of_python_2_is_read():
     [
         (Calls(os.system, "touch ran"), f"{os.name}.system"),
         (Calls(builtins.eval, "open('ran', 'w')"), ".eval"),
-        (Calls(builtins.getattr, np, "fromfile"), ".getattr"),
+        (Calls(builtins.getattr, "text", "format"), ".getattr"),
         (Calls(np.fromfile, "/etc/passwd"), "fromfile"),
         (Calls(np.load, "ran.npy"), "load"),
     ],
@@ -69,7 +69,7 @@ def test_a_pickle_of_python_2_is_read():
 )
 def test_a_hostile_name_is_refused_and_not_run(hostile, named, protocol, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match="wants .*--data bundled") as caught:
+    with pytest.raises(DataError, match=r"wants .*--data bundled") as caught:
         load(pickle.dumps((np.zeros(3), hostile), protocol))
     assert named in str(caught.value)
     assert list(tmp_path.iterdir()) == []
@@ -120,7 +120,12 @@ def test_a_bomb_does_not_go_off(bomb: bytes, tmp_path: Path):
             print(error)
         """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert (

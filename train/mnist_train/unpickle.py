@@ -8,7 +8,7 @@ import io
 import pickle
 import pickletools
 from math import prod
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,19 +17,20 @@ from mnist_train.errors import DataError
 
 LIMIT = 2**30  # bytes, unpacked; the lab's file has 222 million
 
-_OPCODES = frozenset(
+_NEEDED = (
     "PROTO FRAME STOP MARK POP POP_MARK DUP GLOBAL STACK_GLOBAL REDUCE BUILD"
     " NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 FLOAT BINFLOAT"
     " STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8"
     " BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8"
     " EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST APPEND APPENDS"
-    " PUT BINPUT LONG_BINPUT GET BINGET LONG_BINGET MEMOIZE".split()
+    " PUT BINPUT LONG_BINPUT GET BINGET LONG_BINGET MEMOIZE"
 )
+_OPCODES = frozenset(_NEEDED.split())
 _MEMO_LIMIT = 2**16  # the unpickler's memo is a list as long as the largest index that the pickle names
 _INSTEAD = "unpickling it could run code; give --data bundled, or arrays saved as .npz or .npy"
 
 
-def load_arrays(file: BinaryIO, name: str) -> Any:
+def load_arrays(file: io.BufferedIOBase, name: str) -> Any:
     """Read one pickle of arrays in nested tuples or lists, of any protocol, from Python 2 or 3.
 
     Args:
@@ -59,7 +60,7 @@ def _check_opcodes(data: bytes, name: str) -> None:
     for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
         if opcode.name not in _OPCODES:
             raise DataError(f"{name} is a pickle with {opcode.name}, which no array needs; {_INSTEAD}")
-        if opcode.name.endswith("PUT") and int(argument) > _MEMO_LIMIT:
+        if opcode.name.endswith("PUT") and int(argument or 0) > _MEMO_LIMIT:
             raise DataError(f"{name} is a pickle that asks for memory to no purpose; {_INSTEAD}")
 
 
