@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -218,9 +218,9 @@ def _require(path: Path, url: str, sha256: str) -> None:
         raise DownloadError(f"{url} has the SHA-256 {found}, not the one given; check both, nothing was kept")
 
 
-def _reason(error: Any) -> str:
+def _reason(error: BaseException) -> str:
     """The innermost reason, in a line."""
-    with suppress(AttributeError):
+    if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"{error.response.status_code} {error.response.reason}"
     while (inner := getattr(error, "reason", None) or next(iter(error.args), None)) and isinstance(inner, Exception):
         error = inner

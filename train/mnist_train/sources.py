@@ -243,8 +243,8 @@ def _split(arrays: Mapping[str, NDArray[Any]], name: str) -> Split:
         digits = as_intensities(digits)
     _check_labels(f"y_{name}", labels.dtype, labels.shape, len(digits))
     _check_range(f"y_{name}", labels)
-    images: NDArray[Any] = np.ascontiguousarray(digits).reshape(-1, HEIGHT, WIDTH)
-    return Split(images, np.ascontiguousarray(labels, np.uint8))
+    shaped: NDArray[Any] = np.ascontiguousarray(digits).reshape(-1, HEIGHT, WIDTH)
+    return Split(shaped, np.ascontiguousarray(labels, np.uint8))
 
 
 def _check_labels(name: object, dtype: np.dtype[Any], shape: tuple[int, ...], count: int) -> None:
