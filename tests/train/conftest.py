@@ -43,6 +43,20 @@ def train_split() -> Split:
     return load_split("train")
 
 
+@pytest.fixture(scope="session")
+def few(tmp_path_factory: pytest.TempPathFactory, train_split: Split, validation: Split) -> Path:
+    """2,000 real digits as .npz: 32 steps of 64 an epoch."""
+    path = tmp_path_factory.mktemp("few") / "few.npz"
+    np.savez(
+        path,
+        x_train=train_split.images[:2000],
+        y_train=train_split.labels[:2000],
+        x_valid=validation.images[:500],
+        y_valid=validation.labels[:500],
+    )
+    return path
+
+
 class Faults:
     """What the server does wrong, once for each fault in the list, and what it was asked for."""
 

@@ -78,7 +78,10 @@ def test_a_file_that_changed_meanwhile_is_fetched_anew(server):
 
 def test_what_a_killed_process_fetched_is_not_fetched_again(server, cache):
     server.faults.plan = ["stall"]
-    script = f"from mnist_train.download import fetch; fetch({server.url!r}, verify=print, progress=lambda *_: print(1, flush=True))"
+    script = (
+        "from mnist_train.download import fetch\n"
+        f"fetch({server.url!r}, verify=print, progress=lambda *_: print('more', flush=True))"
+    )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
         for _ in range(len(server.faults.content) // 2 // 2**18):
             process.stdout.readline()
@@ -134,7 +137,7 @@ def npz(**arrays: np.ndarray) -> bytes:
 def test_other_digits_than_mnists_need_their_sha256(server, cache, test_split):
     other = npz(x_train=test_split.images[:60], y_train=test_split.labels[:60])
     server.faults.content = other
-    with pytest.raises(DownloadError, match="not MNIST .*--sha256"):
+    with pytest.raises(DownloadError, match=r"not MNIST .*--sha256"):
         open_source(server.url)
     assert left_in(cache) == []
     found = open_source(server.url, sha256=hashlib.sha256(other).hexdigest())

@@ -232,19 +232,20 @@ def _assemble(arrays: Mapping[str, NDArray[Any]]) -> Dataset:
 
 def _split(arrays: Mapping[str, NDArray[Any]], name: str) -> Split:
     try:
-        images, labels = arrays[f"x_{name}"], arrays[f"y_{name}"]
+        pixels, labels = arrays[f"x_{name}"], arrays[f"y_{name}"]
     except KeyError as error:
         raise DataError(f"there is no array {error} in the data, only {', '.join(arrays) or 'none'}") from error
     try:
-        digits = as_digits(images)
+        digits = as_digits(pixels)
     except DigitError as error:
         raise DataError(f"x_{name} does not hold digits: {error}") from error
     with suppress(DigitError):  # scaled by something else than 256: trained on as they are
         digits = as_intensities(digits)
     _check_labels(f"y_{name}", labels.dtype, labels.shape, len(digits))
     _check_range(f"y_{name}", labels)
-    shaped: NDArray[Any] = np.ascontiguousarray(digits).reshape(-1, HEIGHT, WIDTH)
-    return Split(shaped, np.ascontiguousarray(labels, np.uint8))
+    images: NDArray[Any] = digits.reshape(-1, HEIGHT, WIDTH)
+    # torch.from_numpy warns of arrays that cannot be written, as those over a file's bytes are
+    return Split(np.require(images, requirements=["C", "W"]), np.require(labels, np.uint8, ["C", "W"]))
 
 
 def _check_labels(name: object, dtype: np.dtype[Any], shape: tuple[int, ...], count: int) -> None:
