@@ -46,8 +46,8 @@ class Position:
     """The one being worked on, from 1."""
     step: int = 0
     """Steps done in it."""
-    losses: list[Tensor] = field(default_factory=list)
-    """Of those steps, scalars on the model's device."""
+    losses: Tensor = field(default_factory=lambda: torch.empty(0))
+    """float32, on the model's device: of those steps, with room for the rest of the epoch."""
     history: list[Epoch] = field(default_factory=list)
     """Of the epochs before."""
 
@@ -93,23 +93,24 @@ def fit(  # noqa: PLR0913  # one argument a number, and a hook each for its call
     steps = math.ceil(len(train) / batch_size)
     while position.epoch <= epochs:
         model.train()
+        losses = _with_room(position.losses[: position.step], steps, next(model.parameters()).device)
+        position.losses = losses
         for pixels, labels in train.epoch(position.epoch, batch_size, position.step):
             loss = F.cross_entropy(model(pixels), labels)
             loss.backward()  # type: ignore[no-untyped-call]
             done = (position.epoch - 1) * steps + position.step
             optimizer.step(lr * schedule(done / (epochs * steps)))
-            position.losses.append(loss.detach())
+            losses[position.step] = loss.detach()
             position.step += 1
             if position.step % _CHECK_EVERY == 0:
                 _require_finite(position, lr, _CHECK_EVERY)
             on_step()
         _require_finite(position, lr, steps)
-        mean, curve = _mean(position.losses, len(train), batch_size), _curve(position.losses)
-        epoch = Epoch(position.epoch, mean, *evaluate(model, valid), curve)
+        epoch = Epoch(position.epoch, _mean(losses, len(train), batch_size), *evaluate(model, valid), _curve(losses))
         if not math.isfinite(epoch.valid_loss):
             raise _divergence(epoch.valid_loss, position.epoch, position.step, lr)
         position.history.append(epoch)
-        position.epoch, position.step, position.losses = position.epoch + 1, 0, []
+        position.epoch, position.step, position.losses = position.epoch + 1, 0, losses[:0]
         on_epoch(epoch)
     return position.history
 
@@ -119,9 +120,16 @@ def as_batches(data: Data | Batches) -> Batches:
     return InMemory(*data) if isinstance(data, tuple) else data
 
 
+def _with_room(losses: Tensor, steps: int, device: torch.device) -> Tensor:
+    """Room for the losses of an epoch, in one piece: a scalar kept at every step would riddle the heap with holes."""
+    room = torch.empty(steps, device=device)
+    room[: len(losses)] = losses
+    return room
+
+
 def _require_finite(position: Position, lr: float, last: int) -> None:
     """Look at the `last` losses, all at once: one wait for the device."""
-    losses = torch.stack(position.losses[-last:])
+    losses = position.losses[position.step - last : position.step]
     finite = torch.isfinite(losses)
     if not finite.all():
         first = int(finite.int().argmin())
@@ -134,15 +142,15 @@ def _divergence(loss: float, epoch: int, step: int, lr: float) -> DivergenceErro
     )
 
 
-def _mean(losses: list[Tensor], count: int, batch_size: int) -> float:
+def _mean(losses: Tensor, count: int, batch_size: int) -> float:
     """The mean over digits of per-batch means; the last batch may be smaller than the others."""
-    sizes = torch.full((len(losses),), float(batch_size), device=losses[0].device)
+    sizes = torch.full((len(losses),), float(batch_size), device=losses.device)
     sizes[-1] = count - batch_size * (len(losses) - 1)
-    return float(torch.stack(losses) @ sizes / count)
+    return float(losses @ sizes / count)
 
 
-def _curve(losses: list[Tensor]) -> tuple[float, ...]:
-    stretches = torch.stack(losses).tensor_split(min(_CURVE_POINTS, len(losses)))
+def _curve(losses: Tensor) -> tuple[float, ...]:
+    stretches = losses.tensor_split(min(_CURVE_POINTS, len(losses)))
     return tuple(torch.stack([stretch.mean() for stretch in stretches]).tolist())
 
 

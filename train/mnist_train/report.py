@@ -134,7 +134,7 @@ def _curves(history: Sequence[Epoch]) -> "Figure":
         accuracy.annotate(
             f"{e.valid_accuracy:.2%}",
             (e.epoch, e.valid_accuracy),
-            xytext=(0, 8),
+            xytext=(0, 9 if e is history[-1] else -17),
             textcoords="offset points",
             ha="center",
             fontsize=9,
@@ -155,7 +155,8 @@ def _confusion(confusion: NDArray[np.int64]) -> "Figure":
     axes = figure.subplots()
     share = confusion / confusion.sum(axis=1, keepdims=True).clip(1)
     mistakes = np.where(np.eye(len(CLASSES), dtype=bool), np.nan, share)
-    axes.imshow(mistakes, cmap="Reds", vmin=0, vmax=max(np.nanmax(mistakes), 1e-9) * 1.25)
+    most = max(np.nanmax(mistakes), 1e-9)
+    axes.imshow(mistakes, cmap="Reds", vmin=0, vmax=most * 1.25)
     for label, said in np.ndindex(confusion.shape):
         count = int(confusion[label, said])
         right = label == said
@@ -166,7 +167,7 @@ def _confusion(confusion: NDArray[np.int64]) -> "Figure":
             ha="center",
             va="center",
             fontsize=9,
-            color=_INK if count else _FAINT,
+            color=_FAINT if not count else "white" if mistakes[label, said] > 0.7 * most else _INK,
             fontweight="bold" if right else "normal",
         )
     axes.set_xticks(CLASSES)
@@ -200,7 +201,7 @@ def _errors(outcome: Outcome) -> "Figure":
     figure = _figure(8, 1.72 * rows)
     for axes, image, (label, said, sure) in zip(_grid(figure, rows, 6), outcome.wrong, outcome.captions, strict=False):
         axes.imshow(image, cmap="gray_r", vmin=0, vmax=1)
-        axes.set_title(f"{label} taken for {said}\n{sure:.1%} sure", fontsize=8.5, color=_INK)
+        axes.set_title(f"{label} taken for {said}\n{min(sure, 0.999):.1%} sure", fontsize=8.5, color=_INK)
     return figure
 
 

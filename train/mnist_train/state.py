@@ -54,8 +54,7 @@ class State:
         except (KeyError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"the resumable checkpoint does not fit ({reason}); {_WANTED}") from error
-        losses = list(self.tensors["losses"].to(device).unbind()) if self.step else []
-        return Position(self.epoch, self.step, losses, list(self.history))
+        return Position(self.epoch, self.step, self.tensors["losses"], list(self.history))
 
     def _under(self, prefix: str) -> dict[str, Tensor]:
         return {name[len(prefix) :]: value for name, value in self.tensors.items() if name.startswith(prefix)}
@@ -77,8 +76,7 @@ def save_state(
     device = next(model.parameters()).device
     if device.type == "cuda":
         tensors["rng.cuda"] = torch.cuda.get_rng_state(device)
-    if position.losses:
-        tensors["losses"] = torch.stack(position.losses)
+    tensors["losses"] = position.losses[: position.step]
     record = {
         "settings": asdict(settings),
         "data": dict(data),
