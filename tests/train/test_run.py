@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnist_train.state import FILE
+from mnist_train.checkpoint import load
+from mnist_train.state import FILE, load_state
 
 BIN = Path(sys.executable).parent
 CHECKPOINT = "mnist.safetensors"
@@ -167,8 +168,6 @@ def test_a_loss_that_is_no_number_names_the_step_and_keeps_the_last_good_checkpo
     assert b"at learning rate 1e+38" in result.stderr
     assert f"the last good checkpoint is {tmp_path / FILE}".encode() in result.stderr
     assert not (tmp_path / CHECKPOINT).exists()
-    from mnist_train.state import load_state
-
     assert all(
         np.isfinite(t.float().numpy()).all()
         for name, t in load_state(tmp_path / FILE).tensors.items()
@@ -177,8 +176,6 @@ def test_a_loss_that_is_no_number_names_the_step_and_keeps_the_last_good_checkpo
 
 
 def test_the_record_is_in_the_checkpoint_and_in_the_metrics(uninterrupted):
-    from mnist_train.checkpoint import load
-
     record = load(uninterrupted / CHECKPOINT).record
     lines = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").read_text().splitlines()]
     assert [line.get("epoch") for line in lines] == [1, 2, 3, 4, 5, 6, None]
@@ -194,3 +191,22 @@ def test_the_module_runs_as_the_command_does(few, tmp_path):
     command = [sys.executable, "-m", "mnist_train", "--data", few, "--epochs", "1", "--output-dir", tmp_path]
     assert subprocess.run(command, capture_output=True, timeout=120, check=False).returncode == 0
     assert (tmp_path / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize("shuffle", [(), ("--shuffle",)])
+def test_a_run_from_disk_is_stopped_and_resumed_to_the_same_bytes(run, few, tmp_path, shuffle):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    with np.load(few) as arrays:
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array)
+    base = ("--data", folder, "--device", "cpu", "--epochs", "3", *shuffle)
+    assert run("mnist-train", *base, "--output-dir", tmp_path / "whole").returncode == 0
+    assert kill_at(40, signal.SIGTERM, *base, "--output-dir", tmp_path / "parts").returncode == 143
+    assert run("mnist-train", "--resume", tmp_path / "parts" / FILE).returncode == 0
+    whole, parts = (tmp_path / name / CHECKPOINT for name in ("whole", "parts"))
+    assert whole.read_bytes() == parts.read_bytes()
+    if not shuffle:  # the very digits in the very order, so the very weights
+        assert run("mnist-train", "--data", few, *base[2:], "--output-dir", tmp_path / "memory").returncode == 0
+        weights, mapped = (load(path).module.state_dict() for path in (tmp_path / "memory" / CHECKPOINT, whole))
+        assert all(np.array_equal(weights[name], mapped[name]) for name in weights)
