@@ -14,11 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mnist_train.data import SPLITS, Split, load_split
 
-# Two test processes on two cores: a second thread each would wait for the other's. Processes they start inherit it.
+# Two test processes on two cores: a second thread each would wait for the other's, here and in the processes they start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -139,3 +141,11 @@ def server(lab_pickle: Path) -> Iterator[FaultyServer]:
         yield FaultyServer(f"http://127.0.0.1:{http_server.server_port}/mnist.pkl.gz", faults)
         http_server.released.set()
         http_server.shutdown()
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The CPU, and CUDA where there is one."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs CUDA")
+    return torch.device(request.param)

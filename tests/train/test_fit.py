@@ -1,0 +1,108 @@
+"""The loop: it learns, it measures rightly, it starts where it is told, and it stops when the loss is no number."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mnist_train.errors import DivergenceError
+from mnist_train.fit import CHANCE_LOSS, Position, evaluate, fit
+from mnist_train.models import MNISTLogistic
+from mnist_train.optimizers import cosine
+
+
+@pytest.fixture
+def digits(validation, device):
+    x, y = validation.tensors(device)
+    return x[:1000], y[:1000]
+
+
+@pytest.fixture
+def model(device):
+    torch.manual_seed(0)
+    return MNISTLogistic().to(device)
+
+
+def test_it_learns_real_digits(model, train_split, validation, device):
+    untrained, _ = evaluate(model, validation.tensors(device))
+    assert untrained == pytest.approx(CHANCE_LOSS, abs=0.1)
+    history = fit(model, train_split.tensors(device), validation.tensors(device))
+    assert [epoch.epoch for epoch in history] == [1, 2]
+    assert history[1].valid_loss < history[0].valid_loss < untrained
+    assert history[1].valid_accuracy > 0.91
+
+
+def test_what_it_reports_is_what_is_true(model, digits):
+    x, y = digits
+    losses = []
+    (epoch,) = fit(model, digits, digits, epochs=1, batch_size=300, lr=1e-30)
+    with torch.no_grad():
+        losses = [F.cross_entropy(model(x[i : i + 300]), y[i : i + 300]).item() for i in range(0, 1000, 300)]
+        assert epoch.train_loss == pytest.approx((300 * sum(losses[:3]) + 100 * losses[3]) / 1000, rel=1e-6)
+        assert epoch.curve == pytest.approx(losses, rel=1e-6)
+        assert epoch.valid_loss == pytest.approx(F.cross_entropy(model(x), y).item(), rel=1e-6)
+        assert epoch.valid_accuracy == pytest.approx((model(x).argmax(1) == y).float().mean().item())
+    assert epoch.metrics().keys() == {"epoch", "train_loss", "valid_loss", "valid_accuracy"}
+
+
+@pytest.mark.parametrize(("bad", "step"), [(0, 1), (130, 3), (999, 16)])
+def test_a_nan_names_epoch_step_and_learning_rate(model, digits, bad, step):
+    x = digits[0].clone()
+    x[bad, 5] = math.nan
+    with pytest.raises(DivergenceError, match=f"nan in epoch 1, step {step}, at learning rate 0.25; .*lower --lr"):
+        fit(model, (x, digits[1]), digits, lr=0.25)
+
+
+def test_a_nan_is_seen_within_a_hundred_steps(model, digits):
+    x = digits[0].clone()
+    x[150] = math.nan
+    steps = []
+    with pytest.raises(DivergenceError, match="step 151,"):
+        fit(model, (x, digits[1]), digits, batch_size=1, on_step=lambda: steps.append(1))
+    assert len(steps) < 200
+
+
+def test_a_nan_in_validation_alone_stops_too(model, digits):
+    with pytest.raises(DivergenceError, match="in epoch 1"):
+        fit(model, digits, (digits[0] * math.nan, digits[1]))
+
+
+def test_an_exception_between_steps_leaves_a_position_to_go_on_from(device, digits):
+    def weights_after(stop: int | None) -> torch.Tensor:
+        torch.manual_seed(0)
+        model, position = MNISTLogistic().to(device), Position()
+
+        def on_step() -> None:
+            if (position.epoch, position.step) == (2, stop):
+                raise KeyboardInterrupt
+
+        try:
+            fit(model, digits, digits, epochs=3, schedule=cosine, position=position, on_step=on_step)
+        except KeyboardInterrupt:
+            fit(model, digits, digits, epochs=3, schedule=cosine, position=position)
+        assert [epoch.epoch for epoch in position.history] == [1, 2, 3]
+        return model.lin.weight
+
+    assert torch.equal(weights_after(None), weights_after(7))
+
+
+def test_frozen_parameters_stay(model, digits):
+    model.lin.bias.requires_grad_(requires_grad=False)
+    before = model.lin.bias.clone()
+    fit(model, digits, digits, epochs=1)
+    assert torch.equal(model.lin.bias, before)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_no_step_waits_for_the_gpu(validation):
+    x, y = validation.tensors("cuda")
+    steps = iter(range(50))
+
+    def on_step() -> None:
+        torch.cuda.set_sync_debug_mode("error" if next(steps) < 49 else "default")
+
+    try:
+        fit(MNISTLogistic().cuda(), (x[:3200], y[:3200]), (x, y), epochs=1, on_step=on_step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
