@@ -18,7 +18,7 @@ import torch
 
 from mnist_train.data import SPLITS, Split, load_split
 
-# Two test processes on two cores: a second thread each would wait for the other's, here and in the processes they start.
+# Two test processes on two cores: a second thread each would wait for the other's, here and in what they start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 

@@ -208,7 +208,10 @@ class _Download:
     def _check_size(self, size: int) -> None:
         if size > self._limit:
             self.discard()
-            raise DownloadError(f"{self.url} is larger than the limit of {self._limit:,} bytes; raise --limit")
+            raise DownloadError(
+                f"{self.url} is larger than the limit of {self._limit:,} bytes; "
+                "if you want it, raise the limit with mnist-data fetch --limit"
+            )
 
 
 def _require(path: Path, url: str, sha256: str) -> None:
