@@ -20,6 +20,7 @@ from mnist_train.arrays import Mapped
 from mnist_train.data import DIGESTS, SPLITS, Split, load_split
 from mnist_train.download import fetch
 from mnist_train.errors import DataError
+from mnist_train.streams import read_stream
 from mnist_train.unpickle import load_arrays
 
 LAB_URL = "https://github.com/pytorch/tutorials/raw/main/_static/mnist.pkl.gz"
@@ -207,13 +208,13 @@ def _read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
     try:
         opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
         with opener(path, "rb") as file:
-            data = file.read(_UNPACKED_LIMIT + 1)
+            data = read_stream(file, _UNPACKED_LIMIT, str(path)).getbuffer()
     except FileNotFoundError as error:
         raise FileMissingError(f"{path} does not exist; images and labels come in pairs of files") from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}); download or copy it again") from error
     head = 4 + 4 * ndim
-    shape = tuple(np.frombuffer(data[4:head].ljust(4 * ndim, b"\0"), ">u4").tolist())
+    shape = tuple(np.frombuffer(bytes(data[4:head]).ljust(4 * ndim, b"\0"), ">u4").tolist())
     count = int(np.prod(shape, dtype=object))
     if data[:4] != bytes([0, 0, 8, ndim]) or len(data) != head + count:
         raise DataError(f"{path} is no whole IDX file of {ndim} dimensions of bytes; download or copy it again")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_train.errors import DataError
+from mnist_train.streams import read_stream
 
 LIMIT = 2**30  # bytes, unpacked; the lab's file has 222 million
 
@@ -43,11 +44,10 @@ def load_arrays(file: io.BufferedIOBase, name: str) -> Any:
     Raises:
         DataError: it holds or calls anything else, is cut short, or is larger than 1 GiB.
     """
-    data = file.read(LIMIT + 1)
-    if len(data) > LIMIT:
-        raise DataError(f"{name} unpacks to more than {LIMIT >> 20:,} MiB; give the arrays as .npy files in a folder")
+    data = read_stream(file, LIMIT, name)
     try:
         _check_opcodes(data, name)
+        data.seek(0)
         return _finished(_ArrayUnpickler(data, name).load(), name)
     except (DataError, MemoryError):
         raise
@@ -55,9 +55,9 @@ def load_arrays(file: io.BufferedIOBase, name: str) -> Any:
         raise DataError(f"{name} is not a whole pickle of arrays ({error}); download or save it again") from error
 
 
-def _check_opcodes(data: bytes, name: str) -> None:
+def _check_opcodes(data: io.BytesIO, name: str) -> None:
     """Go through the programme without running it; a length that the bytes do not bear out is a ValueError."""
-    for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
+    for opcode, argument, _ in pickletools.genops(data):
         if opcode.name not in _OPCODES:
             raise DataError(f"{name} is a pickle with {opcode.name}, which no array needs; {_INSTEAD}")
         if opcode.name.endswith("PUT") and int(argument or 0) > _MEMO_LIMIT:
@@ -67,8 +67,8 @@ def _check_opcodes(data: bytes, name: str) -> None:
 class _ArrayUnpickler(pickle.Unpickler):
     """Knows the names that NumPy's arrays are pickled by, each as a stand-in, and no other."""
 
-    def __init__(self, data: bytes, name: str) -> None:
-        super().__init__(io.BytesIO(data), encoding="latin-1")  # Python 2 kept an array's bytes as a str
+    def __init__(self, data: io.BytesIO, name: str) -> None:
+        super().__init__(data, encoding="latin-1")  # Python 2 kept an array's bytes as a str
         self._name = name
 
     def find_class(self, module: str, name: str, /) -> Any:
