@@ -1,4 +1,4 @@
-"""The lab's loop, held against a plain transcription of it."""
+"""The loop: it learns, it measures rightly, it starts where it is told, and it stops when the loss is no number."""
 
 import math
 
@@ -7,116 +7,102 @@ import torch
 import torch.nn.functional as F
 
 from mnist_train.errors import DivergenceError
-from mnist_train.fit import CHANCE_LOSS, Data, accuracy, evaluate, fit
+from mnist_train.fit import CHANCE_LOSS, Position, evaluate, fit
 from mnist_train.models import MNISTLogistic
-
-
-@pytest.fixture(scope="module")
-def data(validation) -> Data:
-    pixels, labels = validation.tensors()
-    return pixels[:1000], labels[:1000]
-
-
-@pytest.fixture(scope="module")
-def held_out(validation) -> Data:
-    pixels, labels = validation.tensors()
-    return pixels[1000:], labels[1000:]
+from mnist_train.optimizers import cosine
 
 
 @pytest.fixture
-def model() -> MNISTLogistic:
+def digits(validation, device):
+    x, y = validation.tensors(device)
+    return x[:1000], y[:1000]
+
+
+@pytest.fixture
+def model(device):
     torch.manual_seed(0)
-    return MNISTLogistic()
+    return MNISTLogistic().to(device)
 
 
-def labs_loop(model, pixels, labels, lr, epochs, bs) -> list[float]:
-    """As the lab writes it; returns the mean loss of each epoch's digits."""
-    means = []
-    for _ in range(epochs):
-        total = 0.0
-        for i in range((len(pixels) - 1) // bs + 1):
-            xb, yb = pixels[i * bs : i * bs + bs], labels[i * bs : i * bs + bs]
-            loss = F.cross_entropy(model(xb), yb)
-            total += loss.item() * len(xb)
-            loss.backward()
-            with torch.no_grad():
-                for p in model.parameters():
-                    p -= p.grad * lr
-                model.zero_grad()
-        means.append(total / len(pixels))
-    return means
-
-
-@pytest.mark.parametrize("batch_size", [1, 64, 300, 1000, 5000])
-def test_fit_takes_the_labs_steps_to_the_bit(data, held_out, model, batch_size):
-    twin = MNISTLogistic()
-    twin.load_state_dict(model.state_dict())
-    history = fit(model, data, held_out, lr=0.1, epochs=2, batch_size=batch_size)
-    losses = labs_loop(twin, *data, lr=0.1, epochs=2, bs=batch_size)
-    assert torch.equal(model.lin.weight, twin.lin.weight)
-    assert torch.equal(model.lin.bias, twin.lin.bias)
-    assert [epoch.train_loss for epoch in history] == pytest.approx(losses, rel=1e-5)
-
-
-def test_an_untrained_model_guesses(model, held_out):
-    loss, right = evaluate(model, held_out)
-    assert loss == pytest.approx(CHANCE_LOSS, abs=0.1)
-    assert pytest.approx(math.log(10)) == CHANCE_LOSS
-    assert right < 0.25
-
-
-def test_training_learns_digits_it_has_not_seen(data, held_out, model):
-    history = fit(model, data, held_out, epochs=2)
-    assert history[-1].valid_accuracy > 0.8
-    assert (history[-1].valid_loss, history[-1].valid_accuracy) == evaluate(model, held_out)
-
-
-def test_every_step_and_every_epoch_is_told(data, held_out, model):
-    steps, epochs = [], []
-    history = fit(model, data, held_out, batch_size=300, on_step=lambda: steps.append(1), on_epoch=epochs.append)
-    assert len(steps) == 2 * 4
-    assert epochs == history
+def test_it_learns_real_digits(model, train_split, validation, device):
+    untrained, _ = evaluate(model, validation.tensors(device))
+    assert untrained == pytest.approx(CHANCE_LOSS, abs=0.1)
+    history = fit(model, train_split.tensors(device), validation.tensors(device))
     assert [epoch.epoch for epoch in history] == [1, 2]
+    assert history[1].valid_loss < history[0].valid_loss < untrained
+    assert history[1].valid_accuracy > 0.91
 
 
-def test_a_model_is_trained_in_training_mode_and_measured_in_evaluation_mode(data, held_out):
-    modes = []
-
-    class Watched(MNISTLogistic):
-        def forward(self, pixels):
-            modes.append((self.training, torch.is_grad_enabled()))
-            return super().forward(pixels)
-
-    fit(Watched(), data, held_out, epochs=1, batch_size=500)
-    assert modes == [(True, True), (True, True), (False, False)]
-
-
-def test_a_parameter_that_the_loss_does_not_reach_stays(data, held_out):
-    class WithSpare(MNISTLogistic):
-        def __init__(self):
-            super().__init__()
-            self.spare = torch.nn.Parameter(torch.ones(3))
-
-    model = WithSpare()
-    fit(model, data, held_out, epochs=1)
-    assert torch.equal(model.spare, torch.ones(3))
+def test_what_it_reports_is_what_is_true(model, digits):
+    x, y = digits
+    losses = []
+    (epoch,) = fit(model, digits, digits, epochs=1, batch_size=300, lr=1e-30)
+    with torch.no_grad():
+        losses = [F.cross_entropy(model(x[i : i + 300]), y[i : i + 300]).item() for i in range(0, 1000, 300)]
+        assert epoch.train_loss == pytest.approx((300 * sum(losses[:3]) + 100 * losses[3]) / 1000, rel=1e-6)
+        assert epoch.curve == pytest.approx(losses, rel=1e-6)
+        assert epoch.valid_loss == pytest.approx(F.cross_entropy(model(x), y).item(), rel=1e-6)
+        assert epoch.valid_accuracy == pytest.approx((model(x).argmax(1) == y).float().mean().item())
+    assert epoch.metrics().keys() == {"epoch", "train_loss", "valid_loss", "valid_accuracy"}
 
 
-def test_a_loss_that_is_no_number_stops_and_says_where(data, held_out, model):
-    with pytest.raises(DivergenceError, match="in epoch 1 at learning rate 1e\\+38"):
-        fit(model, data, held_out, lr=1e38)
+@pytest.mark.parametrize(("bad", "step"), [(0, 1), (130, 3), (999, 16)])
+def test_a_nan_names_epoch_step_and_learning_rate(model, digits, bad, step):
+    x = digits[0].clone()
+    x[bad, 5] = math.nan
+    with pytest.raises(DivergenceError, match=f"nan in epoch 1, step {step}, at learning rate 0.25; .*lower --lr"):
+        fit(model, (x, digits[1]), digits, lr=0.25)
 
 
-def test_evaluation_in_parts_is_evaluation_of_the_whole(model, held_out, monkeypatch):
-    whole = evaluate(model, held_out)
-    monkeypatch.setattr("mnist_train.fit._EVALUATION_BATCH", 777)
-    assert evaluate(model, held_out) == pytest.approx(whole, rel=1e-5)
+def test_a_nan_is_seen_within_a_hundred_steps(model, digits):
+    x = digits[0].clone()
+    x[150] = math.nan
+    steps = []
+    with pytest.raises(DivergenceError, match="step 151,"):
+        fit(model, (x, digits[1]), digits, batch_size=1, on_step=lambda: steps.append(1))
+    assert len(steps) < 200
 
 
-def test_accuracy_is_the_share_of_right_labels_and_has_no_gradient(model, held_out):
-    pixels, labels = held_out
-    logits = model(pixels)
-    share = accuracy(logits, labels)
-    assert share.item() == pytest.approx((logits.argmax(1) == labels).sum().item() / len(labels))
-    with pytest.raises(RuntimeError, match="does not require grad"):
-        share.backward()
+def test_a_nan_in_validation_alone_stops_too(model, digits):
+    with pytest.raises(DivergenceError, match="in epoch 1"):
+        fit(model, digits, (digits[0] * math.nan, digits[1]))
+
+
+def test_an_exception_between_steps_leaves_a_position_to_go_on_from(device, digits):
+    def weights_after(stop: int | None) -> torch.Tensor:
+        torch.manual_seed(0)
+        model, position = MNISTLogistic().to(device), Position()
+
+        def on_step() -> None:
+            if (position.epoch, position.step) == (2, stop):
+                raise KeyboardInterrupt
+
+        try:
+            fit(model, digits, digits, epochs=3, schedule=cosine, position=position, on_step=on_step)
+        except KeyboardInterrupt:
+            fit(model, digits, digits, epochs=3, schedule=cosine, position=position)
+        assert [epoch.epoch for epoch in position.history] == [1, 2, 3]
+        return model.lin.weight
+
+    assert torch.equal(weights_after(None), weights_after(7))
+
+
+def test_frozen_parameters_stay(model, digits):
+    model.lin.bias.requires_grad_(requires_grad=False)
+    before = model.lin.bias.clone()
+    fit(model, digits, digits, epochs=1)
+    assert torch.equal(model.lin.bias, before)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_no_step_waits_for_the_gpu(validation):
+    x, y = validation.tensors("cuda")
+    steps = iter(range(50))
+
+    def on_step() -> None:
+        torch.cuda.set_sync_debug_mode("error" if next(steps) < 49 else "default")
+
+    try:
+        fit(MNISTLogistic().cuda(), (x[:3200], y[:3200]), (x, y), epochs=1, on_step=on_step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

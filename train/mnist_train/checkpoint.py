@@ -13,7 +13,7 @@ from torch import nn
 
 from mnist_runtime.files import read_whole, write_atomically
 from mnist_train.errors import CheckpointError
-from mnist_train.models import MODELS
+from mnist_train.models import build
 
 # One metadata key: safetensors keeps several in a hash map, whose order would change the bytes from run to run.
 _KEY = "mnist_edge"
@@ -41,7 +41,7 @@ def save(path: str | os.PathLike[str], module: nn.Module, record: dict[str, Any]
     Raises:
         FileWriteError: naming `path`.
     """
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
     data = safetensors.save(weights, metadata={_KEY: json.dumps(record, sort_keys=True)})
     write_atomically(path, data)
     return hashlib.sha256(data).hexdigest()
@@ -50,9 +50,12 @@ def save(path: str | os.PathLike[str], module: nn.Module, record: dict[str, Any]
 def load(path: str | os.PathLike[str]) -> Checkpoint:
     """Read the checkpoint at `path`; no code in it can run.
 
+    A checkpoint of `--model package.module:Class` names that class, and it is imported from your Python path.
+
     Raises:
         FileMissingError, FileReadError: it is not there, or cannot be read.
         CheckpointError: it is cut short, not ours, or does not fit the model it names.
+        ModelError: the class that it names is not there.
     """
     path = Path(path)
     data = read_whole(path, limit=_SIZE_LIMIT, wanted=_WANTED)
@@ -60,7 +63,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         weights = safetensors.load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         record = json.loads(header["__metadata__"][_KEY])
-        module = MODELS[record["model"]]()
+        module = build(record["model"])
         module.load_state_dict(weights)
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged or no safetensors file ({error}); {_WANTED}") from error

@@ -1,23 +1,26 @@
 """The commands of the training room: `mnist-train` and `mnist-data`."""
 
-import json
 import math
+import re
 import sys
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from mnist_runtime import __version__
 from mnist_runtime.command import Command, Group
+from mnist_train.settings import CHANGEABLE, Settings
 
 # torch and NumPy are imported where they are used: --help answers at once, and mnist-data needs no torch.
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
     from mnist_train.data import Split
+
+
+F = TypeVar("F", bound=Callable[..., object])
 
 
 class _PositiveFloat(click.ParamType[float]):
@@ -33,96 +36,116 @@ class _PositiveFloat(click.ParamType[float]):
         return number
 
 
+class _Device(click.ParamType[str]):
+    name = "auto|cpu|cuda|cuda:N|mps"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", str(value)):
+            self.fail(f"{value!r} is not {self.name}.", param, ctx)
+        return str(value)
+
+
+def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> Path | None:
+    """Make the file's values the defaults, so that flags win and both are checked alike."""
+    if path and not ctx.resilient_parsing:
+        from mnist_train.settings import read_config
+
+        ctx.default_map = {**(ctx.default_map or {}), **read_config(path)}
+    return path
+
+
+def _read_state(ctx: click.Context, _: click.Parameter, path: Path | None) -> Any:
+    """Make the interrupted run's settings the defaults."""
+    if not path or ctx.resilient_parsing:
+        return None
+    from mnist_train.state import load_state
+
+    state = load_state(path)
+    ctx.default_map = {**(ctx.default_map or {}), **state.settings}
+    return state
+
+
+def _option(name: str, kind: Any, explanation: str, **extra: Any) -> Callable[[F], F]:
+    """An option of `mnist-train` with the default that `Settings` gives it."""
+    default = getattr(Settings, name.removeprefix("--").replace("-", "_"))
+    shown = default is not False and default != ""
+    return click.option(name, type=kind, default=default, show_default=shown, help=explanation, **extra)
+
+
 @click.command("mnist-train", cls=Command)
-@click.option("--lr", type=_PositiveFloat(), default=0.5, show_default=True, help="Learning rate.")
-@click.option("--epochs", type=click.IntRange(min=1), default=2, show_default=True, help="Passes over the data.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Digits a step.")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the first weights.")
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where to train; auto is CUDA if there is one.",
+@_option(
+    "--model", str, "linear, mlp, or package.module:Class, any nn.Module from [N, 784] to [N, 10].", metavar="NAME"
 )
+@_option("--data", str, "bundled, lab, a URL, a .pkl.gz, a .npz, or a folder of IDX or .npy files.", metavar="SOURCE")
+@_option("--sha256", str, "Of a file to download that is not MNIST.", metavar="HEX")
+@_option("--optimizer", click.Choice(["plain", "sgd", "adamw"]), "plain is the lab's update; the others torch.optim's.")
+@_option("--lr", _PositiveFloat(), "Learning rate.", metavar="FLOAT")
+@_option("--momentum", click.FloatRange(0, 1, max_open=True), "Of sgd.", metavar="SHARE")
+@_option("--weight-decay", click.FloatRange(min=0), "Of sgd and adamw.", metavar="FLOAT")
+@_option("--schedule", click.Choice(["constant", "cosine"]), "How the learning rate goes on.")
+@_option("--epochs", click.IntRange(min=1), "Passes over the data.", metavar="N")
+@_option("--batch-size", click.IntRange(min=1), "Digits a step.", metavar="N")
+@_option("--shuffle", bool, "A new order every epoch, the same for the same seed.", is_flag=True)
+@_option("--seed", click.IntRange(0, 2**63 - 1), "Of first weights, dropout and shuffle.", metavar="N")
+@_option("--device", _Device(), "auto, cpu, cuda, cuda:N or mps; auto is a GPU if there is one.", metavar="NAME")
+@_option("--output-dir", str, "Where mnist.safetensors and metrics.jsonl go.", metavar="DIR")
+@_option(
+    "--checkpoint-every",
+    click.IntRange(min=0),
+    "Steps between resumable checkpoints besides each epoch's.",
+    metavar="N",
+)
+@_option("--tracker", click.Choice(["none", "tensorboard", "wandb"]), "Log curves, weights and digits there.")
+@_option("--report", str, "Write curves, confusions, templates and errors there, as PNG and HTML.", metavar="DIR")
 @click.option(
-    "--output-dir",
+    "--config",
     type=click.Path(path_type=Path),
-    default="artifacts",
-    show_default=True,
-    help="Where mnist.safetensors and metrics.jsonl go.",
+    is_eager=True,
+    expose_value=False,
+    callback=_read_config,
+    help="A TOML file of these options; flags win.",
 )
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    is_eager=True,
+    callback=_read_state,
+    help="Go on from a resumable checkpoint, with its settings.",
+)
+@click.option("--print-config", is_flag=True, help="Print the --config file of this command, and do nothing else.")
 @click.version_option(__version__)
-def train(lr: float, epochs: int, batch_size: int, seed: int, device: str, output_dir: Path) -> None:
-    """Train the lab's classifier on MNIST and write a checkpoint.
+@click.pass_context
+def train(ctx: click.Context, /, resume: Any, print_config: bool, **options: Any) -> None:
+    """Train a digit classifier by the lab's loop and write a checkpoint.
 
-    Exit codes: 0 trained and written; 1 it could not be; 2 wrong usage; 130 interrupted, nothing written.
+    Ctrl-C and SIGTERM finish the step and save a resumable checkpoint.
+
+    Exit codes: 0 trained and written; 1 it could not be; 2 wrong usage; 130 interrupted; 143 terminated.
     """
-    import torch
+    settings = Settings(**options)
+    _refuse_contradictions(settings, resume)
+    if print_config:
+        click.echo(settings.to_toml(), nl=False)
+        return
 
-    from mnist_runtime.files import ensure_writable, write_atomically
-    from mnist_train import checkpoint
-    from mnist_train.data import DIGESTS, load_split
-    from mnist_train.fit import CHANCE_LOSS, Epoch, evaluate, fit
-    from mnist_train.models import MODELS
+    from mnist_train.run import Run, Stopped
 
-    chosen = _device(device)
-    ensure_writable(output_dir)
-    train_data, valid, test = (load_split(name).tensors(chosen) for name in ("train", "valid", "test"))
-    torch.manual_seed(seed)
-    model = MODELS["linear"]().to(chosen)
-    parameters = sum(p.numel() for p in model.parameters())
-    click.echo(f"Training a linear model of {parameters:,} parameters on {len(train_data[0]):,} digits ({chosen}).")
-    untrained, _ = evaluate(model, valid)
-    click.echo(f"untrained   validation loss {untrained:.4f}; guessing gives -ln(1/10) = {CHANCE_LOSS:.4f}")
-
-    progress = _progress(epochs * math.ceil(len(train_data[0]) / batch_size))
-
-    def report(epoch: Epoch) -> None:
-        progress.clear()
-        click.echo(
-            f"epoch {epoch.epoch:>2}/{epochs:<2} training loss {epoch.train_loss:.4f}   "
-            f"validation loss {epoch.valid_loss:.4f}   accuracy {epoch.valid_accuracy:.2%}"
-        )
-
-    with progress:
-        options = {"lr": lr, "epochs": epochs, "batch_size": batch_size}
-        history = fit(model, train_data, valid, **options, on_step=progress.update, on_epoch=report)  # type: ignore[arg-type]
-    test_loss, test_accuracy = evaluate(model, test)
-    click.echo(f"test        loss {test_loss:.4f}   accuracy {test_accuracy:.2%}")
-
-    metrics = {**asdict(history[-1]), "test_loss": test_loss, "test_accuracy": test_accuracy}
-    record = {
-        "model": "linear",
-        "hyperparameters": {**options, "seed": seed, "optimizer": "sgd"},
-        "device": chosen.type,
-        "data": {"name": "mnist", "sha256": DIGESTS},
-        "metrics": metrics,
-        "versions": {"mnist-edge": __version__, "torch": torch.__version__},
-    }
-    path = output_dir / "mnist.safetensors"
-    digest = checkpoint.save(path, model, record)
-    lines = [*map(asdict, history), {"test_loss": test_loss, "test_accuracy": test_accuracy}]
-    write_atomically(output_dir / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
-    click.echo(f"Wrote {path} (sha256 {digest[:12]}) and {output_dir / 'metrics.jsonl'}.")
+    try:
+        Run(settings, resume, click.echo).train()
+    except Stopped as stopped:
+        click.echo(stopped, err=True)
+        ctx.exit(stopped.exit_code)
 
 
-def _device(name: str) -> "torch.device":
-    import torch
-
-    from mnist_train.errors import DeviceError
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("--device cuda was asked for and torch finds no CUDA device; use --device cpu or auto")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def _progress(steps: int) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(total=steps, unit=" steps", leave=False, disable=not sys.stderr.isatty(), mininterval=0.2)
+def _refuse_contradictions(settings: Settings, resumed: Any) -> None:
+    if settings.momentum and settings.optimizer != "sgd":
+        raise click.UsageError(f"--momentum belongs to --optimizer sgd, not to {settings.optimizer}.")
+    if settings.weight_decay and settings.optimizer == "plain":
+        raise click.UsageError("--weight-decay belongs to --optimizer sgd or adamw, not to plain.")
+    for name, value in resumed.settings.items() if resumed else ():
+        if name not in CHANGEABLE and getattr(settings, name) != value:
+            option = "--" + name.replace("_", "-")
+            raise click.UsageError(f"{option} was {value!r} before the interruption and cannot change; leave it out.")
 
 
 @click.group("mnist-data", cls=Group)
@@ -137,6 +160,33 @@ def data() -> None:
 _split_option = click.option(
     "--split", type=click.Choice(["train", "valid", "test"]), default="test", show_default=True, help="Which digits."
 )
+
+
+@data.command()
+@click.argument("source", default="lab")
+@click.option("--sha256", metavar="HEX", help="Of a file that is not MNIST.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=2**30, show_default=True, metavar="BYTES", help="Largest size."
+)
+@click.option(
+    "--timeout",
+    type=_PositiveFloat(),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the server may be silent.",
+)
+def fetch(source: str, sha256: str | None, limit: int, timeout: float) -> None:
+    """Download SOURCE, "lab" (the default) or a URL, into the cache, check it, and print its path.
+
+    The cache is MNIST_EDGE_CACHE, or mnist-edge in your cache folder. Nothing is fetched twice.
+    """
+    from mnist_train.download import byte_bar
+    from mnist_train.sources import fetch_source
+
+    with byte_bar() as progress:
+        path = fetch_source(source, sha256=sha256, limit=limit, timeout=timeout, progress=progress)
+    click.echo(path)
 
 
 @data.command()

@@ -1,4 +1,4 @@
-"""MNIST as it comes with the package: 50,000 digits to train, 10,000 to validate and 10,000 to test, as in the lab."""
+"""Digits with labels; and MNIST as it comes with the package: 50,000 to train, 10,000 to validate, 10,000 to test."""
 
 import hashlib
 import zipfile
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_runtime.digits import LEVELS, PIXELS
+from mnist_runtime.digits import LEVELS, PIXELS, Intensities, Pixels
 from mnist_train.errors import DataError
 
 if TYPE_CHECKING:  # mnist-data describes and draws digits without torch
@@ -34,8 +34,8 @@ DIGESTS = {
 class Split:
     """Digits and their labels."""
 
-    images: NDArray[np.uint8]
-    """uint8 `[N, 28, 28]`, 0 black to 255 white."""
+    images: Intensities | Pixels
+    """`[N, 28, 28]`: uint8, 0 black to 255 white, or float32 within [0, 1] where a file's are no multiples of 1/256."""
     labels: NDArray[np.uint8]
     """uint8 `[N]`, 0-9."""
 
@@ -46,9 +46,19 @@ class Split:
         """As the lab has them: float32 `[N, 784]` = intensity / 256, and int64 `[N]`."""
         import torch
 
-        images = torch.from_numpy(self.images).to(device)
-        pixels = images.reshape(-1, PIXELS).to(torch.float32).div_(LEVELS)
+        pixels = scaled(torch.from_numpy(self.images).to(device).reshape(-1, PIXELS))
         return pixels, torch.from_numpy(self.labels).to(device, torch.int64)
+
+    def digests(self) -> tuple[str, str]:
+        """SHA-256 of the bytes of images and labels, in hex."""
+        return hashlib.sha256(self.images.data).hexdigest(), hashlib.sha256(self.labels.data).hexdigest()
+
+
+def scaled(images: "torch.Tensor") -> "torch.Tensor":
+    """Turn intensities uint8 into pixels float32, intensity / 256; float32 pixels pass unchanged."""
+    import torch
+
+    return images if images.dtype == torch.float32 else images.to(torch.float32).div_(LEVELS)
 
 
 def load_split(name: str, path: Path = BUNDLED) -> Split:
@@ -62,7 +72,7 @@ def load_split(name: str, path: Path = BUNDLED) -> Split:
             split = Split(arrays[f"x_{name}"], arrays[f"y_{name}"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read as MNIST ({error}); install mnist-edge again") from error
-    for key, array in ((f"x_{name}", split.images), (f"y_{name}", split.labels)):
-        if hashlib.sha256(array.data).hexdigest() != DIGESTS[key]:
+    for key, digest in zip((f"x_{name}", f"y_{name}"), split.digests(), strict=True):
+        if digest != DIGESTS[key]:
             raise DataError(f"{key} in {path} is not MNIST's (its SHA-256 differs); install mnist-edge again")
     return split

@@ -1,22 +1,23 @@
-"""The lab's training loop: plain gradient descent on slices of the data, in file order."""
+"""The lab's training loop, for every model: slices of the data, a loss, a step."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mnist_train.batches import Batches, Data, InMemory
 from mnist_train.errors import DivergenceError
+from mnist_train.optimizers import Descent, Optimizer, Schedule, constant
 
 CHANCE_LOSS = -math.log(1 / 10)
 """Cross-entropy of guessing ten classes uniformly, 2.303: where an untrained model should start."""
 
+_CHECK_EVERY = 100  # steps: a NaN is seen soon, and the device hardly waited for
+_CURVE_POINTS = 100
 _EVALUATION_BATCH = 10_000  # digits; bounds memory, and is large enough to keep every core busy
-
-Data = tuple[Tensor, Tensor]
-"""Pixels float32 `[N, 784]` and labels int64 `[N]`, on the model's device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,23 +30,46 @@ class Epoch:
     """Mean cross-entropy of the batches, each before its own update."""
     valid_loss: float
     valid_accuracy: float
+    curve: tuple[float, ...] = ()
+    """Mean training loss of up to 100 stretches of the epoch, of equal length, for drawing."""
+
+    def metrics(self) -> dict[str, float]:
+        """The numbers, without the curve."""
+        return {name: value for name, value in asdict(self).items() if name != "curve"}
 
 
-def fit(
+@dataclass(slots=True)
+class Position:
+    """Where a training stands, and so where it can go on from."""
+
+    epoch: int = 1
+    """The one being worked on, from 1."""
+    step: int = 0
+    """Steps done in it."""
+    losses: Tensor = field(default_factory=lambda: torch.empty(0))
+    """float32, on the model's device: of those steps, with room for the rest of the epoch."""
+    history: list[Epoch] = field(default_factory=list)
+    """Of the epochs before."""
+
+
+def fit(  # noqa: PLR0913  # one argument a number, and a hook each for its caller
     model: nn.Module,
-    train: Data,
-    valid: Data,
+    train: Data | Batches,
+    valid: Data | Batches,
     *,
     lr: float = 0.5,
     epochs: int = 2,
     batch_size: int = 64,
+    optimizer: Optimizer | None = None,
+    schedule: Schedule = constant,
+    position: Position | None = None,
     on_step: Callable[[], object] = lambda: None,
     on_epoch: Callable[[Epoch], object] = lambda _: None,
 ) -> list[Epoch]:
     """Train `model` in place by the lab's loop and return a record of each epoch.
 
-    Every step takes the next `batch_size` digits in order and moves each parameter `p` by `-lr * p.grad`.
-    Nothing waits for the device within an epoch.
+    Every step takes the next `batch_size` digits and lets the optimizer move the parameters. The host waits for the
+    device once in 100 steps, to see that the loss is still a number, and at the end of each epoch.
 
     Args:
         model: Takes float32 `[N, 784]` to float32 `[N, 10]`.
@@ -54,62 +78,93 @@ def fit(
         lr: Learning rate, > 0.
         epochs: Passes over `train`, >= 1.
         batch_size: Digits a step, >= 1; the last step of an epoch takes what is left.
-        on_step: Called after every step.
+        optimizer: Moves the parameters; by default each goes by `-lr * gradient`, as in the lab.
+        schedule: The share of `lr` to use when a share of all steps is done.
+        position: Where to start; kept up to date, so that `on_step` and `on_epoch` can save it.
+        on_step: Called after every step; an exception from it ends the training between two steps.
         on_epoch: Called with the record of every epoch.
 
     Raises:
-        DivergenceError: an epoch ended with a loss that is not finite.
+        DivergenceError: the loss is not finite any more; it names the epoch, the step and the learning rate.
     """
-    pixels, labels = train
-    parameters = list(model.parameters())
-    history = []
-    for number in range(1, epochs + 1):
+    train, valid = as_batches(train), as_batches(valid)
+    optimizer = optimizer or Descent(model.parameters())
+    position = position or Position()
+    steps = math.ceil(len(train) / batch_size)
+    while position.epoch <= epochs:
         model.train()
-        losses = []
-        for start in range(0, len(pixels), batch_size):
-            batch = slice(start, start + batch_size)
-            loss = F.cross_entropy(model(pixels[batch]), labels[batch])
+        losses = _with_room(position.losses[: position.step], steps, next(model.parameters()).device)
+        position.losses = losses
+        for pixels, labels in train.epoch(position.epoch, batch_size, position.step):
+            loss = F.cross_entropy(model(pixels), labels)
             loss.backward()  # type: ignore[no-untyped-call]
-            _descend(parameters, lr)
-            losses.append(loss.detach())
+            done = (position.epoch - 1) * steps + position.step
+            optimizer.step(lr * schedule(done / (epochs * steps)))
+            losses[position.step] = loss.detach()
+            position.step += 1
+            if position.step % _CHECK_EVERY == 0:
+                _require_finite(position, lr, _CHECK_EVERY)
             on_step()
-        epoch = Epoch(number, _mean(losses, len(pixels), batch_size), *evaluate(model, valid))
-        if not math.isfinite(epoch.train_loss + epoch.valid_loss):
-            raise DivergenceError(
-                f"the loss is {epoch.train_loss:g} in epoch {number} at learning rate {lr:g}; train with a lower --lr"
-            )
-        history.append(epoch)
+        _require_finite(position, lr, steps)
+        epoch = Epoch(position.epoch, _mean(losses, len(train), batch_size), *evaluate(model, valid), _curve(losses))
+        if not math.isfinite(epoch.valid_loss):
+            raise _divergence(epoch.valid_loss, position.epoch, position.step, lr)
+        position.history.append(epoch)
+        position.epoch, position.step, position.losses = position.epoch + 1, 0, losses[:0]
         on_epoch(epoch)
-    return history
+    return position.history
 
 
-def _descend(parameters: list[nn.Parameter], lr: float) -> None:
-    with torch.no_grad():
-        for p in parameters:
-            if p.grad is not None:
-                p -= p.grad * lr  # type: ignore[misc]
-                p.grad = None
+def as_batches(data: Data | Batches) -> Batches:
+    """Take tensors as they are for batches in file order."""
+    return InMemory(*data) if isinstance(data, tuple) else data
 
 
-def _mean(losses: list[Tensor], count: int, batch_size: int) -> float:
+def _with_room(losses: Tensor, steps: int, device: torch.device) -> Tensor:
+    """Room for the losses of an epoch, in one piece: a scalar kept at every step would riddle the heap with holes."""
+    room = torch.empty(steps, device=device)
+    room[: len(losses)] = losses
+    return room
+
+
+def _require_finite(position: Position, lr: float, last: int) -> None:
+    """Look at the `last` losses, all at once: one wait for the device."""
+    losses = position.losses[position.step - last : position.step]
+    finite = torch.isfinite(losses)
+    if not finite.all():
+        first = int(finite.int().argmin())
+        raise _divergence(float(losses[first]), position.epoch, position.step - len(losses) + first + 1, lr)
+
+
+def _divergence(loss: float, epoch: int, step: int, lr: float) -> DivergenceError:
+    return DivergenceError(
+        f"the loss is {loss:g} in epoch {epoch}, step {step}, at learning rate {lr:g}; train with a lower --lr"
+    )
+
+
+def _mean(losses: Tensor, count: int, batch_size: int) -> float:
     """The mean over digits of per-batch means; the last batch may be smaller than the others."""
-    sizes = torch.full((len(losses),), float(batch_size), device=losses[0].device)
+    sizes = torch.full((len(losses),), float(batch_size), device=losses.device)
     sizes[-1] = count - batch_size * (len(losses) - 1)
-    return float(torch.stack(losses) @ sizes / count)
+    return float(losses @ sizes / count)
+
+
+def _curve(losses: Tensor) -> tuple[float, ...]:
+    stretches = losses.tensor_split(min(_CURVE_POINTS, len(losses)))
+    return tuple(torch.stack([stretch.mean() for stretch in stretches]).tolist())
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, data: Data) -> tuple[float, float]:
+def evaluate(model: nn.Module, data: Data | Batches) -> tuple[float, float]:
     """Mean cross-entropy and accuracy of `model` in evaluation mode over pixels and labels."""
     model.eval()
-    pixels, labels = data
-    loss, right = 0.0, 0.0
-    for start in range(0, len(pixels), _EVALUATION_BATCH):
-        batch = slice(start, start + _EVALUATION_BATCH)
-        logits = model(pixels[batch])
-        loss += F.cross_entropy(logits, labels[batch], reduction="sum").item()
-        right += accuracy(logits, labels[batch]).item() * len(logits)
-    return loss / len(pixels), right / len(pixels)
+    data = as_batches(data)
+    loss, right = [], []
+    for pixels, labels in data.epoch(0, _EVALUATION_BATCH):
+        logits = model(pixels)
+        loss.append(F.cross_entropy(logits, labels, reduction="sum"))
+        right.append(accuracy(logits, labels) * len(labels))
+    return float(torch.stack(loss).sum()) / len(data), float(torch.stack(right).sum()) / len(data)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:

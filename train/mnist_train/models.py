@@ -1,11 +1,15 @@
 """The modules that can be trained: each takes pixels float32 `[N, 784]` to logits float32 `[N, 10]`."""
 
+import importlib
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from mnist_runtime.digits import CLASSES, PIXELS
+from mnist_train.errors import ModelError
 
 
 class MNISTLogistic(nn.Module):
@@ -21,5 +25,71 @@ class MNISTLogistic(nn.Module):
         return logits
 
 
-MODELS: dict[str, Callable[[], nn.Module]] = {"linear": MNISTLogistic}
-"""What `--model` and a checkpoint's `model` name."""
+class MLP(nn.Module):
+    """The lab's multi-layer perceptron: 784 to 1024 to 128 to 10, ReLU and dropout between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(PIXELS, 1024),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+            nn.Linear(1024, 128),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+            nn.Linear(128, len(CLASSES)),
+        )
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Logits float32 `[N, 10]` of pixels float32 `[N, 784]`."""
+        logits: torch.Tensor = self.layers(pixels)
+        return logits
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {"linear": MNISTLogistic, "mlp": MLP}
+"""What `--model` and a checkpoint's `model` name, besides `package.module:Class`."""
+
+
+def build(name: str) -> nn.Module:
+    """Make the module that `name` names: "linear", "mlp" or "package.module:Class", called without arguments.
+
+    A `package.module` is imported from the Python path or the current folder; its code runs.
+
+    Raises:
+        ModelError: there is no such thing, or it does not take float32 `[N, 784]` to float32 `[N, 10]`.
+    """
+    if name in MODELS:
+        return MODELS[name]()
+    module = _find(name)()
+    _check(name, module)
+    return module
+
+
+def _find(name: str) -> Callable[[], nn.Module]:
+    package, colon, attribute = name.partition(":")
+    if not (package and colon and attribute):
+        raise ModelError(f"there is no model {name!r}; give {', '.join(MODELS)} or package.module:Class")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found = getattr(importlib.import_module(package), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ModelError(f"the model {name} cannot be imported ({error}); give package.module:Class") from error
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise ModelError(f"{name} is {found!r:.60}, not a class of torch.nn.Module; give the class of your module")
+    return found
+
+
+def _check(name: str, module: nn.Module) -> None:
+    """Try it on two digits, in evaluation mode so that nothing of the module changes."""
+    wanted = "a model takes float32 [N, 784] to float32 [N, 10]"
+    try:
+        with torch.no_grad():
+            logits = module.eval()(torch.zeros(2, PIXELS))
+    except Exception as error:  # it is somebody else's code, and can raise anything
+        raise ModelError(f"{name} fails on two digits ({type(error).__name__}: {error}); {wanted}") from error
+    if not isinstance(logits, torch.Tensor) or logits.shape != (2, 10) or logits.dtype != torch.float32:
+        got = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ModelError(f"{name} makes {got} of two digits, not float32 (2, 10); {wanted}")
+    if not any(p.requires_grad for p in module.parameters()):
+        raise ModelError(f"{name} has no parameter to train; give it one")

@@ -1,0 +1,180 @@
+"""Training beside the lab's bare loop and the DataLoader idiom, and a large file on disk beside a small one.
+
+Ratios within one run: medians of alternating repeats, so that a busy machine slows both sides alike. Exits 1 when a
+floor is missed.
+"""
+
+import io
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from tqdm import tqdm
+
+from mnist_train.data import BUNDLED, load_split
+from mnist_train.fit import fit
+from mnist_train.models import MNISTLogistic
+
+REPEATS = 7
+LR, EPOCHS, BATCH = 0.5, 2, 64
+
+MOST_AGAINST_BARE_LOOP = 1.05
+LEAST_AGAINST_DATALOADER = 2.0
+MOST_PROCESS_TIME = 1.35
+MOST_PROCESS_MEMORY = 1.3
+MOST_MEMORY_OF_A_LARGE_FILE = 150  # MiB more than of a small one
+LARGE, SMALL = 4 * 2**30, 40 * 2**20  # bytes of images
+
+SCRIPT = f"""
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+arrays = np.load({str(BUNDLED)!r})
+x_train, y_train = torch.from_numpy(arrays["x_train"]), torch.from_numpy(arrays["y_train"]).long()
+x_train = x_train.reshape(-1, 784).float() / 256
+x_valid, y_valid = torch.from_numpy(arrays["x_valid"]), torch.from_numpy(arrays["y_valid"]).long()
+x_valid = x_valid.reshape(-1, 784).float() / 256
+model = torch.nn.Linear(784, 10)
+for epoch in range({EPOCHS}):
+    for i in range(0, len(x_train), {BATCH}):
+        loss = F.cross_entropy(model(x_train[i : i + {BATCH}]), y_train[i : i + {BATCH}])
+        loss.backward()
+        with torch.no_grad():
+            for p in model.parameters():
+                p -= p.grad * {LR}
+            model.zero_grad()
+with torch.no_grad():
+    print((model(x_valid).argmax(dim=1) == y_valid).float().mean())
+"""
+"""What somebody would write: import torch, load the same file, run the lab's bare loop, look at the accuracy."""
+
+
+def bare_loop(x: torch.Tensor, y: torch.Tensor) -> None:
+    """The lab's loop over nn.Linear, with nothing around it."""
+    model = MNISTLogistic()
+    for _ in range(EPOCHS):
+        for start in range(0, len(x), BATCH):
+            loss = F.cross_entropy(model(x[start : start + BATCH]), y[start : start + BATCH])
+            loss.backward()
+            with torch.no_grad():
+                for p in model.parameters():
+                    p -= p.grad * LR
+                model.zero_grad()
+
+
+def our_loop(x: torch.Tensor, y: torch.Tensor, valid: tuple[torch.Tensor, torch.Tensor]) -> None:
+    with tqdm(total=EPOCHS * -(-len(x) // BATCH), leave=False, mininterval=0.2, file=io.StringIO()) as bar:
+        fit(MNISTLogistic(), (x, y), valid, lr=LR, epochs=EPOCHS, batch_size=BATCH, on_step=bar.update)
+
+
+def idiom(x: torch.Tensor, y: torch.Tensor) -> None:
+    """DataLoader and torch.optim.SGD, as tutorials have it."""
+    model: nn.Module = MNISTLogistic()
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR)
+    loader = DataLoader(TensorDataset(x, y), batch_size=BATCH)
+    for _ in range(EPOCHS):
+        for pixels, labels in loader:
+            optimizer.zero_grad()
+            F.cross_entropy(model(pixels), labels).backward()
+            optimizer.step()
+
+
+def alternate(*sides: Callable[[], float]) -> list[float]:
+    """The median of what each side returns, after one round to warm up."""
+    rounds = [[side() for side in sides] for _ in range(REPEATS + 1)]
+    return [statistics.median(results) for results in zip(*rounds[1:], strict=True)]
+
+
+def timed(work: Callable[..., None], *args: object) -> Callable[[], float]:
+    def run() -> float:
+        start = time.perf_counter()
+        work(*args)
+        return time.perf_counter() - start
+
+    return run
+
+
+class Process:
+    """A command, its wall time in seconds and its peak memory in MiB."""
+
+    def __init__(self, *command: str) -> None:
+        self.command = command
+        self.memory = 0.0
+
+    def __call__(self) -> float:
+        """Run it once; the wall time."""
+        start = time.perf_counter()
+        process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise SystemExit(f"{' '.join(self.command)} failed with {process.returncode}")
+        self.memory = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+        return time.perf_counter() - start
+
+
+def mapped(folder: Path, size: int) -> Path:
+    """A folder of .npy with `size` bytes of images, a hole on disk, and a few digits to validate on."""
+    folder.mkdir()
+    count = size // 784
+    for name, shape in (("x_train", (count, 28, 28)), ("y_train", (count,))):
+        np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.uint8, shape=shape)
+    valid = load_split("valid")
+    np.save(folder / "x_valid.npy", valid.images)
+    np.save(folder / "y_valid.npy", valid.labels)
+    return folder
+
+
+def say(claim: str, found: float, bound: float, *, least: bool = False, unit: str = "x") -> bool:
+    kept = found >= bound if least else found <= bound
+    print(f"{'ok' if kept else 'MISSED':<7}{claim:<62}{found:>7.2f}{unit:<4} {'>=' if least else '<='} {bound:g}{unit}")
+    return kept
+
+
+def main() -> int:
+    x, y = load_split("train").tensors()
+    valid = load_split("valid").tensors()
+    ours, bare, loader = alternate(timed(our_loop, x, y, valid), timed(bare_loop, x, y), timed(idiom, x, y))
+    print(f"fit() {ours:.3f} s, the lab's bare loop {bare:.3f} s, DataLoader + SGD {loader:.3f} s")
+    kept = [
+        say("fit() against the lab's bare loop", ours / bare, MOST_AGAINST_BARE_LOOP),
+        say("DataLoader + SGD against fit()", loader / ours, LEAST_AGAINST_DATALOADER, least=True),
+    ]
+    with tempfile.TemporaryDirectory() as name:
+        out = Path(name)
+        command = str(Path(sys.executable).parent / "mnist-train")
+        process = Process(command, "--device", "cpu", "--output-dir", str(out / "run"))
+        script = Process(sys.executable, "-c", textwrap.dedent(SCRIPT))
+        process_time, script_time = alternate(process, script)
+        print(f"mnist-train {process_time:.2f} s, {process.memory:.0f} MiB; the script {script_time:.2f} s,", end=" ")
+        print(f"{script.memory:.0f} MiB")
+        kept.append(say("mnist-train against the script", process_time / script_time, MOST_PROCESS_TIME))
+        kept.append(say("peak memory of mnist-train", process.memory / script.memory, MOST_PROCESS_MEMORY))
+        for shuffle in ([], ["--shuffle"]):
+            peaks = []
+            for size in (SMALL, LARGE):
+                folder = mapped(out / f"{size}{len(shuffle)}", size)
+                options = ["--epochs", "1", "--batch-size", "1024", "--lr", "0.01", "--output-dir", str(out / "mapped")]
+                train = Process(command, "--device", "cpu", "--data", str(folder), *options, *shuffle)
+                train()
+                peaks.append(train.memory)
+            print(f"peak memory on 40 MiB {peaks[0]:.0f} MiB, on 4 GiB {peaks[1]:.0f} MiB")
+            claim = f"4 GiB {'shuffled ' if shuffle else ''}from disk, more than 40 MiB by"
+            kept.append(say(claim, peaks[1] - peaks[0], MOST_MEMORY_OF_A_LARGE_FILE, unit=" MiB"))
+    return 0 if all(kept) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

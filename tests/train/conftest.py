@@ -1,0 +1,151 @@
+"""What the training room's tests share: the lab's file made from the bundled digits, and a server that misbehaves."""
+
+import contextlib
+import gzip
+import hashlib
+import http.server
+import io
+import os
+import pickle
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mnist_train.data import SPLITS, Split, load_split
+
+# Two test processes on two cores: a second thread each would wait for the other's, here and in what they start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def lab_pickle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lab's mnist.pkl.gz, complete: gzip around a pickle of float32 images and int64 labels."""
+    splits = [load_split(name) for name in SPLITS]
+    arrays = tuple(
+        (split.images.reshape(-1, 784).astype(np.float32) / np.float32(256), split.labels.astype(np.int64))
+        for split in splits
+    )
+    buffer = io.BytesIO()
+    with gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=1, mtime=0) as file:
+        pickle.dump(arrays, file, protocol=2)
+    path = tmp_path_factory.mktemp("lab") / "mnist.pkl.gz"
+    path.write_bytes(buffer.getvalue())
+    return path
+
+
+@pytest.fixture(scope="session")
+def train_split() -> Split:
+    """The 50,000 digits that training sees."""
+    return load_split("train")
+
+
+@pytest.fixture(scope="session")
+def few(tmp_path_factory: pytest.TempPathFactory, train_split: Split, validation: Split) -> Path:
+    """2,000 real digits as .npz: 32 steps of 64 an epoch."""
+    path = tmp_path_factory.mktemp("few") / "few.npz"
+    np.savez(
+        path,
+        x_train=train_split.images[:2000],
+        y_train=train_split.labels[:2000],
+        x_valid=validation.images[:500],
+        y_valid=validation.labels[:500],
+    )
+    return path
+
+
+class Faults:
+    """What the server does wrong, once for each fault in the list, and what it was asked for."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.plan: list[str] = []
+        self.requests: list[str] = []
+        """The Range of each GET, or "" for the whole."""
+
+
+class FaultyHandler(http.server.BaseHTTPRequestHandler):
+    """Serves `faults.content` at every path, with Range and ETag, after what `faults.plan` says goes wrong."""
+
+    protocol_version = "HTTP/1.1"
+    faults: Faults
+
+    def do_GET(self) -> None:
+        faults = self.faults
+        asked = self.headers.get("Range", "")
+        faults.requests.append(asked)
+        fault = faults.plan.pop(0) if faults.plan else ""
+        etag = f'"{hashlib.sha256(faults.content).hexdigest()[:16]}"'
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and self.headers.get("If-Range") == etag else 0
+        self.close_connection = True
+        match fault:
+            case "drop before the answer":
+                return
+            case "503" | "404":
+                self.send_error(int(fault))
+                return
+            case "redirect":
+                self.answer(302, b"", Location="/elsewhere.pkl.gz")
+                return
+            case "redirect for ever":
+                faults.plan.append(fault)
+                self.answer(302, b"", Location="/elsewhere.pkl.gz")
+                return
+            case "HTML":
+                self.answer(200, b"<!doctype html><h1>Please log in</h1>", **{"Content-Type": "text/html"})
+                return
+        body = faults.content[start:]
+        if start >= len(faults.content) and asked:
+            self.answer(416, b"")
+            return
+        length = {"claims more": len(body) + 1000, "claims less": len(body) - 1000}.get(fault, len(body))
+        sent = {"drop": len(body) // 3, "stall": len(body) // 2, "claims less": len(body) - 1000}.get(fault, len(body))
+        self.answer(206 if start else 200, body[:sent], length=length, ETag=etag)
+        if fault == "stall":
+            self.server.released.wait(30)  # until the test is over; the client gives up long before
+
+    def answer(self, status: int, body: bytes, length: int | None = None, **headers: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        with contextlib.suppress(ConnectionError):  # the client may have seen enough
+            self.wfile.write(body)
+            self.wfile.flush()
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@dataclass
+class FaultyServer:
+    url: str
+    faults: Faults
+
+
+@pytest.fixture
+def server(lab_pickle: Path) -> Iterator[FaultyServer]:
+    """The lab's file behind a real HTTP server on this machine, which fails as it is told to."""
+    faults = Faults(lab_pickle.read_bytes())
+    handler = type("Handler", (FaultyHandler,), {"faults": faults})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as http_server:
+        http_server.daemon_threads = True
+        http_server.released = threading.Event()
+        threading.Thread(target=http_server.serve_forever, daemon=True).start()
+        yield FaultyServer(f"http://127.0.0.1:{http_server.server_port}/mnist.pkl.gz", faults)
+        http_server.released.set()
+        http_server.shutdown()
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The CPU, and CUDA where there is one."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs CUDA")
+    return torch.device(request.param)

@@ -1,0 +1,117 @@
+"""Every model: built, trained, saved and loaded by one road, and refused in one sentence."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mnist_train import checkpoint
+from mnist_train.errors import MnistEdgeError, ModelError
+from mnist_train.fit import evaluate, fit
+from mnist_train.models import MLP, build
+
+OWN = """
+import torch
+from torch import nn
+
+class Convolutional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Unflatten(1, (1, 28, 28)), nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(3),
+            nn.Flatten(), nn.Linear(256, 10),
+        )
+
+    def forward(self, pixels):
+        return self.body(pixels)
+
+class Nine(nn.Linear):
+    def __init__(self):
+        super().__init__(784, 9)
+
+class Pair(nn.Linear):
+    def __init__(self):
+        super().__init__(784, 10)
+
+    def forward(self, pixels):
+        return super().forward(pixels), None
+
+class Broken(nn.Module):
+    def forward(self, pixels):
+        return self.missing(pixels)
+
+class Frozen(nn.Module):
+    def forward(self, pixels):
+        return pixels[:, :10]
+
+def function(pixels):
+    return pixels
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with somebody's own models in it."""
+    (tmp_path / "own_models.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "own_models", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp", "own_models:Convolutional"])
+def test_one_loop_trains_every_model_and_the_checkpoint_brings_it_back(own, name, train_split, validation):
+    torch.manual_seed(0)
+    model = build(name)
+    x, y = train_split.tensors()
+    valid = validation.tensors()
+    history = fit(model, (x[:6400], y[:6400]), valid, lr=0.1, epochs=1)
+    assert history[-1].valid_accuracy > 0.75
+    checkpoint.save(own / "mnist.safetensors", model, {"model": name})
+    loaded = checkpoint.load(own / "mnist.safetensors")
+    assert not loaded.module.training
+    assert evaluate(loaded.module, valid) == evaluate(model, valid)
+
+
+def test_the_mlp_is_the_labs():
+    layers = [(layer.in_features, layer.out_features) for layer in MLP().layers if hasattr(layer, "in_features")]
+    assert layers == [(784, 1024), (1024, 128), (128, 10)]
+    assert [layer.p for layer in MLP().layers if isinstance(layer, torch.nn.Dropout)] == [0.5, 0.5]
+
+
+def test_dropout_is_on_in_training_and_off_in_evaluation(validation):
+    model = MLP()
+    x, y = (tensor[:256] for tensor in validation.tensors())
+    modes = []
+    model.register_forward_hook(lambda module, *_: modes.append((module.training, torch.is_grad_enabled())))
+    fit(model, (x, y), (x, y), epochs=2, batch_size=128)
+    assert modes == [(True, True), (True, True), (False, False)] * 2
+    assert evaluate(model, (x, y)) == evaluate(model, (x, y))
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("cnn", "no model 'cnn'; give linear, mlp or package.module:Class"),
+        ("own_models:", "no model"),
+        ("no_such_module:Class", "cannot be imported"),
+        ("own_models:Missing", "cannot be imported"),
+        ("own_models:function", "not a class of torch.nn.Module"),
+        ("own_models:Nine", r"float32 \(2, 9\)"),
+        ("own_models:Pair", "makes tuple"),
+        ("own_models:Broken", "fails on two digits .AttributeError"),
+        ("own_models:Frozen", "no parameter to train"),
+    ],
+)
+def test_what_does_not_classify_digits_is_refused_in_a_sentence(own, name, sentence):
+    with pytest.raises(ModelError, match=sentence) as caught:
+        build(name)
+    assert isinstance(caught.value, MnistEdgeError)
+
+
+def test_the_command_trains_a_class_of_the_current_folder(own, run, few):
+    options = ("--model", "own_models:Convolutional", "--data", few, "--epochs", 1, "--output-dir", own / "out")
+    result = run("mnist-train", *options, cwd=own)
+    assert result.returncode == 0, result.stderr
+    assert checkpoint.load(own / "out" / "mnist.safetensors").record["model"] == "own_models:Convolutional"

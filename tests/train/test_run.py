@@ -1,0 +1,213 @@
+"""Whole runs, as processes: the same bytes from the same seed, however often the run was stopped on the way."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mnist_train.checkpoint import load
+from mnist_train.errors import CheckpointError
+from mnist_train.models import MLP
+from mnist_train.optimizers import make_optimizer
+from mnist_train.state import FILE, load_state
+
+BIN = Path(sys.executable).parent
+CHECKPOINT = "mnist.safetensors"
+
+
+RECIPES = {
+    "the lab's loop, shuffled": ("--shuffle",),
+    "mlp, adamw, cosine": (
+        *("--model", "mlp", "--optimizer", "adamw", "--weight-decay", "0.01"),
+        *("--lr", "0.001", "--schedule", "cosine"),
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=RECIPES, ids=list(RECIPES))
+def recipe(request, few) -> tuple[object, ...]:
+    return ("--device", "cpu", "--data", few, "--epochs", "6", *RECIPES[request.param])
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(run, recipe, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    result = run("mnist-train", *recipe, "--output-dir", folder)
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in folder.iterdir()) == ["metrics.jsonl", CHECKPOINT]
+    return folder
+
+
+def test_the_same_seed_gives_the_same_bytes(run, recipe, uninterrupted, tmp_path):
+    assert run("mnist-train", *recipe, "--output-dir", tmp_path).returncode == 0
+    for name in (CHECKPOINT, "metrics.jsonl"):
+        assert (tmp_path / name).read_bytes() == (uninterrupted / name).read_bytes()
+
+
+AT_STEP = """
+import os, signal, sys
+from mnist_train import optimizers
+from mnist_train.cli import train
+
+number, at, count = int(sys.argv.pop(1)), int(sys.argv.pop(1)), 0
+
+def counting(kind):
+    original = kind.step
+
+    def step(self, lr):
+        global count
+        original(self, lr)
+        count += 1
+        if count == at:
+            os.kill(os.getpid(), number)
+
+    kind.step = step
+
+counting(optimizers.Descent)
+counting(optimizers.TorchOptimizer)
+train()
+"""
+"""mnist-train, sent a real signal in the middle of a step of its choice."""
+
+
+def kill_at(step: int, number: int, *args: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", AT_STEP, str(int(number)), str(step), *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_signal_finishes_the_step_and_resume_ends_at_the_same_bytes(run, recipe, uninterrupted, tmp_path):
+    step = random.randrange(1, 6 * 32)
+    stopped = kill_at(step, signal.SIGTERM, *recipe, "--output-dir", tmp_path)
+    assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
+    state = tmp_path / FILE
+    epoch, within = divmod(step - 1, 32)
+    assert stopped.stderr == (
+        f"Stopped after step {within + 1} of epoch {epoch + 1}; go on with: mnist-train --resume {state}\n"
+    )
+    assert not (tmp_path / CHECKPOINT).exists()
+    resumed = run("mnist-train", "--resume", state)
+    assert resumed.returncode == 0, resumed.stderr
+    assert not state.exists()
+    for name in (CHECKPOINT, "metrics.jsonl"):
+        assert (tmp_path / name).read_bytes() == (uninterrupted / name).read_bytes(), f"stopped at step {step}"
+
+
+def test_killed_again_and_again_it_ends_at_the_same_bytes(run, recipe, uninterrupted, tmp_path):
+    """SIGKILL, twice, at random steps: each run goes on from the last periodic checkpoint."""
+    state, done = tmp_path / FILE, ("--output-dir", tmp_path, "--checkpoint-every", 5)
+    start: tuple[object, ...] = recipe
+    for _ in range(2):
+        killed = kill_at(random.randrange(6, 45), signal.SIGKILL, *start, *done)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert not list(tmp_path.glob(CHECKPOINT))
+        start = ("--resume", state)
+    resumed = run("mnist-train", *start, *done)
+    assert resumed.returncode == 0, resumed.stderr
+    assert (tmp_path / CHECKPOINT).read_bytes() == (uninterrupted / CHECKPOINT).read_bytes()
+
+
+def test_a_resumed_run_may_be_made_longer_but_not_other(run, few, tmp_path):
+    base = ("--device", "cpu", "--data", few, "--output-dir", tmp_path)
+    assert kill_at(3, signal.SIGINT, *base).returncode == 130
+    other = run("mnist-train", "--resume", tmp_path / FILE, "--lr", "0.1")
+    assert other.returncode == 2
+    assert b"--lr was 0.5 before the interruption and cannot change" in other.stderr
+    longer = run("mnist-train", "--resume", tmp_path / FILE, "--epochs", "3")
+    assert longer.returncode == 0, longer.stderr
+    assert b"epoch  3/3" in longer.stdout
+
+
+def test_other_data_than_it_began_with_is_refused(run, few, tmp_path):
+    path = tmp_path / "mine.npz"
+    path.write_bytes(few.read_bytes())
+    assert kill_at(3, signal.SIGINT, "--data", path, "--output-dir", tmp_path).returncode == 130
+    with np.load(few) as arrays:
+        np.savez(path, **{**arrays, "x_train": arrays["x_train"][::-1]})
+    result = run("mnist-train", "--resume", tmp_path / FILE)
+    assert result.returncode == 1
+    assert b"x_train is not what this training began with" in result.stderr
+
+
+@pytest.mark.parametrize("content", [b"no safetensors", None])
+def test_what_is_no_resumable_checkpoint_is_refused(run, tmp_path, trained, content):
+    path = trained / CHECKPOINT
+    if content:
+        path = tmp_path / FILE
+        path.write_bytes(content)
+    result = run("mnist-train", "--resume", path)
+    assert result.returncode == 1
+    assert b"is not a resumable checkpoint" in result.stderr
+    assert result.stderr.count(b"\n") == 1
+
+
+def test_a_loss_that_is_no_number_names_the_step_and_keeps_the_last_good_checkpoint(run, few, tmp_path):
+    """An infinite pixel would be refused; a learning rate of 1e30 overflows within a few steps of real digits."""
+    result = run(
+        "mnist-train",
+        "--data",
+        few,
+        "--lr",
+        "1e38",
+        "--output-dir",
+        tmp_path,
+        "--checkpoint-every",
+        "1",
+        "--device",
+        "cpu",
+    )
+    assert result.returncode == 1
+    assert b"the loss is nan in epoch 1, step " in result.stderr
+    assert b"at learning rate 1e+38" in result.stderr
+    assert f"the last good checkpoint is {tmp_path / FILE}".encode() in result.stderr
+    assert not (tmp_path / CHECKPOINT).exists()
+    assert all(
+        np.isfinite(t.float().numpy()).all()
+        for name, t in load_state(tmp_path / FILE).tensors.items()
+        if "model" in name
+    )
+
+
+def test_the_record_is_in_the_checkpoint_and_in_the_metrics(uninterrupted):
+    record = load(uninterrupted / CHECKPOINT).record
+    lines = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").read_text().splitlines()]
+    assert [line.get("epoch") for line in lines] == [1, 2, 3, 4, 5, 6, None]
+    assert lines[-1]["run"] == record
+    assert record["hyperparameters"]["seed"] == 0
+    assert set(record["data"]["sha256"]) == {"x_train", "y_train", "x_valid", "y_valid"}
+    assert set(record["versions"]) == {"mnist-edge", "torch"}
+    assert record["device"] == "cpu"
+    assert record["metrics"]["valid_accuracy"] > 0.7
+
+
+def test_the_module_runs_as_the_command_does(few, tmp_path):
+    command = [sys.executable, "-m", "mnist_train", "--data", few, "--epochs", "1", "--output-dir", tmp_path]
+    assert subprocess.run(command, capture_output=True, timeout=120, check=False).returncode == 0
+    assert (tmp_path / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize("shuffle", [(), ("--shuffle",)])
+def test_a_run_from_disk_is_stopped_and_resumed_to_the_same_bytes(run, few, tmp_path, shuffle):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    with np.load(few) as arrays:
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array)
+    base = ("--data", folder, "--device", "cpu", "--epochs", "3", *shuffle)
+    assert run("mnist-train", *base, "--output-dir", tmp_path / "whole").returncode == 0
+    assert kill_at(40, signal.SIGINT, *base, "--output-dir", tmp_path / "parts").returncode == 130
+    assert run("mnist-train", "--resume", tmp_path / "parts" / FILE).returncode == 0
+    whole, parts = (tmp_path / name / CHECKPOINT for name in ("whole", "parts"))
+    assert whole.read_bytes() == parts.read_bytes()
+
+
+def test_a_resumable_checkpoint_of_another_model_does_not_fit(few, tmp_path):
+    assert kill_at(3, signal.SIGINT, "--data", few, "--output-dir", tmp_path).returncode == 130
+    state, model = load_state(tmp_path / FILE), MLP()
+    with pytest.raises(CheckpointError, match="does not fit"):
+        state.restore(model, make_optimizer("plain", model.parameters()), torch.device("cpu"))

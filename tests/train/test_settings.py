@@ -1,0 +1,84 @@
+"""Settings: every number is an option, a file can hold them, and flags win."""
+
+import tomllib
+from dataclasses import asdict
+
+import pytest
+
+from mnist_train.checkpoint import load
+from mnist_train.settings import Settings
+
+SHORT = "epochs = 1\nlr = 0.25\nbatch-size = 128\n"
+
+
+def test_the_printed_config_is_the_defaults(run):
+    result = run("mnist-train", "--print-config")
+    assert tomllib.loads(result.stdout.decode()) == asdict(Settings())
+
+
+def test_the_printed_config_reproduces_the_run(run, few, tmp_path):
+    flags = ("--data", few, "--lr", "0.125", "--shuffle", "--seed", "7", "--epochs", "1", "--device", "cpu")
+    printed = run("mnist-train", *flags, "--print-config")
+    (tmp_path / "train.toml").write_bytes(printed.stdout)
+    assert run("mnist-train", *flags, "--output-dir", tmp_path / "flags").returncode == 0
+    config = ("--config", tmp_path / "train.toml", "--output-dir", tmp_path / "config")
+    assert run("mnist-train", *config).returncode == 0
+    first, second = (load(tmp_path / name / "mnist.safetensors") for name in ("flags", "config"))
+    assert first.sha256 == second.sha256
+
+
+def test_flags_win_over_the_file(run, tmp_path):
+    (tmp_path / "train.toml").write_text(SHORT)
+    result = run("mnist-train", "--lr", "0.75", "--config", tmp_path / "train.toml", "--print-config")
+    values = tomllib.loads(result.stdout.decode())
+    assert (values["lr"], values["epochs"], values["batch_size"], values["seed"]) == (0.75, 1, 128, 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "sentence"),
+    [
+        ("epochs = ", 1, b"is not TOML"),
+        ("epoch = 3", 1, b"sets epoch, which mnist-train does not know"),
+        ("epochs = 0", 2, b"--epochs"),
+        ('lr = "fast"', 2, b"--lr"),
+        ("", 1, b"is empty"),
+        (None, 1, b"does not exist"),
+    ],
+)
+def test_a_wrong_file_is_one_sentence(run, tmp_path, content, code, sentence):
+    path = tmp_path / "train.toml"
+    if content is not None:
+        path.write_text(content)
+    result = run("mnist-train", "--config", path)
+    assert result.returncode == code
+    assert sentence in result.stderr
+    assert b"Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (("--momentum", "0.9"), b"--momentum belongs to --optimizer sgd"),
+        (("--optimizer", "adamw", "--momentum", "0.9"), b"--momentum belongs to --optimizer sgd"),
+        (("--weight-decay", "0.1"), b"--weight-decay belongs to --optimizer sgd or adamw"),
+        (("--lr", "nan"), b"not a finite number above 0"),
+        (("--device", "tpu"), b"is not auto|cpu|cuda|cuda:N|mps"),
+        (("--device", "cuda:x"), b"is not auto|cpu|cuda|cuda:N|mps"),
+    ],
+)
+def test_a_wrong_command_line_is_2(run, flags, sentence):
+    result = run("mnist-train", *flags)
+    assert result.returncode == 2
+    assert sentence in result.stderr
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "mps"])
+def test_a_device_that_is_not_there_is_one_sentence(run, device, tmp_path):
+    import torch
+
+    if device == "mps" and torch.backends.mps.is_available():
+        pytest.skip("there is one")
+    result = run("mnist-train", "--device", device, "--output-dir", tmp_path)
+    assert result.returncode == 1
+    assert f"--device {device} was asked for".encode() in result.stderr
+    assert result.stderr.count(b"\n") == 1

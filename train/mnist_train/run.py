@@ -1,0 +1,242 @@
+"""One training run: from settings to a checkpoint, by way of everything that can interrupt it."""
+
+import json
+import math
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self
+
+import torch
+from tqdm import tqdm
+
+from mnist_runtime import __version__
+from mnist_runtime.files import ensure_writable, write_atomically
+from mnist_train import checkpoint
+from mnist_train.batches import Batches, InMemory, OnDisk
+from mnist_train.data import Split
+from mnist_train.download import byte_bar
+from mnist_train.errors import DataError, DeviceError, DivergenceError
+from mnist_train.fit import CHANCE_LOSS, Epoch, Position, evaluate, fit
+from mnist_train.models import build
+from mnist_train.optimizers import SCHEDULES, make_optimizer
+from mnist_train.settings import Settings
+from mnist_train.sources import MappedSplit, open_source
+from mnist_train.state import FILE, State, save_state
+from mnist_train.track import make_tracker
+
+FILES = ("mnist.safetensors", "metrics.jsonl")
+"""What a run leaves in its output folder."""
+
+
+class Stopped(Exception):  # noqa: N818  # no error: somebody asked for it
+    """A signal came, and the step it found is finished."""
+
+    def __init__(self, signal_number: int, position: Position, state: Path | None) -> None:
+        self.exit_code = 128 + signal_number
+        super().__init__(
+            f"Stopped after step {position.step} of epoch {position.epoch}; "
+            + (f"go on with: mnist-train --resume {state}" if state else "the loss was no number, so nothing was saved")
+        )
+
+
+class Run:
+    """A model, its data and where its training stands."""
+
+    def __init__(self, settings: Settings, resumed: State | None = None, echo: Callable[[str], object] = print) -> None:
+        """Load data and model, and put them where `resumed` left them; everything that can be wrong is wrong here.
+
+        Raises:
+            MnistRuntimeError: a subclass that says what cannot be had.
+        """
+        self.settings = settings
+        self.echo = echo
+        self.folder = Path(settings.output_dir)
+        self.device = choose_device(settings.device)
+        ensure_writable(self.folder)
+        self.tracker = make_tracker(settings.tracker, self.folder, settings)
+        if settings.report:
+            from mnist_train.report import require
+
+            require()
+            ensure_writable(settings.report)
+        with byte_bar() as progress:
+            self.data = open_source(settings.data, sha256=settings.sha256 or None, progress=progress)
+        self.digests = self.data.digests()
+        torch.manual_seed(settings.seed)
+        self.model = build(settings.model).to(self.device)
+        self.optimizer = make_optimizer(
+            settings.optimizer,
+            self.model.parameters(),
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+        )
+        self.position = Position()
+        if resumed:
+            _require_same(resumed.data, self.digests)
+            self.position = resumed.restore(self.model, self.optimizer, self.device)
+
+    def train(self) -> None:
+        """Train to the end, and write the checkpoint, the metrics and what else was asked for.
+
+        Raises:
+            Stopped: by SIGINT or SIGTERM; a resumable checkpoint is there.
+            DivergenceError: the loss is no number any more; the last good resumable checkpoint is kept.
+        """
+        train = _batches(self.data.train, self.device, self.settings.seed if self.settings.shuffle else None)
+        valid = _batches(self.data.valid, self.device)
+        self._introduce(len(train), valid)
+        steps = math.ceil(len(train) / self.settings.batch_size)
+        done = (self.position.epoch - 1) * steps + self.position.step
+        bar = tqdm(
+            total=self.settings.epochs * steps,
+            initial=done,
+            unit=" steps",
+            leave=False,
+            disable=not sys.stderr.isatty(),
+            mininterval=0.2,
+        )
+        with bar, _Signals() as signals:
+            history = self._fit(train, valid, bar, signals)
+        self._finish(history, valid)
+
+    def _introduce(self, count: int, valid: Batches) -> None:
+        parameters = sum(p.numel() for p in self.model.parameters())
+        self.echo(f"Training {self.settings.model} of {parameters:,} parameters on {count:,} digits ({self.device}).")
+        if self.position.history or self.position.step:
+            self.echo(f"resumed     at step {self.position.step} of epoch {self.position.epoch}")
+        else:
+            loss, _ = evaluate(self.model, valid)
+            self.echo(f"untrained   validation loss {loss:.4f}; guessing gives -ln(1/10) = {CHANCE_LOSS:.4f}")
+        self.tracker.start(self.model, self.data.train)
+
+    def _fit(self, train: Batches, valid: Batches, bar: "tqdm[Any]", signals: "_Signals") -> list[Epoch]:
+        settings, position = self.settings, self.position
+
+        def on_step() -> None:
+            bar.update()
+            if signals.came:
+                raise Stopped(signals.came, position, self.state if self._save() else None)
+            if settings.checkpoint_every and position.step % settings.checkpoint_every == 0:
+                self._save()
+
+        def on_epoch(epoch: Epoch) -> None:
+            bar.clear()
+            self.echo(
+                f"epoch {epoch.epoch:>2}/{settings.epochs:<2} training loss {epoch.train_loss:.4f}   "
+                f"validation loss {epoch.valid_loss:.4f}   accuracy {epoch.valid_accuracy:.2%}"
+            )
+            self.tracker.epoch(epoch, self.model)
+            if epoch.epoch < settings.epochs:
+                self._save()
+
+        try:
+            return fit(
+                self.model,
+                train,
+                valid,
+                lr=settings.lr,
+                epochs=settings.epochs,
+                batch_size=settings.batch_size,
+                optimizer=self.optimizer,
+                schedule=SCHEDULES[settings.schedule],
+                position=position,
+                on_step=on_step,
+                on_epoch=on_epoch,
+            )
+        except DivergenceError as error:
+            if self.state.exists():
+                raise DivergenceError(f"{error}; the last good checkpoint is {self.state}") from error
+            raise
+
+    @property
+    def state(self) -> Path:
+        """Where the resumable checkpoint is."""
+        return self.folder / FILE
+
+    def _save(self) -> bool:
+        return save_state(self.state, self.settings, self.digests, self.model, self.optimizer, self.position)
+
+    def _finish(self, history: list[Epoch], valid: Batches) -> None:
+        tested = self._test()
+        record = {
+            "model": self.settings.model,
+            "hyperparameters": self.settings.hyperparameters(),
+            "device": self.device.type,
+            "data": {"name": self._data_name(), "sha256": dict(self.digests)},
+            "metrics": history[-1].metrics() | tested,
+            "versions": {"mnist-edge": __version__, "torch": torch.__version__},
+        }
+        path, metrics = (self.folder / name for name in FILES)
+        digest = checkpoint.save(path, self.model, record)
+        lines = [*(epoch.metrics() for epoch in history), {**tested, "run": record}]
+        write_atomically(metrics, "".join(json.dumps(line) + "\n" for line in lines).encode())
+        self.state.unlink(missing_ok=True)
+        self.echo(f"Wrote {path} (sha256 {digest[:12]}) and {metrics}.")
+        self.tracker.finish(tested)
+        if self.settings.report:
+            from mnist_train.report import write_report
+
+            index = write_report(Path(self.settings.report), self.model, valid, history, record)
+            self.echo(f"Wrote {index}.")
+
+    def _test(self) -> dict[str, float]:
+        if self.data.test is None:
+            return {}
+        loss, accuracy = evaluate(self.model, _batches(self.data.test, self.device))
+        self.echo(f"test        loss {loss:.4f}   accuracy {accuracy:.2%}")
+        return {"test_loss": loss, "test_accuracy": accuracy}
+
+    def _data_name(self) -> str:
+        return "mnist" if self.settings.data in {"bundled", "lab"} else Path(self.settings.data).name
+
+
+class _Signals:
+    """While inside, the first SIGINT or SIGTERM is only noted; the second does what it always did."""
+
+    def __init__(self) -> None:
+        self.came = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.came = number
+        self.__exit__()
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn "auto", "cpu", "cuda", "cuda:N" or "mps" into a device that is there.
+
+    Raises:
+        DeviceError: it is not.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, index = name.partition(":")
+    count = {"cpu": 1, "mps": int(torch.backends.mps.is_available()), "cuda": torch.cuda.device_count()}[kind]
+    if int(index or 0) >= count:
+        there = f"has {count}" if count else "finds none"
+        raise DeviceError(f"--device {name} was asked for and torch {there} of that kind; use --device cpu or auto")
+    return torch.device(name)
+
+
+def _batches(split: Split | MappedSplit, device: torch.device, shuffle: int | None = None) -> Batches:
+    if isinstance(split, MappedSplit):
+        return OnDisk(split.images, split.labels, device, shuffle)
+    return InMemory(*split.tensors(device), shuffle)
+
+
+def _require_same(before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    for name in before:
+        if before[name] != now.get(name):
+            raise DataError(f"{name} is not what this training began with (its SHA-256 differs); give the same --data")
