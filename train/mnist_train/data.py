@@ -1,6 +1,7 @@
 """Digits with labels; and MNIST as it comes with the package: 50,000 to train, 10,000 to validate, 10,000 to test."""
 
 import hashlib
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,9 +68,9 @@ def load_split(name: str, path: Path = BUNDLED) -> Split:
         DataError: the file is missing, damaged, or not MNIST.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             split = Split(arrays[f"x_{name}"], arrays[f"y_{name}"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read as MNIST ({error}); install mnist-edge again") from error
     for key, digest in zip((f"x_{name}", f"y_{name}"), split.digests(), strict=True):
         if digest != DIGESTS[key]:
