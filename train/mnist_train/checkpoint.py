@@ -67,7 +67,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged or no safetensors file ({error}); {_WANTED}") from error
     except ModelError as error:
-        raise CheckpointError(f"{path} cannot be rebuilt: {error}") from error
+        raise CheckpointError(f"{path} says how it was trained, and that cannot be made again: {error}") from error
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path} does not say how it was trained ({error!r}); {_WANTED}") from error
     except RuntimeError as error:
