@@ -28,7 +28,7 @@ from mnist_export.torchscript import from_torchscript, to_torchscript
 from mnist_export.triton import CONFIG_FILE, to_config
 from mnist_runtime import __version__
 from mnist_runtime.artifact import Artifact
-from mnist_runtime.digits import CLASSES, LEVELS, PIXELS, Intensities, as_pixels
+from mnist_runtime.digits import CLASSES, LEVELS, PIXELS, Intensities, as_intensities, as_pixels
 from mnist_runtime.files import ensure_writable
 from mnist_runtime.parity import Reference
 from mnist_train.checkpoint import Checkpoint, load
@@ -106,7 +106,7 @@ class Bundle:
         """The graph with 8-bit weights and activations."""
         from mnist_export.quantization import CALIBRATION_DIGITS, quantize
 
-        digits = load_split("train").images[:CALIBRATION_DIGITS].reshape(-1, PIXELS)
+        digits = as_intensities(load_split("train").images[:CALIBRATION_DIGITS].reshape(-1, PIXELS))
         return quantize(self.graph, digits)
 
     @cached_property

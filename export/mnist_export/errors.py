@@ -30,7 +30,3 @@ class BusyError(MnistEdgeError, TimeoutError):
 
 class UnknownFormatError(MnistEdgeError, ValueError):
     """There is no format of that name."""
-
-
-class MissingExtraError(MnistEdgeError, ImportError):
-    """An optional dependency is not installed; the sentence says which extra brings it."""

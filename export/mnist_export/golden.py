@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mnist_export.errors import ExportError
-from mnist_runtime.digits import CLASSES, LEVELS, PIXELS, Intensities
+from mnist_runtime.digits import CLASSES, LEVELS, PIXELS, Intensities, as_intensities
 from mnist_runtime.parity import Reference, derived_reference, linear_reference
 from mnist_train.data import Split
 from mnist_train.models import MNISTLogistic
@@ -46,7 +46,7 @@ def digit_sets(validation: Split) -> Sets:
     return {
         GOLDEN: golden_digits(validation),
         SINGLE: single_pixels(),
-        VALIDATION: validation.images.reshape(-1, PIXELS),
+        VALIDATION: as_intensities(validation.images.reshape(-1, PIXELS)),
     }
 
 

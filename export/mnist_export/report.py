@@ -14,13 +14,13 @@ import numpy as np
 import onnx
 from onnx import NodeProto, numpy_helper
 
-from mnist_export.errors import MissingExtraError
 from mnist_runtime.files import write_atomically
+from mnist_train.errors import MissingExtraError
 
 try:
     from matplotlib.figure import Figure
 except ImportError as error:
-    raise MissingExtraError("--report needs matplotlib, which is missing: pip install 'mnist-edge[report]'") from error
+    raise MissingExtraError("matplotlib", "report", "--report") from error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

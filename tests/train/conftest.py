@@ -5,7 +5,6 @@ import gzip
 import hashlib
 import http.server
 import io
-import os
 import pickle
 import threading
 from collections.abc import Iterator
@@ -17,10 +16,6 @@ import pytest
 import torch
 
 from mnist_train.data import SPLITS, Split, load_split
-
-# Two test processes on two cores: a second thread each would wait for the other's, here and in what they start.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

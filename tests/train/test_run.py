@@ -211,3 +211,14 @@ def test_a_resumable_checkpoint_of_another_model_does_not_fit(few, tmp_path):
     state, model = load_state(tmp_path / FILE), MLP()
     with pytest.raises(CheckpointError, match="does not fit"):
         state.restore(model, make_optimizer("plain", model.parameters()), torch.device("cpu"))
+
+
+def test_a_resumable_checkpoint_that_contradicts_itself_is_refused(few, tmp_path):
+    assert kill_at(3, signal.SIGINT, "--data", few, "--output-dir", tmp_path).returncode == 130
+    path = tmp_path / FILE
+    for old, new in ((b'\\"step\\": 3', b'\\"step\\": 4'), (b'\\"momentum\\"', b'\\"momentux\\"')):
+        broken = tmp_path / "broken"
+        assert old in path.read_bytes()
+        broken.write_bytes(path.read_bytes().replace(old, new))
+        with pytest.raises(CheckpointError):
+            load_state(broken)

@@ -12,7 +12,7 @@ from safetensors import torch as safetensors
 from torch import nn
 
 from mnist_runtime.files import read_whole, write_atomically
-from mnist_train.errors import CheckpointError
+from mnist_train.errors import CheckpointError, ModelError
 from mnist_train.models import build
 
 # One metadata key: safetensors keeps several in a hash map, whose order would change the bytes from run to run.
@@ -54,8 +54,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
 
     Raises:
         FileMissingError, FileReadError: it is not there, or cannot be read.
-        CheckpointError: it is cut short, not ours, or does not fit the model it names.
-        ModelError: the class that it names is not there.
+        CheckpointError: it is cut short, not ours, or does not fit the model it names, or that model is not there.
     """
     path = Path(path)
     data = read_whole(path, limit=_SIZE_LIMIT, wanted=_WANTED)
@@ -67,6 +66,8 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         module.load_state_dict(weights)
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged or no safetensors file ({error}); {_WANTED}") from error
+    except ModelError as error:
+        raise CheckpointError(f"{path} says how it was trained, and that cannot be made again: {error}") from error
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path} does not say how it was trained ({error!r}); {_WANTED}") from error
     except RuntimeError as error:

@@ -4,6 +4,7 @@ import math
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -61,7 +62,7 @@ def _read_state(ctx: click.Context, _: click.Parameter, path: Path | None) -> An
     from mnist_train.state import load_state
 
     state = load_state(path)
-    ctx.default_map = {**(ctx.default_map or {}), **state.settings}
+    ctx.default_map = {**(ctx.default_map or {}), **asdict(state.settings)}
     return state
 
 
@@ -142,7 +143,7 @@ def _refuse_contradictions(settings: Settings, resumed: Any) -> None:
         raise click.UsageError(f"--momentum belongs to --optimizer sgd, not to {settings.optimizer}.")
     if settings.weight_decay and settings.optimizer == "plain":
         raise click.UsageError("--weight-decay belongs to --optimizer sgd or adamw, not to plain.")
-    for name, value in resumed.settings.items() if resumed else ():
+    for name, value in asdict(resumed.settings).items() if resumed else ():
         if name not in CHANGEABLE and getattr(settings, name) != value:
             option = "--" + name.replace("_", "-")
             raise click.UsageError(f"{option} was {value!r} before the interruption and cannot change; leave it out.")

@@ -225,8 +225,8 @@ def choose_device(name: str) -> torch.device:
     kind, _, index = name.partition(":")
     count = {"cpu": 1, "mps": int(torch.backends.mps.is_available()), "cuda": torch.cuda.device_count()}[kind]
     if int(index or 0) >= count:
-        there = f"has {count}" if count else "finds none"
-        raise DeviceError(f"--device {name} was asked for and torch {there} of that kind; use --device cpu or auto")
+        there = f"{f'only {count}' if count else 'no'} {kind.upper()} device{'s' if count > 1 else ''}"
+        raise DeviceError(f"--device {name} was asked for and torch finds {there}; use --device cpu or auto")
     return torch.device(name)
 
 

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -29,8 +28,7 @@ _WANTED = f"give the {FILE} of an interrupted mnist-train"
 class State:
     """A training run between two steps."""
 
-    settings: dict[str, Any]
-    """Of the run, as `Settings` has them."""
+    settings: Settings
     data: dict[str, str]
     """SHA-256 of every array."""
     tensors: dict[str, Tensor]
@@ -102,6 +100,10 @@ def load_state(path: Path) -> State:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         record = json.loads(header["__metadata__"][_KEY])
         history = tuple(Epoch(**{**epoch, "curve": tuple(epoch["curve"])}) for epoch in record["history"])
-        return State(record["settings"], record["data"], tensors, record["epoch"], record["step"], history)
+        losses, step = len(tensors["losses"]), record["step"]
+        state = State(Settings(**record["settings"]), record["data"], tensors, record["epoch"], step, history)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is not a resumable checkpoint ({error}); {_WANTED}") from error
+    if losses != step:
+        raise CheckpointError(f"{path} holds {losses} losses of {step} steps; {_WANTED}")
+    return state
