@@ -103,7 +103,7 @@ def test_a_parameter_that_the_loss_does_not_reach_stays(data, held_out):
 
 
 def test_a_loss_that_is_no_number_stops_and_says_where(data, held_out, model):
-    with pytest.raises(DivergenceError, match="in epoch 1 at learning rate 1e\\+38"):
+    with pytest.raises(DivergenceError, match="in epoch 1, step 2, at learning rate 1e\\+38"):
         fit(model, data, held_out, lr=1e38)
 
 

@@ -14,7 +14,17 @@ from mnist_train.data import DIGESTS
 
 def test_training_writes_a_checkpoint_that_tells_how_it_came_to_be(trained):
     loaded = checkpoint.load(trained / "mnist.safetensors")
-    assert loaded.record["hyperparameters"] == {"lr": 0.5, "epochs": 2, "batch_size": 64, "seed": 0, "optimizer": "sgd"}
+    assert loaded.record["hyperparameters"] == {
+        "optimizer": "plain",
+        "lr": 0.5,
+        "momentum": 0.0,
+        "weight_decay": 0.0,
+        "schedule": "constant",
+        "epochs": 2,
+        "batch_size": 64,
+        "shuffle": False,
+        "seed": 0,
+    }
     assert loaded.record["data"] == {"name": "mnist", "sha256": DIGESTS}
     assert loaded.record["metrics"]["valid_accuracy"] == pytest.approx(0.917, abs=0.005)
     assert loaded.record["metrics"]["test_accuracy"] == pytest.approx(0.913, abs=0.005)
