@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         FileReadError,
         FileWriteError,
         IntegrityError,
+        ManifestError,
         MnistRuntimeError,
     )
 
@@ -33,6 +34,7 @@ __all__ = [
     "FileReadError",
     "FileWriteError",
     "IntegrityError",
+    "ManifestError",
     "MnistRuntimeError",
     "Prediction",
     "__version__",

@@ -17,6 +17,10 @@ class IntegrityError(ArtifactError):
     """The model was written by `mnist-export` and has changed since."""
 
 
+class ManifestError(ArtifactError):
+    """A folder's manifest.json is damaged, not one that `mnist-export` wrote, or of another schema."""
+
+
 class FileReadError(MnistRuntimeError, OSError):
     """A file is there and cannot be read, is empty, or is larger than it may be."""
 
