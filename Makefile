@@ -31,10 +31,11 @@ check: .venv/dev  ## style, types and import directions
 bench: .venv/dev  ## every claim of speed, side by side with what you would pick instead
 	@for claim in benchmarks/*.py; do $(BIN)/python "$$claim" || exit 1; done
 
-model: .venv/demo  ## make the bundled model again
+model: .venv/demo  ## make the bundled models again
 	$(BIN)/mnist-train --device cpu --output-dir artifacts/bundled
-	$(BIN)/mnist-export artifacts/bundled/mnist.safetensors --format onnx --output-dir artifacts/bundled
+	$(BIN)/mnist-export artifacts/bundled/mnist.safetensors --format onnx --format onnx-uint8 --output-dir artifacts/bundled
 	cp artifacts/bundled/mnist.onnx runtime/mnist_runtime/models/mnist-linear.onnx
+	cp artifacts/bundled/mnist.uint8.onnx runtime/mnist_runtime/models/mnist-linear.uint8.onnx
 
 clean:  ## forget the environments and caches; artifacts stay
 	rm -rf .venv .venv-edge .mypy_cache .ruff_cache .pytest_cache .coverage .import_linter_cache
@@ -47,7 +48,7 @@ clean:  ## forget the environments and caches; artifacts stay
 
 .venv/dev: .venv/demo
 	@echo "Adding the tools of development to .venv."
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ./runtime --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable './runtime[image]' --editable '.[dev]'
 	@touch $@
 
 .venv-edge/demo: .venv/demo

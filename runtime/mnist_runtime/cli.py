@@ -15,6 +15,7 @@ from mnist_runtime.errors import DigitError, MnistRuntimeError
 # NumPy and onnxruntime are imported where they are used: --help and --version answer without them.
 if TYPE_CHECKING:
     from mnist_runtime.artifact import Artifact
+    from mnist_runtime.classifier import Classifier
     from mnist_runtime.formats import Answer
 
 _LOCAL_MODEL = Path("artifacts/mnist.onnx")
@@ -45,9 +46,11 @@ def infer(paths: tuple[str, ...], model: Path | None, form: str) -> int:
     """
     from mnist_runtime.formats import WRITERS
 
-    artifact = _load(model)
-    failed: list[str] = []
-    WRITERS[form](_answers(paths, artifact, failed), sys.stdout)
+    from mnist_runtime.classifier import Classifier
+
+    with Classifier(_choose(model)) as classifier:
+        failed: list[str] = []
+        WRITERS[form](_answers(paths, classifier, failed), sys.stdout)
     return FAILURE if failed else 0
 
 
@@ -78,32 +81,35 @@ def parity(model: Path | None) -> int:
 def _load(model: Path | None) -> "Artifact":
     from mnist_runtime.artifact import BUNDLED, Artifact
 
+    return Artifact.load(_choose(model) or BUNDLED)
+
+
+def _choose(model: Path | None) -> Path | None:
+    """The model to use, None for the bundled one; says which, unless it was named."""
     if model:
-        return Artifact.load(model)
-    chosen = os.environ.get("MNIST_MODEL")
-    if chosen:
-        artifact, why = Artifact.load(chosen), "$MNIST_MODEL"
-    elif _LOCAL_MODEL.exists():
-        artifact, why = Artifact.load(_LOCAL_MODEL), "found here"
-    else:
-        artifact, why = Artifact.load(BUNDLED), f"no {_LOCAL_MODEL} here"
-    click.echo(f"Using {artifact.name} ({why}).", err=True)
-    return artifact
+        return model
+    if chosen := os.environ.get("MNIST_MODEL"):
+        click.echo(f"Using {chosen} ($MNIST_MODEL).", err=True)
+        return Path(chosen)
+    if _LOCAL_MODEL.exists():
+        click.echo(f"Using {_LOCAL_MODEL} (found here).", err=True)
+        return _LOCAL_MODEL
+    click.echo(f"Using the bundled model (no {_LOCAL_MODEL} here).", err=True)
+    return None
 
 
-def _answers(paths: tuple[str, ...], artifact: "Artifact", failed: list[str]) -> Iterator["Answer"]:
+def _answers(paths: tuple[str, ...], classifier: "Classifier", failed: list[str]) -> Iterator["Answer"]:
     """Answer every digit of every path; complain of a path that fails, note it in `failed`, and go on."""
     for path in paths:
         try:
-            yield from _answers_of(path, artifact)
+            yield from _answers_of(path, classifier)
         except MnistRuntimeError as error:
             complain(f"{path}: {error}" if path not in str(error) else str(error))
             failed.append(path)
 
 
-def _answers_of(path: str, artifact: "Artifact") -> Iterator["Answer"]:
-    from mnist_runtime.classifier import predictions
-    from mnist_runtime.digits import as_batch
+def _answers_of(path: str, classifier: "Classifier") -> Iterator["Answer"]:
+    from mnist_runtime.digits import as_batch, as_digits
     from mnist_runtime.formats import Answer
     from mnist_runtime.npy import open_npy, read_npy
 
@@ -111,6 +117,6 @@ def _answers_of(path: str, artifact: "Artifact") -> Iterator["Answer"]:
         raise DigitError("standard input is a terminal; pipe a .npy file into it, as in: mnist-infer - < digit.npy")
     digits = as_batch(read_npy(sys.stdin.buffer, "standard input") if path == "-" else open_npy(path))
     for start in range(0, len(digits), _CHUNK):
-        chunk = artifact.prepare(digits[start : start + _CHUNK])
-        for offset, prediction in enumerate(predictions(artifact, chunk)):
+        chunk = as_digits(digits[start : start + _CHUNK])
+        for offset, prediction in enumerate(classifier.predictions(chunk)):
             yield Answer(path, start + offset, chunk[offset], prediction)

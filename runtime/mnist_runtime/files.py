@@ -1,7 +1,6 @@
 """Files in and out: whole or not at all, and never larger than stated."""
 
 import os
-import secrets
 from pathlib import Path
 
 from mnist_runtime.errors import FileMissingError, FileReadError, FileWriteError
@@ -42,7 +41,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         FileWriteError: naming `path`; whatever stood there stands there still.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
@@ -63,7 +62,7 @@ def ensure_writable(folder: str | os.PathLike[str]) -> None:
     Raises:
         FileWriteError: naming `folder`.
     """
-    probe = Path(folder) / f".{secrets.token_hex(4)}.tmp"
+    probe = Path(folder) / f".{os.urandom(4).hex()}.tmp"
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.touch(exist_ok=False)
