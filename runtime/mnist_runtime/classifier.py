@@ -153,6 +153,11 @@ class Classifier:
         for _, (logits, probabilities) in self._chunks(as_batch(X), _BOTH):
             yield from map(_prediction, logits.tolist(), probabilities.tolist())
 
+    @property
+    def digests(self) -> list[str]:
+        """SHA-256, in hex, of each model file it was made from."""
+        return [artifact.sha256 for artifact in self._artifacts.values()]
+
     def close(self) -> None:
         """Free the model and onnxruntime's session; closing twice is fine."""
         self._models = []

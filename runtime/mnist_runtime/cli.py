@@ -1,8 +1,6 @@
 """The commands of the runtime: `mnist-infer` and `mnist-parity`."""
 
 import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,21 +8,49 @@ import click
 
 from mnist_runtime import __version__
 from mnist_runtime.command import FAILURE, Command, complain
-from mnist_runtime.errors import DigitError, MnistRuntimeError
 
 # NumPy and onnxruntime are imported where they are used: --help and --version answer without them.
 if TYPE_CHECKING:
     from mnist_runtime.artifact import Artifact
-    from mnist_runtime.classifier import Classifier
-    from mnist_runtime.formats import Answer
 
 _LOCAL_MODEL = Path("artifacts/mnist.onnx")
-_CHUNK = 4096  # digits held in memory at a time
+
+
+class _Shard(click.ParamType[tuple[int, int]]):
+    """I/N on the command line."""
+
+    name = "I/N"
+
+    def convert(
+        self, value: str | tuple[int, int], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Read "2/8" as (2, 8)."""
+        if isinstance(value, tuple):
+            return value
+        index, _, count = value.partition("/")
+        if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+            self.fail(f"{value!r} is not I/N, such as 1/8 to 8/8", param, ctx)
+        return int(index), int(count)
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    from mnist_runtime.version import describe
+
+    click.echo(describe(ctx.info_name or "mnist-infer"))
+    ctx.exit()
 
 
 @click.command("mnist-infer", cls=Command)
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
-@click.option("--model", type=click.Path(path_type=Path), metavar="FILE", help="The .onnx file to use.")
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path())
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    metavar="FILE|FOLDER",
+    help="A .onnx file, or a folder that mnist-export published.",
+)
+@click.option("--recursive", "-r", is_flag=True, help="Look into the folders of folders.")
 @click.option(
     "--format",
     "form",
@@ -33,24 +59,69 @@ _CHUNK = 4096  # digits held in memory at a time
     show_default=True,
     help="How to print the predictions.",
 )
-@click.version_option(__version__)
-def infer(paths: tuple[str, ...], model: Path | None, form: str) -> int:
-    """Recognise the digits in .npy files; PATH "-" reads one file from standard input.
+@click.option("--top-k", type=click.IntRange(1, 10), default=1, metavar="K", help="Tell the K most probable classes.")
+@click.option("--probabilities", is_flag=True, help="Tell the probabilities of all ten classes.")
+@click.option("--show", is_flag=True, help="Draw every digit as the model saw it.")
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="True labels, a .npy of N: report the accuracy and the confusion matrix instead of the predictions.",
+)
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the labels of one .npy of any size to this .npy; a killed run is taken up where it was.",
+)
+@click.option("--shard", type=_Shard(), help="With --output: only the I-th of N parts, into a file of its own.")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the versions."
+)
+def infer(
+    paths: tuple[str, ...],
+    model: Path | None,
+    recursive: bool,
+    form: str,
+    top_k: int,
+    probabilities: bool,
+    show: bool,
+    labels: Path | None,
+    output: Path | None,
+    shard: tuple[int, int] | None,
+) -> int:
+    """Recognise the digits in files: .npy and .npz arrays, and PNG, JPEG, BMP or WebP images of one digit each.
 
-    A file holds one digit or many: uint8 0-255 or floats within [0, 1], 28x28 or 784 pixels, white ink on black.
+    PATH may be a file, a folder, a quoted glob, or "-" for standard input. Arrays are uint8 0-255 or floats within
+    [0, 1], 28x28 or 784 pixels, white ink on black. Images may be of any size, dark on light or light on dark; they
+    need Pillow: pip install "mnist-runtime[image]".
 
     Without --model: $MNIST_MODEL, else artifacts/mnist.onnx, else the model that comes with the package.
 
     Exit codes: 0 all answered; 1 the model or some input failed (the other inputs are still answered); 2 wrong
     usage; 130 interrupted.
     """
-    from mnist_runtime.formats import WRITERS
-
+    if shard and not output:
+        raise click.UsageError("--shard needs --output, which names the files of the parts.")
+    if output and (show or form != "text" or top_k > 1):
+        raise click.UsageError("--output writes a .npy; --format, --top-k and --show are for printing.")
+    # This command multiplies no matrices in NumPy; the threads of its BLAS would cost a quarter of the start.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from mnist_runtime import inference
     from mnist_runtime.classifier import Classifier
+    from mnist_runtime.formats import Detail
 
+    failed: list[str] = []
     with Classifier(_choose(model)) as classifier:
-        failed: list[str] = []
-        WRITERS[form](_answers(paths, classifier, failed), sys.stdout)
+        if output:
+            inference.score_file(classifier, paths, output, shard or (1, 1), labels, probabilities=probabilities)
+            return 0
+        answers = inference.answer(classifier, paths, failed, recursive=recursive)
+        if labels:
+            click.echo(inference.evaluate(answers, labels).report())
+        else:
+            inference.print_answers(answers, form, Detail(top_k, probabilities), show=show)
     return FAILURE if failed else 0
 
 
@@ -96,27 +167,3 @@ def _choose(model: Path | None) -> Path | None:
         return _LOCAL_MODEL
     click.echo(f"Using the bundled model (no {_LOCAL_MODEL} here).", err=True)
     return None
-
-
-def _answers(paths: tuple[str, ...], classifier: "Classifier", failed: list[str]) -> Iterator["Answer"]:
-    """Answer every digit of every path; complain of a path that fails, note it in `failed`, and go on."""
-    for path in paths:
-        try:
-            yield from _answers_of(path, classifier)
-        except MnistRuntimeError as error:
-            complain(f"{path}: {error}" if path not in str(error) else str(error))
-            failed.append(path)
-
-
-def _answers_of(path: str, classifier: "Classifier") -> Iterator["Answer"]:
-    from mnist_runtime.digits import as_batch, as_digits
-    from mnist_runtime.formats import Answer
-    from mnist_runtime.npy import open_npy, read_npy
-
-    if path == "-" and sys.stdin.isatty():
-        raise DigitError("standard input is a terminal; pipe a .npy file into it, as in: mnist-infer - < digit.npy")
-    digits = as_batch(read_npy(sys.stdin.buffer, "standard input") if path == "-" else open_npy(path))
-    for start in range(0, len(digits), _CHUNK):
-        chunk = as_digits(digits[start : start + _CHUNK])
-        for offset, prediction in enumerate(classifier.predictions(chunk)):
-            yield Answer(path, start + offset, chunk[offset], prediction)

@@ -24,10 +24,19 @@ class Command(click.Command):
         """Run with `args` (default: the process's) and exit."""
         sys.exit(self._status(args, prog_name or self.name, extra))
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; end quietly when the reader, as `| head`, has seen enough (click itself would exit 1)."""
+        try:
+            status = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains
+            return 0
+        return status
+
     def _status(self, args: Sequence[str] | None, prog_name: str | None, extra: dict[str, Any]) -> int:
         try:
             status = super().main(args, prog_name, **{**extra, "standalone_mode": False})
-            sys.stdout.flush()
         except click.ClickException as error:
             error.show()
             return error.exit_code
@@ -37,9 +46,6 @@ class Command(click.Command):
         except (KeyboardInterrupt, click.Abort):
             complain("interrupted; nothing half-written was kept")
             return INTERRUPTED
-        except BrokenPipeError:  # the reader, as `| head`, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains
-            return 0
         return status or 0
 
 

@@ -4,26 +4,22 @@ A digit is 28x28 pixels, white ink on black, flattened row by row to 784. Its in
 `intensity / 256` in float32, as in the lab's `mnist.pkl.gz`; the division is exact in binary floating point.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from mnist_runtime.errors import DigitError
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
 
 HEIGHT = WIDTH = 28
 PIXELS = HEIGHT * WIDTH  # 784
 LEVELS = 256  # intensities 0..255; as floats they are k/256, at most 0.99609375
 CLASSES = tuple(range(10))
 
-Intensities: TypeAlias = "NDArray[np.uint8]"
+Intensities: TypeAlias = NDArray[np.uint8]
 """Raw digits: uint8 `[N, 784]`, 0 black to 255 white."""
 
-Pixels: TypeAlias = "NDArray[np.float32]"
+Pixels: TypeAlias = NDArray[np.float32]
 """Scaled digits: float32 `[N, 784]` within [0, 1]."""
 
 _BITS_OF_ONE = 0x3F800000  # of the float32 1.0

@@ -56,6 +56,21 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def publish(part: Path, path: Path) -> None:
+    """Give a file that was written in place its final name, once its bytes are safely on the disk.
+
+    Raises:
+        FileWriteError: naming `path`.
+    """
+    try:
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+        _fsync_folder(path.parent)
+    except OSError as error:
+        raise FileWriteError(f"cannot write {path} ({error.strerror}); choose another place for it") from error
+
+
 def ensure_writable(folder: str | os.PathLike[str]) -> None:
     """Make `folder` if it is missing and try a file in it: work whose result could not be written need not start.
 
