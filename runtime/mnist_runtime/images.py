@@ -122,35 +122,46 @@ def _on_paper(image: Image.Image) -> Image.Image:
 
 
 def _ink(grey: Grey) -> tuple[Grey, float]:
-    """How far each pixel stands out from the background on the ink's side, and the background's noise (1 sigma)."""
-    rest, noise = _without_background(grey)
-    above, below = np.maximum(rest, 0), np.maximum(-rest, 0)
-    ink = above if (above**2).sum() > (below**2).sum() else below
+    """How far each pixel stands out from the background on the ink's side, and the background's noise (1 sigma).
+
+    Dark ink takes away a share of the light that falls there, so its depth is measured against the background's own.
+    """
+    background, noise = _background(grey)
+    above, below = np.maximum(grey - background, 0), np.maximum(background - grey, 0)
+    if (above**2).sum() > (below**2).sum():
+        ink = above
+    else:
+        light = np.maximum(background, _FAINTEST)
+        ink, noise = 255 * below / light, noise * 255 / float(np.median(light))
     return np.where(ink > 3 * noise, ink, 0), noise
 
 
-def _without_background(grey: Grey) -> tuple[Grey, float]:
-    """Subtract a background that varies as a quadratic surface: fit to the border, then to all that lies near the fit.
+def _background(grey: Grey) -> tuple[Grey, float]:
+    """The background, a quadratic surface, and the noise on it (1 sigma): fit to the border, then to all that lies near the fit.
 
-    Light falls off smoothly and ink does not, so a surface of six coefficients follows the one and not the other.
+    Light falls off smoothly and ink does not, so a surface of six coefficients follows the one and not the other. It is
+    fit to every few pixels only, which is as good.
     """
-    terms = _quadratic_terms(*grey.shape)
-    flat = grey.ravel()
-    margin = max(1, min(grey.shape) // 12)
-    inner = np.zeros(grey.shape, dtype=bool)
-    inner[margin:-margin, margin:-margin] = True
-    border = ~inner.ravel()
-    rest = flat - np.median(flat[border])
-    near = border & (np.abs(rest) <= max(_FAINTEST, 2 * np.median(np.abs(rest[border]))))
-    noise = 0.0
-    for _ in range(6):
-        coefficients = np.linalg.lstsq(terms[near], flat[near], rcond=None)[0]
-        rest = flat - terms @ coefficients
+    stride = max(1, max(grey.shape) // 64)
+    sample = grey[::stride, ::stride]
+    terms, levels = _quadratic_terms(*sample.shape), sample.ravel()
+    near = _border(sample.shape)
+    for _ in range(8):
+        coefficients = np.linalg.lstsq(terms[near], levels[near], rcond=None)[0]
+        rest = levels - terms @ coefficients
         noise = 1.4826 * float(np.median(np.abs(rest[near])))  # of a normal distribution, sigma = 1.4826 MAD
         near = np.abs(rest) <= max(3 * noise, 3.0)
-        if not near.any():
+        if near.sum() < terms.shape[1]:
             break
-    return rest.reshape(grey.shape), noise
+    return (_quadratic_terms(*grey.shape) @ coefficients).reshape(grey.shape), noise
+
+
+def _border(shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """The outermost twelfth of a picture, at least a pixel, flattened."""
+    margin = max(1, min(shape) // 12)
+    border = np.ones(shape, dtype=bool)
+    border[margin:-margin, margin:-margin] = False
+    return border.ravel()
 
 
 def _quadratic_terms(height: int, width: int) -> Grey:
