@@ -5,7 +5,7 @@ BIN := .venv/bin
 EDGE := .venv-edge/bin
 MANIFESTS := pyproject.toml runtime/pyproject.toml runtime/mnist_runtime/__init__.py hatch_build.py constraints.txt
 
-.PHONY: demo test check bench model clean
+.PHONY: demo test check bench fuzz model clean
 
 demo: .venv/demo .venv-edge/demo  ## train, export, prove parity, and recognise a digit without torch
 	@echo "\n== Train: the lab's loop on 50,000 digits =="
@@ -30,6 +30,9 @@ check: .venv/dev  ## style, types and import directions
 
 bench: .venv/dev  ## every claim of speed, side by side with what you would pick instead
 	@for claim in benchmarks/*.py; do $(BIN)/python "$$claim" || exit 1; done
+
+fuzz: .venv/dev  ## 20,000 damaged files, of every kind that the runtime reads
+	$(BIN)/python tests/runtime/fuzz.py 20000
 
 model: .venv/demo  ## make the bundled models again
 	$(BIN)/mnist-train --device cpu --output-dir artifacts/bundled

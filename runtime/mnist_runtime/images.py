@@ -137,7 +137,7 @@ def _ink(grey: Grey) -> tuple[Grey, float]:
 
 
 def _background(grey: Grey) -> tuple[Grey, float]:
-    """The background, a quadratic surface, and the noise on it (1 sigma): fit to the border, then to all that lies near the fit.
+    """The background, a quadratic surface, and the noise on it (1 sigma): fit to the border, then to all near the fit.
 
     Light falls off smoothly and ink does not, so a surface of six coefficients follows the one and not the other. It is
     fit to every few pixels only, which is as good.

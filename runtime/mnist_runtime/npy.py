@@ -130,7 +130,9 @@ def _header(file: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.dtype[
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran_order, dtype = read(file)
         np.broadcast_to(np.empty((), dtype), shape)  # takes no memory, and fails where no such shape can exist
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+    except DigitError:
+        raise
+    except Exception as error:  # noqa: BLE001  # the parser reads Python literals, and raises what that runs into
         _refuse(name, str(error).splitlines()[0] if str(error) else type(error).__name__, error)
     if dtype.hasobject:
         raise DigitError(f"{name} holds pickled Python objects, which are never loaded; save numbers with np.save")
