@@ -63,6 +63,7 @@ class Claim:
 
     @property
     def kept(self) -> bool:
+        """Whether the bound holds."""
         return self.ratio >= self.bound if self.at_least else self.ratio <= self.bound
 
     def __str__(self) -> str:
@@ -242,9 +243,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         checkpoint = folder / "mnist.safetensors"
-        quiet = {"check": True, "stdout": subprocess.DEVNULL}
-        subprocess.run([BIN / "mnist-train", "--output-dir", folder, "--device", "cpu"], **quiet)
-        subprocess.run([BIN / "mnist-export", checkpoint, "--output-dir", folder], **quiet)
+        train = [BIN / "mnist-train", "--output-dir", folder, "--device", "cpu"]
+        for command in (train, [BIN / "mnist-export", checkpoint, "--output-dir", folder]):
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         from mnist_train.data import load_split
 
         digits = load_split("test").images

@@ -147,7 +147,8 @@ def _background(grey: Grey) -> tuple[Grey, float]:
     terms, levels = _quadratic_terms(*sample.shape), sample.ravel()
     near = _border(sample.shape)
     for _ in range(8):
-        coefficients = np.linalg.lstsq(terms[near], levels[near], rcond=None)[0]
+        chosen = terms[near]  # six terms on [-1, 1]: the normal equations are well conditioned, and 6x6
+        coefficients = np.linalg.lstsq(chosen.T @ chosen, chosen.T @ levels[near], rcond=None)[0]
         rest = levels - terms @ coefficients
         noise = 1.4826 * float(np.median(np.abs(rest[near])))  # of a normal distribution, sigma = 1.4826 MAD
         near = np.abs(rest) <= max(3 * noise, 3.0)

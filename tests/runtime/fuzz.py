@@ -1,6 +1,6 @@
 """Damaged .npy, .npz, image and ONNX bytes: whatever comes in, only `MnistRuntimeError` comes out.
 
-`python tests/runtime/fuzz.py 20000` tries that many inputs (`make fuzz`), from real files with bytes flipped, cut, moved and
+`python tests/runtime/fuzz.py 20000` tries that many inputs (`make fuzz`): real files with bytes flipped, cut, moved and
 repeated; the same seed gives the same inputs. Memory is bounded by the system, time by an alarm.
 """
 
