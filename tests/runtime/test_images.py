@@ -28,7 +28,7 @@ def page(digit, rng, *, scale=None):
 
 def test_the_recipe_loses_less_than_a_point_of_accuracy_where_naive_resizing_loses_far_more(test_split):
     rng = np.random.default_rng(20261123)
-    chosen = rng.choice(len(test_split.images), 600, replace=False)
+    chosen = rng.choice(len(test_split.images), 1500, replace=False)
     digits, labels, classifier = test_split.images[chosen], test_split.labels[chosen], Classifier()
     pages = [encode(page(digit, rng)) for digit in digits]
 
