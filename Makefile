@@ -20,7 +20,7 @@ demo: .venv/demo .venv-edge/demo  ## train, export, prove parity, and recognise 
 	$(EDGE)/mnist-infer artifacts/digit.npy --model artifacts/mnist.onnx
 
 test: check  ## every test, doctests and branch coverage
-	$(BIN)/python -m pytest -n 2 --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term-missing:skip-covered
 
 check: .venv/dev  ## style, types and import directions
 	$(BIN)/ruff check .

@@ -1,10 +1,17 @@
 """What every room's tests share: real digits, one real training run, its artifacts, and real processes."""
 
+import codecs
 import os
+import pty
+import select
 import subprocess
 import sys
-from collections.abc import Callable
+import termios
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+# Tests run side by side, and PyTorch's threads, which spin while they wait, would wait on one another's cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
@@ -33,6 +40,53 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         )
 
     return run
+
+
+class Terminal:
+    """A command under a pseudo-terminal of 24 lines of 80 columns, as a person would run it."""
+
+    def __init__(self, *command: object, env: dict[str, str] | None = None, **options: object) -> None:
+        self._master, slave = pty.openpty()
+        termios.tcsetwinsize(slave, (24, 80))
+        streams = {"stdin": slave, "stdout": slave, "stderr": slave}
+        clean = {key: value for key, value in os.environ.items() if key != "NO_COLOR"} | {"TERM": "xterm-256color"}
+        words = [BIN / str(command[0]), *map(str, command[1:])]
+        self.process = subprocess.Popen(words, env=clean | (env or {}), **streams, **options)
+        os.close(slave)
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self.seen = ""
+
+    def read(self, until: str | None = None) -> str:
+        """Everything seen so far, once `until` is in it or, without, once the command has ended."""
+        while until is None or until not in self.seen:
+            ready, _, _ = select.select([self._master], [], [], 60)
+            assert ready, f"nothing more came after: {self.seen}"
+            try:
+                self.seen += self._decoder.decode(os.read(self._master, 65536))
+            except OSError:  # the terminal hangs up when the process has ended
+                assert until is None, f"{until!r} never came: {self.seen}"
+                self.process.wait(timeout=60)
+                break
+        return self.seen
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._master)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Callable[..., Terminal]]:
+    """Start commands under a pseudo-terminal; what still runs at the test's end is killed."""
+    started = []
+
+    def start(*command: object, **options: object) -> Terminal:
+        started.append(Terminal(*command, **options))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """From a checkpoint to a folder of artifacts: build, gate, then publish."""
 
 import hashlib
-import io
 import itertools
 import json
 import os
@@ -21,7 +20,7 @@ from onnx import ModelProto
 from mnist_export.errors import ParityError
 from mnist_export.golden import golden_digits, reference, single_pixels
 from mnist_export.onnx import IR_VERSION, OPSET, to_graph, to_onnx, to_onnx_uint8
-from mnist_export.torchscript import to_torchscript
+from mnist_export.torchscript import from_torchscript, to_torchscript
 from mnist_runtime import __version__
 from mnist_runtime.artifact import Artifact
 from mnist_runtime.digits import CLASSES, LEVELS, PIXELS, Intensities, as_pixels
@@ -149,11 +148,12 @@ def _run_onnx(data: bytes, name: str) -> Run:
 
 
 def _run_torchscript(data: bytes) -> Run:
-    module = torch.jit.load(io.BytesIO(data))  # type: ignore[no-untyped-call]
+    module = from_torchscript(data)
 
     def run(digits: Intensities) -> tuple[NDArray[np.float32], None]:
         with torch.no_grad():
-            return module(torch.from_numpy(as_pixels(digits))).numpy(), None
+            logits: torch.Tensor = module(torch.from_numpy(as_pixels(digits)))
+            return logits.numpy(), None
 
     return run
 

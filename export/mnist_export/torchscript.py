@@ -5,10 +5,12 @@ source paths of the machine, a `serialization_id`, and each class's constants in
 seed. What is left without them, and with the constants sorted, loads with `torch.jit.load` and libtorch as before.
 """
 
+import contextlib
 import io
 import re
 import warnings
 import zipfile
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -24,10 +26,24 @@ _PADDING_ID = b"FB"  # torch's own id for the padding in a ZIP entry's extra fie
 def to_torchscript(module: nn.Module) -> bytes:
     """Script `module`, which takes pixels float32 `[N, 784]` to logits float32 `[N, 10]`."""
     saved = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
+    with _deprecated():
         torch.jit.save(torch.jit.script(module), saved)
     return _canonical(saved.getvalue())
+
+
+def from_torchscript(archive: bytes) -> nn.Module:
+    """Load a scripted module back, as `torch.jit.load` does."""
+    with _deprecated():
+        module: nn.Module = torch.jit.load(io.BytesIO(archive))  # type: ignore[no-untyped-call]
+    return module
+
+
+@contextlib.contextmanager
+def _deprecated() -> Iterator[None]:
+    """Keep to ourselves that torch would rather have us use torch.export; any other warning passes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*torch\.jit\.", category=DeprecationWarning)
+        yield
 
 
 def _canonical(archive: bytes) -> bytes:

@@ -18,6 +18,16 @@ INTERRUPTED = 130
 class Command(click.Command):
     """A click command that turns the project's errors into one line and an exit code, never a traceback."""
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a reader that has seen enough, as `| head`, ends it quietly and well."""
+        try:
+            status = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains
+            return 0
+        return status
+
     def main(  # type: ignore[override]  # click types the return of its standalone mode alone
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> NoReturn:

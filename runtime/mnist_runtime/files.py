@@ -41,19 +41,26 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         FileWriteError: naming `path`; whatever stood there stands there still.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
+        _replace(path, data)
+        _fsync_folder(path.parent)
+    except OSError as error:
+        raise FileWriteError(f"cannot write {path} ({error.strerror}); choose another place for it") from error
+
+
+def _replace(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+    file = temporary.open("xb")
+    try:
+        with file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _fsync_folder(path.parent)
-    except OSError as error:
-        raise FileWriteError(f"cannot write {path} ({error.strerror}); choose another place for it") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    except BaseException:
+        temporary.unlink()
+        raise
 
 
 def publish(part: Path, path: Path) -> None:

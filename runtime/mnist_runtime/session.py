@@ -54,7 +54,7 @@ class Settings:
         except Exception as error:  # onnxruntime's exceptions have no common base but Exception
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ArtifactError(
-                f"{name} is not an ONNX model that onnxruntime {VERSION} can load ({reason}); "
+                f"{name} is not a whole ONNX model that onnxruntime {VERSION} can load ({reason}); "
                 "give a .onnx file that mnist-export wrote"
             ) from error
 

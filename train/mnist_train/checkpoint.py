@@ -64,8 +64,8 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         module.load_state_dict(weights)
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged or no safetensors file ({error}); {_WANTED}") from error
-    except KeyError as error:
-        raise CheckpointError(f"{path} does not say how it was trained ({error} is missing); {_WANTED}") from error
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} does not say how it was trained ({error!r}); {_WANTED}") from error
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path} does not fit its model ({reason}); {_WANTED}") from error

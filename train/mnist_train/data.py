@@ -1,6 +1,7 @@
 """MNIST as it comes with the package: 50,000 digits to train, 10,000 to validate and 10,000 to test, as in the lab."""
 
 import hashlib
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,9 +58,9 @@ def load_split(name: str, path: Path = BUNDLED) -> Split:
         DataError: the file is missing, damaged, or not MNIST.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             split = Split(arrays[f"x_{name}"], arrays[f"y_{name}"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read as MNIST ({error}); install mnist-edge again") from error
     for key, array in ((f"x_{name}", split.images), (f"y_{name}", split.labels)):
         if hashlib.sha256(array.data).hexdigest() != DIGESTS[key]:

@@ -1,0 +1,68 @@
+"""Gate, then publish: what passes is written whole, what does not is not written at all."""
+
+import copy
+import dataclasses
+import hashlib
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from mnist_export.bundle import FILES, Bundle, publish
+from mnist_export.errors import ParityError
+from mnist_export.golden import reference, single_pixels
+from mnist_train import checkpoint
+
+
+@pytest.fixture(scope="module")
+def bundle(trained, validation) -> Bundle:
+    return Bundle(checkpoint.load(trained / "mnist.safetensors"), validation)
+
+
+def test_the_manifest_ties_the_files_together(exported, trained):
+    manifest = json.loads((exported / "manifest.json").read_text())
+    source = (trained / "mnist.safetensors").read_bytes()
+    assert manifest["checkpoint"] == {"sha256": hashlib.sha256(source).hexdigest(), "size": len(source)}
+    assert set(manifest["files"]) == {path.name for path in exported.iterdir()} - {"manifest.json"}
+    for name, entry in manifest["files"].items():
+        data = (exported / name).read_bytes()
+        assert (entry["sha256"], entry["size"]) == (hashlib.sha256(data).hexdigest(), len(data))
+        assert [part["count"] for part in entry["parity"]] == [23, 784, 10_000]
+        assert all(part["worst_share"] < 1 and part["failures"] == [] for part in entry["parity"])
+
+
+def test_all_labels_of_this_model_are_certified(exported):
+    manifest = json.loads((exported / "manifest.json").read_text())
+    for entry in manifest["files"].values():
+        assert [part["certified"] for part in entry["parity"]] == [23, 784, 10_000]
+
+
+@pytest.mark.parametrize("form", FILES)
+@pytest.mark.parametrize("factor", [1.001, 0.999])
+def test_a_thousandth_of_one_weight_is_noticed(bundle, validation, form, factor):
+    module = copy.deepcopy(bundle.checkpoint.module)
+    with torch.no_grad():
+        module.lin.weight[3, 10 * 28 + 12] *= factor
+    damaged = Bundle(dataclasses.replace(bundle.checkpoint, module=module), validation)
+    damaged.references = bundle.references
+    with pytest.raises(ParityError, match="nothing was published"):
+        damaged.build(form)
+
+
+def test_a_module_without_an_analytic_bound_gets_a_derived_one(validation):
+    module = nn.Sequential(nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10)).eval()
+    derived = reference(module, validation.images.reshape(-1, 784))
+    assert not derived.certified.any()
+    assert 0 < derived.tolerance.max() < 1e-4
+    assert len(set(derived.tolerance.ravel().tolist())) == 1
+
+
+def test_every_single_pixel_digit_has_one_lit_pixel():
+    assert (single_pixels() > 0).sum(axis=1).tolist() == [1] * 784
+
+
+def test_publishing_only_one_format_lists_only_that(bundle, tmp_path):
+    publish(bundle, [bundle.build("torchscript")], tmp_path / "new")
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"mnist.torchscript.pt", "manifest.json"}
+    assert list(json.loads((tmp_path / "new" / "manifest.json").read_text())["files"]) == ["mnist.torchscript.pt"]

@@ -1,0 +1,63 @@
+"""mnist-export as people run it."""
+
+import hashlib
+import os
+
+import pytest
+
+
+def digests(folder) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def test_the_same_checkpoint_gives_the_same_bytes_anywhere(run, trained, exported, tmp_path):
+    elsewhere = tmp_path / "another place, with spaces"
+    elsewhere.mkdir()
+    source = os.path.relpath(trained / "mnist.safetensors", elsewhere)
+    for seed in ("1", "4711"):
+        env = {"PYTHONHASHSEED": seed}
+        result = run("mnist-export", source, "--output-dir", seed, cwd=elsewhere, env=env)
+        assert result.returncode == 0
+        assert digests(elsewhere / seed) == digests(exported)
+
+
+def test_a_run_shows_the_proof_and_nothing_else(run, trained, tmp_path):
+    result = run("mnist-export", trained / "mnist.safetensors", "--format", "onnx", "--output-dir", tmp_path)
+    said = result.stdout.decode()
+    assert result.returncode == 0
+    assert result.stderr == b""
+    assert "validation digits   10,000      10,000     10,000" in said
+    assert f"Wrote {tmp_path / 'mnist.onnx'}" in said
+    assert set(digests(tmp_path)) == {"mnist.onnx", "manifest.json"}
+
+
+def test_an_unknown_format_is_a_usage_error(run, trained):
+    result = run("mnist-export", trained / "mnist.safetensors", "--format", "coreml")
+    assert result.returncode == 2
+    assert b"'onnx', 'onnx-uint8', 'torchscript'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "does not exist"), (b"", "is empty"), (b"hello", "is damaged"), ("cut", "is damaged")],
+)
+def test_a_checkpoint_that_cannot_be_used_leaves_the_old_artifacts(run, trained, tmp_path, content, said):
+    (tmp_path / "mnist.onnx").write_text("from before")
+    source = tmp_path / "source.safetensors"
+    if content == "cut":
+        content = (trained / "mnist.safetensors").read_bytes()[:20_000]
+    if content is not None:
+        source.write_bytes(content)
+    result = run("mnist-export", source, "--output-dir", tmp_path)
+    (complaint,) = result.stderr.decode().splitlines()
+    assert result.returncode == 1
+    assert complaint.startswith(f"Error: {source} {said}")
+    assert (tmp_path / "mnist.onnx").read_text() == "from before"
+
+
+def test_an_output_folder_that_cannot_be_is_refused_at_once(run, trained, tmp_path):
+    (tmp_path / "file").write_text("kept")
+    result = run("mnist-export", trained / "mnist.safetensors", "--output-dir", tmp_path / "file")
+    assert result.returncode == 1
+    assert f"cannot write in {tmp_path / 'file'}" in result.stderr.decode()
+    assert result.stdout == b""

@@ -1,0 +1,100 @@
+"""The classifier that other programs embed."""
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from mnist_runtime import Classifier, DigitError, Prediction
+from mnist_runtime.parity import softmax
+
+
+@pytest.fixture(scope="module")
+def classifier(bundled) -> Classifier:
+    return Classifier()
+
+
+@pytest.fixture(scope="module")
+def uint8_classifier(exported) -> Classifier:
+    return Classifier(exported / "mnist.uint8.onnx")
+
+
+def test_the_bundled_model_recognises_unseen_digits(classifier, test_split):
+    assert (classifier.predict(test_split.images) == test_split.labels).mean() == 0.9134
+
+
+def test_the_outputs_have_scikit_learns_shapes_and_dtypes(classifier, test_split):
+    some = test_split.images[:5]
+    assert classifier.decision_function(some).shape == classifier.predict_proba(some).shape == (5, 10)
+    assert classifier.decision_function(some).dtype == classifier.predict_proba(some).dtype == np.float32
+    assert classifier.predict(some).shape == (5,)
+    assert classifier.predict(some).dtype == classifier.classes_.dtype == np.int64
+    assert classifier.classes_.tolist() == list(range(10))
+
+
+def test_probabilities_are_the_softmax_of_the_logits(classifier, test_split):
+    logits = classifier.decision_function(test_split.images).astype(np.float64)
+    probabilities = classifier.predict_proba(test_split.images)
+    np.testing.assert_allclose(probabilities, softmax(logits), rtol=1e-5, atol=2**-126)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-6)
+
+
+def test_no_digits_give_no_predictions(classifier):
+    empty = np.empty((0, 28, 28), np.uint8)
+    assert classifier.predict(empty).shape == (0,)
+    assert classifier.predict_proba(empty).shape == (0, 10)
+
+
+def test_classify_tells_label_and_probabilities(classifier, test_split):
+    prediction = classifier.classify(test_split.images[0])
+    row = classifier.predict_proba(test_split.images[0])[0]
+    assert prediction == Prediction(7, float(row[7]), tuple(row.tolist()))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        prediction.label = 3
+
+
+def test_classify_takes_one_digit_only(classifier, test_split):
+    with pytest.raises(DigitError, match="these are 2 digits"):
+        classifier.classify(test_split.images[:2])
+
+
+def test_both_graphs_agree_to_the_bit_on_raw_and_scaled_digits(exported, uint8_classifier, test_split):
+    as_float = Classifier(exported / "mnist.onnx")
+    pixels = test_split.images / np.float32(256)
+    expected = as_float.decision_function(test_split.images)
+    assert np.array_equal(as_float.decision_function(pixels), expected)
+    assert np.array_equal(uint8_classifier.decision_function(test_split.images), expected)
+    assert np.array_equal(uint8_classifier.decision_function(pixels), expected)
+
+
+def test_the_uint8_graph_refuses_floats_it_cannot_hold(uint8_classifier, test_split):
+    with pytest.raises(DigitError, match="use the float32 model"):
+        uint8_classifier.predict(test_split.images[0] / 255)
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = "import sys, mnist_runtime; print({'numpy', 'onnxruntime', 'click'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    import mnist_runtime
+
+    assert "Classifier" in dir(mnist_runtime)
+    with pytest.raises(AttributeError, match="Klassifier"):
+        _ = mnist_runtime.Klassifier
+
+
+def test_every_public_name_can_be_imported():
+    import mnist_runtime
+
+    assert all(getattr(mnist_runtime, name) for name in mnist_runtime.__all__)
+
+
+def test_telemetry_is_off_before_onnxruntime_loads(tmp_path):
+    code = "import numpy, mnist_runtime; mnist_runtime.Classifier().predict(numpy.zeros((28, 28), 'uint8'))"
+    env = {"HOME": str(tmp_path), "PATH": "", "LANG": "C.UTF-8"}  # and no CI, which would hide it
+    subprocess.run([sys.executable, "-c", code], env=env, check=True)
+    assert list(tmp_path.rglob("*")) == []

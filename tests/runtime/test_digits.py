@@ -1,0 +1,106 @@
+"""The input contract: what counts as digits, and how everything else is refused."""
+
+import numpy as np
+import pytest
+
+from mnist_runtime.digits import as_digits, as_intensities, as_pixels
+from mnist_runtime.errors import DigitError
+
+
+@pytest.mark.parametrize("shape", [(784,), (28, 28), (1, 784), (1, 28, 28), (1, 1, 28, 28)])
+def test_one_digit_in_any_shape_is_a_batch_of_one(test_split, shape):
+    batch = as_digits(test_split.images[0].reshape(shape))
+    assert batch.shape == (1, 784)
+    assert np.array_equal(batch[0], test_split.images[0].ravel())
+
+
+@pytest.mark.parametrize("shape", [(0, 784), (0, 28, 28), (0, 1, 28, 28)])
+@pytest.mark.parametrize(("given", "kept"), [("uint8", "uint8"), ("float64", "float32"), ("int64", "uint8")])
+def test_no_digits_are_a_valid_batch(shape, given, kept):
+    batch = as_digits(np.empty(shape, given))
+    assert batch.shape == (0, 784)
+    assert batch.dtype == kept
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "uint16", "int32", ">i4", "int64", "uint64"])
+def test_integers_within_0_to_255_become_uint8(test_split, dtype):
+    digits = test_split.images[:5] // 2  # fits int8 too
+    batch = as_digits(digits.astype(dtype))
+    assert batch.dtype == np.uint8
+    assert np.array_equal(batch, digits.reshape(5, 784))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", ">f4", "float64", "longdouble"])
+def test_floats_within_0_to_1_become_float32(test_split, dtype):
+    pixels = test_split.images[:5].astype(dtype) / np.dtype(dtype).type(256)
+    batch = as_digits(pixels)
+    assert batch.dtype == np.float32
+    assert np.array_equal(batch, test_split.images[:5].reshape(5, 784) / np.float32(256))
+
+
+def test_uint8_and_float32_are_not_copied(test_split):
+    pixels = as_pixels(as_digits(test_split.images))
+    assert np.shares_memory(as_digits(test_split.images), test_split.images)
+    assert np.shares_memory(as_digits(pixels), pixels)
+
+
+def test_nested_lists_are_digits_too(test_split):
+    assert np.array_equal(as_digits(test_split.images[3].tolist()), test_split.images[3].reshape(1, 784))
+
+
+@pytest.mark.parametrize("shape", [(), (783,), (1, 28), (32, 32), (3, 28, 28, 1), (2, 3, 28, 28), (1, 1, 1, 28, 28)])
+def test_other_shapes_are_refused_with_the_shape_and_the_wanted_ones(shape):
+    with pytest.raises(DigitError) as refusal:
+        as_digits(np.zeros(shape, np.uint8))
+    assert str(shape) in str(refusal.value)
+    assert "(N, 28, 28)" in str(refusal.value)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "complex64", "object", "U1", "datetime64[s]"])
+def test_other_dtypes_are_refused_with_the_conversion(dtype):
+    with pytest.raises(DigitError, match="astype"):
+        as_digits(np.zeros((28, 28), dtype))
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "said"),
+    [
+        (256, "int64", "reach from 0 to 256"),
+        (-1, "int8", "reach from -1 to 0"),
+        (1e3, "float32", "divide 0-255 intensities by 256"),
+        (-0.25, "float64", "reach -0.25"),
+        (np.inf, "float32", "reach inf"),
+        (-np.inf, "float32", "reach -inf"),
+        (np.nan, "float64", "NaN"),
+        (1.0000001, "float64", "within"),
+    ],
+)
+def test_one_pixel_out_of_range_is_refused(value, dtype, said):
+    digits = np.zeros((3, 784), dtype)
+    digits[1, 300] = value
+    with pytest.raises(DigitError, match=said):
+        as_digits(digits)
+
+
+@pytest.mark.parametrize("nonsense", [[[1, 2], [3]], "seven", None, {"a": 1}, [2**70] * 784])
+def test_what_is_no_array_of_numbers_is_refused(nonsense):
+    with pytest.raises(DigitError):
+        as_digits(nonsense)
+
+
+def test_refusals_are_value_errors_for_callers_who_know_no_better():
+    with pytest.raises(ValueError, match="shape"):
+        as_digits([1, 2, 3])
+
+
+def test_all_256_intensities_survive_the_way_to_pixels_and_back():
+    every = np.arange(784, dtype=np.uint8).reshape(1, 784)
+    pixels = as_pixels(every)
+    assert pixels.max() == 0.99609375
+    assert np.array_equal(as_intensities(pixels), every)
+
+
+@pytest.mark.parametrize("value", [1.0, 0.5 + 2**-20, 1e-9])
+def test_floats_that_are_no_multiple_of_1_256_name_the_float_model(value):
+    with pytest.raises(DigitError, match=r"mnist\.onnx"):
+        as_intensities(np.full((1, 784), value, np.float32))

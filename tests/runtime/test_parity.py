@@ -1,0 +1,193 @@
+"""Bounds, certified labels, and a comparison that nothing slips through."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mnist_runtime.parity import (
+    UNIT_ROUNDOFF,
+    Reference,
+    compare,
+    derived_reference,
+    linear_reference,
+    softmax,
+    table,
+)
+
+RNG = np.random.default_rng(0)
+WEIGHT = (RNG.standard_normal((10, 784)) / 28).astype(np.float32)
+BIAS = RNG.standard_normal(10).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def digits(test_split) -> NDArray[np.uint8]:
+    return test_split.images[:1000].reshape(-1, 784)
+
+
+@pytest.fixture(scope="module")
+def reference(digits) -> Reference:
+    return linear_reference(digits, WEIGHT, BIAS)
+
+
+def in_float32(digits, order=slice(None)) -> NDArray[np.float32]:
+    """x @ W + b, summed strictly one product after the other in float32, in a given order of the pixels."""
+    x = (digits / np.float32(256)).astype(np.float32)[:, order]
+    logits = np.tile(BIAS, (len(digits), 1))
+    for column, weights in zip(x.T, WEIGHT.T[order], strict=True):
+        logits += column[:, None] * weights
+    return logits
+
+
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1), RNG.permutation(784)], ids=["up", "down", "any"])
+def test_any_order_of_summation_is_within_the_bound(reference, digits, order):
+    comparison = compare("digits", reference, in_float32(digits, order))
+    assert comparison.passed
+    assert 0 < comparison.worst_share < 1
+    assert comparison.agreeing >= comparison.certified > 900
+
+
+def test_the_reference_is_the_product_in_float64(reference, digits):
+    expected = digits / 256.0 @ WEIGHT.T.astype(np.float64) + BIAS
+    np.testing.assert_allclose(reference.logits, expected, rtol=1e-12, atol=1e-13)
+
+
+def test_the_bound_of_one_lit_pixel_is_two_roundings_by_hand():
+    digit = np.zeros((1, 784), np.uint8)
+    digit[0, 300] = 255
+    bound = linear_reference(digit, WEIGHT, BIAS).tolerance[0]
+    magnitude = np.abs(WEIGHT[:, 300].astype(np.float64)) * 255 / 256 + np.abs(BIAS.astype(np.float64))
+    np.testing.assert_allclose(bound, 2 * UNIT_ROUNDOFF * magnitude, rtol=1e-12)
+
+
+def test_a_digit_without_a_clear_winner_is_not_certified():
+    weight, bias = np.zeros((10, 784), np.float32), np.zeros(10, np.float32)
+    bias[[3, 5]] = 1, np.nextafter(np.float32(1), np.float32(2))
+    digit = np.full((1, 784), 255, np.uint8)
+    assert not linear_reference(digit, weight, bias).certified[0]
+    bias[5] = 1.001
+    assert linear_reference(digit, weight, bias).certified[0]
+
+
+def test_an_error_just_over_the_bound_fails_and_is_named(reference, digits):
+    logits = in_float32(digits)
+    logits[7, 3] = reference.logits[7, 3] + 1.5 * reference.tolerance[7, 3]
+    comparison = compare("digits", reference, logits)
+    assert not comparison.passed
+    assert comparison.worst_share > 1
+    assert "class 3 for digit 7" in comparison.failures[0]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_equals_nothing(reference, digits, value):
+    logits = in_float32(digits)
+    logits[42, 0] = value
+    comparison = compare("digits", reference, logits)
+    assert not comparison.passed
+    assert "first at digit 42" in comparison.failures[0]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda logits: logits[:-1],
+        lambda logits: logits[:1],
+        lambda logits: logits[:, :1],
+        lambda logits: logits[None],
+        lambda logits: logits.astype(np.float64),
+        lambda logits: logits.astype(np.float16),
+    ],
+)
+def test_nothing_broadcasts_and_no_dtype_is_converted(reference, digits, damage):
+    comparison = compare("digits", reference, damage(in_float32(digits)))
+    assert not comparison.passed
+    assert "not float32 (1000, 10)" in comparison.failures[0]
+
+
+def test_probabilities_are_held_to_the_softmax_of_the_logits(reference, digits):
+    logits = in_float32(digits)
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    probabilities = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
+    assert compare("digits", reference, logits, probabilities).passed
+    probabilities[5] *= np.float32(1.001)
+    comparison = compare("digits", reference, logits, probabilities)
+    assert "the probability of class" in comparison.failures[0]
+    assert not compare("digits", reference, logits, np.zeros_like(logits)).passed
+    assert not compare("digits", reference, logits, probabilities[:3]).passed
+
+
+def test_an_exact_answer_where_no_error_is_allowed_passes():
+    digit = np.zeros((1, 784), np.uint8)
+    reference = linear_reference(digit, np.zeros((10, 784), np.float32), np.zeros(10, np.float32))
+    assert compare("black", reference, np.zeros((1, 10), np.float32)).worst_share == 0
+
+
+def test_no_digits_pass_with_no_error(reference):
+    empty = compare("none", reference[:0], np.empty((0, 10), np.float32), np.empty((0, 10), np.float32))
+    assert empty.passed
+    assert (empty.count, empty.worst_error) == (0, 0)
+
+
+def test_a_derived_tolerance_is_eight_times_what_was_seen_and_certifies_nothing(reference, digits):
+    logits32 = in_float32(digits)
+    derived = derived_reference(digits, reference.logits, logits32)
+    np.testing.assert_allclose(derived.tolerance, 8 * np.abs(logits32 - reference.logits).max())
+    assert not derived.certified.any()
+    assert compare("digits", derived, logits32).worst_share == pytest.approx(1 / 8)
+
+
+def test_a_reference_survives_packing(reference):
+    text = reference[:20].to_text()
+    again = Reference.from_text(text)
+    assert again.to_text() == text == reference[:20].to_text()
+    assert np.array_equal(again.digits, reference.digits[:20])
+    assert np.array_equal(again.labels, reference.labels[:20])
+
+
+def packed(**arrays) -> str:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def test_a_packed_bomb_is_refused_before_it_is_unpacked():
+    with pytest.raises(ValueError, match="more than 64 MiB"):
+        Reference.from_text(packed(digits=np.zeros(2**27, np.uint8)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"logits": np.zeros((3, 9))},
+        {"logits": np.full((3, 10), np.nan)},
+        {"tolerance": np.zeros((3, 10), np.float32)},
+        {"digits": np.zeros((3, 28, 28), np.uint8)},
+        {"certified": np.zeros(2, np.bool_)},
+        {"digits": np.zeros((0, 784), np.uint8)},
+    ],
+)
+def test_a_packed_reference_of_wrong_arrays_is_refused(change):
+    right = {
+        "digits": np.zeros((3, 784), np.uint8),
+        "logits": np.zeros((3, 10)),
+        "tolerance": np.ones((3, 10)),
+        "certified": np.ones(3, np.bool_),
+    }
+    assert len(Reference.from_text(packed(**right))) == 3
+    with pytest.raises(ValueError, match=r"are|none"):
+        Reference.from_text(packed(**{**right, **change}))
+
+
+def test_the_table_fits_80_columns_and_shows_the_verdict(reference, digits):
+    good = compare("validation digits", reference, in_float32(digits))
+    bad = compare("single pixels", reference, in_float32(digits) + 1)
+    lines = table([good, bad]).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[1].startswith("ok ")
+    assert lines[2].startswith("FAIL ")
+
+
+def test_softmax_of_large_logits_does_not_overflow():
+    np.testing.assert_allclose(softmax(np.array([[1000.0, 1000.0]])), [[0.5, 0.5]])
