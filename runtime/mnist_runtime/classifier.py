@@ -307,7 +307,7 @@ def _read_models(model: Model | None) -> list[tuple[bytes, str]]:
 
 
 def _read_file(path: str | os.PathLike[str], name: str) -> tuple[bytes, str]:
-    return read_whole(path, limit=SIZE_LIMIT, wanted="give a .onnx file or a folder that mnist-export wrote"), name
+    return read_whole(path, limit=SIZE_LIMIT, wanted="give a .onnx file that mnist-export wrote"), name
 
 
 def _read_folder(folder: Path) -> list[tuple[bytes, str]]:

@@ -34,16 +34,6 @@ class Command(click.Command):
         """Run with `args` (default: the process's) and exit."""
         sys.exit(self._status(args, prog_name or self.name, extra))
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; end quietly when the reader, as `| head`, has seen enough (click itself would exit 1)."""
-        try:
-            status = super().invoke(ctx)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains
-            return 0
-        return status
-
     def _status(self, args: Sequence[str] | None, prog_name: str | None, extra: dict[str, Any]) -> int:
         try:
             status = super().main(args, prog_name, **{**extra, "standalone_mode": False})
@@ -54,7 +44,7 @@ class Command(click.Command):
             complain(str(error))
             return FAILURE
         except (KeyboardInterrupt, click.Abort):
-            complain("interrupted; nothing half-written was kept")
+            complain("interrupted; nothing half-written stands under its final name")
             return INTERRUPTED
         return status or 0
 
