@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _LOCAL_MODEL = Path("artifacts/mnist.onnx")
 
 
-class _Shard(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on, and 8.1 must do
+class _Shard(click.ParamType):  # type: ignore[type-arg]  # older clicks have no generic one
     """I/N on the command line."""
 
     name = "I/N"
