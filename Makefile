@@ -9,7 +9,7 @@ COMPAT_VENVS := .venv-compat
 # What old devices have, a set of requirements each; the last is whatever is newest. onnxruntime < 1.19 needs numpy 1.
 COMPAT := onnxruntime==1.15.1,numpy==1.26.4 onnxruntime==1.17.3,numpy==1.26.4 onnxruntime==1.20.1 onnxruntime
 
-.PHONY: demo test check bench compat model clean
+.PHONY: demo test check bench compat fuzz model clean
 
 demo: .venv/demo .venv-edge/demo  ## train, export, prove parity, and recognise a digit without torch
 	@echo "\n== Train: the lab's loop on 50,000 digits =="
@@ -50,10 +50,14 @@ compat: .venv/demo  ## golden digits of every ONNX format in old and new onnxrun
 	  done; \
 	done
 
-model: .venv/demo  ## make the bundled model again
+fuzz: .venv/dev  ## 20,000 damaged files, of every kind that the runtime reads
+	$(BIN)/python tests/runtime/fuzz.py 20000
+
+model: .venv/demo  ## make the bundled models again
 	$(BIN)/mnist-train --device cpu --output-dir artifacts/bundled
-	$(BIN)/mnist-export artifacts/bundled/mnist.safetensors --format onnx --output-dir artifacts/bundled
+	$(BIN)/mnist-export artifacts/bundled/mnist.safetensors --format onnx --format onnx-uint8 --output-dir artifacts/bundled
 	cp artifacts/bundled/mnist.onnx runtime/mnist_runtime/models/mnist-linear.onnx
+	cp artifacts/bundled/mnist.uint8.onnx runtime/mnist_runtime/models/mnist-linear.uint8.onnx
 
 clean:  ## forget the environments and caches; artifacts stay
 	rm -rf .venv .venv-edge .venv-compat .mypy_cache .ruff_cache .pytest_cache .coverage .import_linter_cache
@@ -66,7 +70,7 @@ clean:  ## forget the environments and caches; artifacts stay
 
 .venv/dev: .venv/demo
 	@echo "Adding the tools of development to .venv."
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ./runtime --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable './runtime[image]' --editable '.[dev]'
 	@touch $@
 
 .venv-edge/demo: .venv/demo

@@ -15,13 +15,16 @@ if TYPE_CHECKING:
     from mnist_runtime.classifier import Classifier, Prediction
     from mnist_runtime.errors import (
         ArtifactError,
+        ClosedError,
         DigitError,
+        ExtraMissingError,
         FileMissingError,
         FileReadError,
         FileWriteError,
         IntegrityError,
         ManifestError,
         MnistRuntimeError,
+        OptionError,
     )
 
 __version__ = "0.1.0"
@@ -29,13 +32,16 @@ __version__ = "0.1.0"
 __all__ = [
     "ArtifactError",
     "Classifier",
+    "ClosedError",
     "DigitError",
+    "ExtraMissingError",
     "FileMissingError",
     "FileReadError",
     "FileWriteError",
     "IntegrityError",
     "ManifestError",
     "MnistRuntimeError",
+    "OptionError",
     "Prediction",
     "__version__",
 ]

@@ -1,5 +1,7 @@
 """One .onnx file that `mnist-export` wrote: its seal, its contract, its golden digits and its onnxruntime session."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
@@ -7,22 +9,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
-
-# onnxruntime >= 1.30 reports usage and writes to the user's cache as soon as it is imported, unless told not to.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
-import numpy as np
-import onnxruntime as ort
-from numpy.typing import ArrayLike, NDArray
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from mnist_runtime.digits import CLASSES, PIXELS, Intensities, Pixels, as_digits, as_intensities, as_pixels
 from mnist_runtime.errors import ArtifactError, IntegrityError
 from mnist_runtime.files import read_whole
-from mnist_runtime.parity import Comparison, Reference, compare
+from mnist_runtime.session import VERSION, Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnxruntime as ort
+    from numpy.typing import ArrayLike, NDArray
+
+    from mnist_runtime.parity import Comparison, Reference
 
 BUNDLED = Path(__file__).parent / "models" / "mnist-linear.onnx"
-"""A trained model that comes with the package."""
+"""A trained model that comes with the package; `mnist-linear.uint8.onnx` beside it is the same for raw intensities."""
+
+Contract: TypeAlias = Literal["float32", "uint8"]
+"""What a graph's input `pixels` means: "float32" (intensity / 256) or "uint8" (raw intensity)."""
 
 SCHEMA = "1"
 """Version of the metadata's layout; a file with another one is refused."""
@@ -35,7 +40,7 @@ _UNSEALED = b"0" * 64
 _SEAL_KEY = f"{PREFIX}sha256".encode()
 _SEAL = _SEAL_KEY + b"\x12\x40"  # protobuf: field 2 (the value), 64 bytes long
 _WANTED = "give a .onnx file that mnist-export wrote"
-_INPUT_DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
+_INPUT_DTYPES: dict[str, Contract] = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
 
 
 def seal(model: bytes) -> bytes:
@@ -78,8 +83,8 @@ class Artifact:
     """Where it came from, for messages."""
     sha256: str
     """Of the whole file, in hex."""
-    dtype: str
-    """What the graph's input `pixels` takes: "float32" (intensity / 256) or "uint8" (raw intensity)."""
+    dtype: Contract
+    """What the graph's input `pixels` takes."""
     metadata: Mapping[str, str]
     """The `mnist_edge.` properties, without that prefix."""
     session: ort.InferenceSession
@@ -97,24 +102,35 @@ class Artifact:
         return cls.from_bytes(read_whole(path, limit=SIZE_LIMIT, wanted=_WANTED), name)
 
     @classmethod
-    def from_bytes(cls, model: bytes, name: str) -> Self:
-        """Verify and open a serialised model; as `load`, without the file."""
+    def from_bytes(
+        cls, model: bytes, name: str, *, settings: Settings | None = None, trusted_contract: Contract | None = None
+    ) -> Self:
+        """Verify and open a serialised model; as `load`, without the file.
+
+        Args:
+            model: The bytes of a .onnx file.
+            name: Where they came from, for messages.
+            settings: How to run it; one thread on the CPU if not given.
+            trusted_contract: The caller's word for what `pixels` means in a model without our metadata. The graph's
+                names, shapes and dtypes are checked all the same; a model with metadata speaks for itself.
+        """
         sealed = sealed_digest(model) is not None
         if sealed and not is_intact(model):
             raise IntegrityError(
                 f"{name} has changed since it was exported (its SHA-256 seal does not match); copy or export it again"
             )
-        session = _open_session(model, name)
+        session = (settings or Settings()).open(model, name)
         properties = session.get_modelmeta().custom_metadata_map
         ours = {key.removeprefix(PREFIX): value for key, value in properties.items() if key.startswith(PREFIX)}
+        dtype = _check_interface(session, name)
         if not sealed or not ours:
-            raise ArtifactError(f"{name} is an ONNX model without the seal and metadata of mnist-export; {_WANTED}")
-        if ours.get("schema") != SCHEMA:
+            _check_trust(trusted_contract, dtype, name)
+        elif ours.get("schema") != SCHEMA:
             raise ArtifactError(
                 f"{name} has metadata schema {ours.get('schema')}, and this version reads {SCHEMA}; "
                 "install the mnist-runtime that goes with it, or export it again"
             )
-        return cls(name, hashlib.sha256(model).hexdigest(), _check_interface(session, name), ours, session)
+        return cls(name, hashlib.sha256(model).hexdigest(), dtype, ours, session)
 
     def run(self, batch: NDArray[Any], *outputs: str) -> list[NDArray[np.float32]]:
         """Compute the named outputs, "logits" and "probabilities": float32 `[N, 10]` from `[N, 784]` of `dtype`."""
@@ -136,6 +152,8 @@ class Artifact:
         Raises:
             ArtifactError: it carries none, or cannot compute them.
         """
+        from mnist_runtime.parity import compare
+
         golden = self.golden
         try:
             computed = self.run(self.prepare(golden.digits), "logits", "probabilities")
@@ -147,7 +165,7 @@ class Artifact:
     @property
     def engine(self) -> str:
         """What runs it, for reports: "onnxruntime 1.32.0, CPUExecutionProvider"."""
-        return f"onnxruntime {ort.__version__}, {', '.join(self.session.get_providers())}"
+        return f"onnxruntime {VERSION}, {', '.join(self.session.get_providers())}"
 
     @property
     def training(self) -> dict[str, Any]:
@@ -157,28 +175,25 @@ class Artifact:
     @cached_property
     def golden(self) -> Reference:
         """The digits the artifact carries, with the logits that were trained and each logit's tolerance."""
+        from mnist_runtime.parity import Reference
+
         try:
             return Reference.from_text(self.metadata["golden"])
         except (KeyError, ValueError) as error:
             raise ArtifactError(f"{self.name} carries no readable golden digits ({error}); export it again") from error
 
 
-def _open_session(model: bytes, name: str) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    # A model this small gains nothing from threads, and spinning ones burn the CPU while idle.
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 4  # fatal: every error comes back as an exception, and is told once
-    try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions have no common base but Exception
-        reason = str(error).splitlines()[0]
+def _check_trust(trusted: Contract | None, dtype: Contract, name: str) -> None:
+    if trusted is None:
         raise ArtifactError(
-            f"{name} is not a whole ONNX model that onnxruntime {ort.__version__} can load ({reason}); {_WANTED}"
-        ) from error
+            f"{name} is an ONNX model without the seal and metadata of mnist-export; {_WANTED}, or vouch for what its "
+            f'pixels mean with Classifier(..., trusted_contract="{dtype}")'
+        )
+    if trusted != dtype:
+        raise ArtifactError(f"{name} takes {dtype} pixels, and trusted_contract says {trusted}; give the one it takes")
 
 
-def _check_interface(session: ort.InferenceSession, name: str) -> str:
+def _check_interface(session: ort.InferenceSession, name: str) -> Contract:
     """Hold the graph's inputs and outputs against the artifact contract; return the input's dtype."""
     found = {node.name: (node.type, _sizes(node.shape)) for node in (*session.get_inputs(), *session.get_outputs())}
     kind, _ = found.get("pixels", (None, None))

@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,21 +10,49 @@ import click
 
 from mnist_runtime import __version__
 from mnist_runtime.command import FAILURE, Command, complain
-from mnist_runtime.errors import DigitError, MnistRuntimeError
 
 # NumPy and onnxruntime are imported where they are used: --help and --version answer without them.
 if TYPE_CHECKING:
-    from mnist_runtime.artifact import Artifact
-    from mnist_runtime.formats import Answer
     from mnist_runtime.verification import Finding
 
 _LOCAL_MODEL = Path("artifacts/mnist.onnx")
-_CHUNK = 4096  # digits held in memory at a time
+
+
+class _Shard(click.ParamType):  # type: ignore[type-arg]  # older clicks have no generic one
+    """I/N on the command line."""
+
+    name = "I/N"
+
+    def convert(
+        self, value: str | tuple[int, int], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Read "2/8" as (2, 8)."""
+        if isinstance(value, tuple):
+            return value
+        index, _, count = value.partition("/")
+        if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+            self.fail(f"{value!r} is not I/N, such as 1/8 to 8/8", param, ctx)
+        return int(index), int(count)
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    from mnist_runtime.version import describe
+
+    click.echo(describe(ctx.info_name or "mnist-infer"))
+    ctx.exit()
 
 
 @click.command("mnist-infer", cls=Command)
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
-@click.option("--model", type=click.Path(path_type=Path), metavar="FILE", help="The .onnx file to use.")
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path())
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    metavar="FILE|FOLDER",
+    help="A .onnx file, or a folder that mnist-export published.",
+)
+@click.option("--recursive", "-r", is_flag=True, help="Look into the folders of folders.")
 @click.option(
     "--format",
     "form",
@@ -34,22 +61,71 @@ _CHUNK = 4096  # digits held in memory at a time
     show_default=True,
     help="How to print the predictions.",
 )
-@click.version_option(__version__)
-def infer(paths: tuple[str, ...], model: Path | None, form: str) -> int:
-    """Recognise the digits in .npy files; PATH "-" reads one file from standard input.
+@click.option("--top-k", type=click.IntRange(1, 10), default=1, metavar="K", help="Tell the K most probable classes.")
+@click.option(
+    "--probabilities", is_flag=True, help="Tell all ten probabilities in text too, and write them with --output."
+)
+@click.option("--show", is_flag=True, help="Draw every digit as the model saw it.")
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="True labels, a .npy of N: report the accuracy and the confusion matrix instead of the predictions.",
+)
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the labels of one .npy of any size to this .npy; a killed run is taken up where it was.",
+)
+@click.option("--shard", type=_Shard(), help="With --output: only the I-th of N parts, into a file of its own.")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the versions."
+)
+def infer(
+    paths: tuple[str, ...],
+    model: Path | None,
+    recursive: bool,
+    form: str,
+    top_k: int,
+    probabilities: bool,
+    show: bool,
+    labels: Path | None,
+    output: Path | None,
+    shard: tuple[int, int] | None,
+) -> int:
+    """Recognise the digits in files: .npy and .npz arrays, and PNG, JPEG, BMP or WebP images of one digit each.
 
-    A file holds one digit or many: uint8 0-255 or floats within [0, 1], 28x28 or 784 pixels, white ink on black.
+    PATH may be a file, a folder, a quoted glob, or "-" for standard input. Arrays are uint8 0-255 or floats within
+    [0, 1], 28x28 or 784 pixels, white ink on black. Images may be of any size, dark on light or light on dark; they
+    need Pillow: pip install "mnist-runtime[image]".
 
     Without --model: $MNIST_MODEL, else artifacts/mnist.onnx, else the model that comes with the package.
 
     Exit codes: 0 all answered; 1 the model or some input failed (the other inputs are still answered); 2 wrong
     usage; 130 interrupted.
     """
-    from mnist_runtime.formats import WRITERS
+    if shard and not output:
+        raise click.UsageError("--shard needs --output, which names the files of the parts.")
+    if output and (show or form != "text" or top_k > 1):
+        raise click.UsageError("--output writes a .npy; --format, --top-k and --show are for printing.")
+    # This command multiplies no matrices in NumPy; the threads of its BLAS would cost a quarter of the start.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from mnist_runtime import inference
+    from mnist_runtime.classifier import Classifier
+    from mnist_runtime.formats import Detail
 
-    artifact = _load(model)
     failed: list[str] = []
-    WRITERS[form](_answers(paths, artifact, failed), sys.stdout)
+    with Classifier(_choose(model)) as classifier:
+        if output:
+            inference.score_file(classifier, paths, output, shard or (1, 1), labels, probabilities=probabilities)
+            return 0
+        answers = inference.answer(classifier, paths, failed, recursive=recursive)
+        if labels:
+            click.echo(inference.evaluate(answers, labels).report())
+        else:
+            inference.print_answers(answers, form, Detail(top_k, probabilities), show=show)
     return FAILURE if failed else 0
 
 
@@ -73,9 +149,10 @@ def parity(path: Path | None, form: str) -> int:
 
     Exit codes: 0 parity holds; 1 it does not, or something is damaged or missing; 2 wrong usage.
     """
+    from mnist_runtime.artifact import BUNDLED
     from mnist_runtime.verification import verify_file, verify_folder
 
-    path = path or _chosen_model()
+    path = _choose(path) or BUNDLED
     findings = verify_folder(path) if path.is_dir() else [verify_file(path)]
     if form == "json":
         click.echo(json.dumps([finding.to_dict() for finding in findings], indent=2))
@@ -119,47 +196,15 @@ def _print_findings(path: Path, findings: "list[Finding]") -> None:
     click.echo()
 
 
-def _load(model: Path | None) -> "Artifact":
-    from mnist_runtime.artifact import Artifact
-
-    return Artifact.load(model or _chosen_model())
-
-
-def _chosen_model() -> Path:
-    """The model to use where none is named; says which on stderr."""
-    from mnist_runtime.artifact import BUNDLED
-
-    named = os.environ.get("MNIST_MODEL")
-    if named:
-        path, why = Path(named), "$MNIST_MODEL"
-    elif _LOCAL_MODEL.exists():
-        path, why = _LOCAL_MODEL, "found here"
-    else:
-        path, why = BUNDLED, f"no {_LOCAL_MODEL} here"
-    click.echo(f"Using {'the bundled model' if path == BUNDLED else path} ({why}).", err=True)
-    return path
-
-
-def _answers(paths: tuple[str, ...], artifact: "Artifact", failed: list[str]) -> Iterator["Answer"]:
-    """Answer every digit of every path; complain of a path that fails, note it in `failed`, and go on."""
-    for path in paths:
-        try:
-            yield from _answers_of(path, artifact)
-        except MnistRuntimeError as error:
-            complain(f"{path}: {error}" if path not in str(error) else str(error))
-            failed.append(path)
-
-
-def _answers_of(path: str, artifact: "Artifact") -> Iterator["Answer"]:
-    from mnist_runtime.classifier import predictions
-    from mnist_runtime.digits import as_batch
-    from mnist_runtime.formats import Answer
-    from mnist_runtime.npy import open_npy, read_npy
-
-    if path == "-" and sys.stdin.isatty():
-        raise DigitError("standard input is a terminal; pipe a .npy file into it, as in: mnist-infer - < digit.npy")
-    digits = as_batch(read_npy(sys.stdin.buffer, "standard input") if path == "-" else open_npy(path))
-    for start in range(0, len(digits), _CHUNK):
-        chunk = artifact.prepare(digits[start : start + _CHUNK])
-        for offset, prediction in enumerate(predictions(artifact, chunk)):
-            yield Answer(path, start + offset, chunk[offset], prediction)
+def _choose(model: Path | None) -> Path | None:
+    """The model to use, None for the bundled one; says which, unless it was named."""
+    if model:
+        return model
+    if chosen := os.environ.get("MNIST_MODEL"):
+        click.echo(f"Using {chosen} ($MNIST_MODEL).", err=True)
+        return Path(chosen)
+    if _LOCAL_MODEL.exists():
+        click.echo(f"Using {_LOCAL_MODEL} (found here).", err=True)
+        return _LOCAL_MODEL
+    click.echo(f"Using the bundled model (no {_LOCAL_MODEL} here).", err=True)
+    return None

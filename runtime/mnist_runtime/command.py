@@ -44,7 +44,7 @@ class Command(click.Command):
             complain(str(error))
             return FAILURE
         except (KeyboardInterrupt, click.Abort):
-            complain("interrupted; nothing half-written was kept")
+            complain("interrupted; nothing half-written stands under its final name")
             return INTERRUPTED
         return status or 0
 

@@ -22,6 +22,7 @@ Intensities: TypeAlias = NDArray[np.uint8]
 Pixels: TypeAlias = NDArray[np.float32]
 """Scaled digits: float32 `[N, 784]` within [0, 1]."""
 
+_BITS_OF_ONE = 0x3F800000  # of the float32 1.0
 _SHAPES = "(784,), (28, 28), (N, 784), (N, 28, 28) or (N, 1, 28, 28)"
 
 
@@ -93,6 +94,18 @@ def as_intensities(digits: Intensities | Pixels) -> Intensities:
             "use the float32 model (mnist.onnx) for them"
         )
     return intensities
+
+
+def is_unit_float32(x: NDArray[np.float32]) -> bool:
+    """Whether every one of these floats surely lies within [0, 1], told in one pass; False may be no more than a -0.0.
+
+    As unsigned integers, the bits of the floats from 0 to 1 are those from 0 to the bits of 1.0 (IEEE 754 orders
+    positive floats as it does their bits), and every negative number, infinity and NaN lies above.
+
+    >>> is_unit_float32(np.array([0, 1], np.float32)), is_unit_float32(np.array([0.5, np.nan], np.float32))
+    (True, False)
+    """
+    return bool(np.maximum.reduce(x.view(np.uint32), axis=None) <= _BITS_OF_ONE)
 
 
 def _as_array(x: ArrayLike) -> NDArray[Any]:

@@ -31,3 +31,15 @@ class FileMissingError(FileReadError, FileNotFoundError):
 
 class FileWriteError(MnistRuntimeError, OSError):
     """A result could not be written; what stood at that path before stands there still."""
+
+
+class OptionError(MnistRuntimeError, ValueError):
+    """A setting that makes no sense, or that this machine does not have."""
+
+
+class ClosedError(MnistRuntimeError, ValueError):
+    """The classifier was closed before this call."""
+
+
+class ExtraMissingError(MnistRuntimeError, ImportError):
+    """An optional part of the package is needed and not installed."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -55,7 +54,7 @@ def staged(path: str | os.PathLike[str], data: bytes) -> Iterator[Callable[[], N
         FileWriteError: naming `path`; whatever stood there stands there still.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
 
     def commit() -> None:
         with _write_errors(path):
@@ -83,13 +82,28 @@ def _write_errors(path: Path) -> Iterator[None]:
         raise FileWriteError(f"cannot write {path} ({error.strerror}); choose another place for it") from error
 
 
+def publish(part: Path, path: Path) -> None:
+    """Give a file that was written in place its final name, once its bytes are safely on the disk.
+
+    Raises:
+        FileWriteError: naming `path`.
+    """
+    try:
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+        _fsync_folder(path.parent)
+    except OSError as error:
+        raise FileWriteError(f"cannot write {path} ({error.strerror}); choose another place for it") from error
+
+
 def ensure_writable(folder: str | os.PathLike[str]) -> None:
     """Make `folder` if it is missing and try a file in it: work whose result could not be written need not start.
 
     Raises:
         FileWriteError: naming `folder`.
     """
-    probe = Path(folder) / f".{secrets.token_hex(4)}.tmp"
+    probe = Path(folder) / f".{os.urandom(4).hex()}.tmp"
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.touch(exist_ok=False)

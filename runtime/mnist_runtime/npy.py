@@ -1,19 +1,73 @@
 """NumPy's .npy files, read without trust: no pickle runs, and no header claims more than the file holds."""
 
-import io
 import os
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from tokenize import TokenError
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mnist_runtime.digits import PIXELS, as_batch
 from mnist_runtime.errors import DigitError, FileMissingError, FileReadError
 
 WANTED = "give a .npy file as np.save writes it"
-_STREAM_LIMIT = 2**32  # bytes; a stream cannot be mapped, so it is held in memory
+_STREAM_LIMIT = 2**30  # bytes; a stream has to be held in memory
+_PIECE = 2**20  # bytes read at a time from a stream that may hold less than it claims
+
+
+@dataclass(frozen=True)
+class NpyFile:
+    """A whole .npy file of digits, of which only the header has been read."""
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran_order: bool
+    offset: int
+    """Bytes of the header."""
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Read the header of the .npy file at `path`, and hold it against the file's size and the shapes of digits.
+
+        Raises:
+            FileMissingError: there is no such file.
+            FileReadError: it is a folder, or cannot be read.
+            DigitError: it is not a whole .npy of digits, or holds a pickle.
+        """
+        with _open(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            shape, fortran_order, dtype = _header(file, str(path))
+            offset = file.tell()
+        _check_whole(shape, dtype, size - offset, str(path))
+        _check_digits(shape, dtype, str(path))
+        return cls(Path(path), shape, dtype, fortran_order, offset)
+
+    def __len__(self) -> int:
+        """Digits in the file."""
+        return prod(self.shape) // PIXELS
+
+    def digits(self, start: int, stop: int) -> NDArray[Any]:
+        """Read the digits from `start` to before `stop`, `[stop - start, 784]`; no others are held in memory.
+
+        They are read, not left mapped: a mapped file that somebody truncates kills the process.
+
+        Raises:
+            FileReadError: the file has changed since, or cannot be read.
+        """
+        if self.fortran_order:
+            whole = open_npy(self.path)
+            return as_batch(whole)[start:stop] if len(self) == 1 else as_batch(whole[start:stop])
+        offset = self.offset + start * PIXELS * self.dtype.itemsize
+        try:
+            values = np.fromfile(self.path, self.dtype, (stop - start) * PIXELS, offset=offset)
+        except OSError as error:
+            raise FileReadError(f"{self.path} cannot be read ({error.strerror}); {WANTED}") from error
+        if len(values) < (stop - start) * PIXELS:
+            raise FileReadError(f"{self.path} was cut short while it was read; give it when it is complete")
+        return values.reshape(-1, PIXELS)
 
 
 def open_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
@@ -24,41 +78,51 @@ def open_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
         FileReadError: it is a folder, or cannot be read.
         DigitError: it is not a whole .npy of numbers, or holds a pickle.
     """
+    with _open(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        shape, fortran_order, dtype = _header(file, str(path))
+        _check_whole(shape, dtype, size - file.tell(), str(path))
+        if not prod(shape):
+            return np.empty(shape, dtype)
+        flat: NDArray[Any] = np.memmap(file, dtype, mode="r", offset=file.tell(), shape=(prod(shape),))
+        return flat.reshape(shape, order="F" if fortran_order else "C")
+
+
+def read_npy(stream: BinaryIO, name: str) -> NDArray[Any]:
+    """Read one .npy array of digits, of at most 1 GiB, from a stream; `name` is for the errors.
+
+    Raises:
+        DigitError: it is not a whole .npy of digits, or holds a pickle.
+    """
+    shape, fortran_order, dtype = _header(stream, name)
+    _check_digits(shape, dtype, name)
+    wanted = prod(shape) * dtype.itemsize
+    if wanted > _STREAM_LIMIT:
+        raise DigitError(f"{name} holds more than {_STREAM_LIMIT >> 30} GiB; save it to a .npy file and give its path")
+    data = bytearray()
+    while len(data) < wanted and (piece := stream.read(min(_PIECE, wanted - len(data)))):
+        data += piece
+    _check_whole(shape, dtype, len(data), name)
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran_order else "C")
+
+
+def _open(path: str | os.PathLike[str]) -> BinaryIO:
     try:
-        with Path(path).open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            shape, fortran_order, dtype = _header(file, size, str(path))
-            if not prod(shape):
-                return np.empty(shape, dtype)
-            flat: NDArray[Any] = np.memmap(file, dtype, mode="r", offset=file.tell(), shape=(prod(shape),))
-            return flat.reshape(shape, order="F" if fortran_order else "C")
+        file = Path(path).open("rb")  # noqa: SIM115  # the caller's with closes it
     except FileNotFoundError as error:
         raise FileMissingError(f"{path} does not exist; {WANTED}") from error
     except IsADirectoryError as error:
         raise FileReadError(f"{path} is a folder; {WANTED}") from error
     except OSError as error:
         raise FileReadError(f"{path} cannot be read ({error.strerror}); {WANTED}") from error
+    if not os.fstat(file.fileno()).st_size:
+        file.close()
+        raise DigitError(f"{path} is empty; {WANTED}")
+    return file
 
 
-def read_npy(stream: BinaryIO, name: str) -> NDArray[Any]:
-    """Read one .npy array, of at most 4 GiB, from a stream that cannot be mapped; `name` is for the errors.
-
-    Raises:
-        DigitError: it is not a whole .npy of numbers, or holds a pickle.
-    """
-    data = stream.read(_STREAM_LIMIT + 1)
-    if len(data) > _STREAM_LIMIT:
-        raise DigitError(f"{name} holds more than {_STREAM_LIMIT >> 30} GiB; save it to a .npy file and give its path")
-    buffer = io.BytesIO(data)
-    shape, fortran_order, dtype = _header(buffer, len(data), name)
-    flat = np.frombuffer(data, dtype, count=prod(shape), offset=buffer.tell())
-    return flat.reshape(shape, order="F" if fortran_order else "C")
-
-
-def _header(file: BinaryIO, size: int, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Parse the header and hold its claim against `size`, the bytes that are there, header included."""
-    if not size:
-        raise DigitError(f"{name} is empty; {WANTED}")
+def _header(file: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Parse the header; what it claims is still to be checked."""
     try:
         version = np.lib.format.read_magic(file)
         if version not in ((1, 0), (2, 0)):
@@ -66,16 +130,28 @@ def _header(file: BinaryIO, size: int, name: str) -> tuple[tuple[int, ...], bool
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran_order, dtype = read(file)
         np.broadcast_to(np.empty((), dtype), shape)  # takes no memory, and fails where no such shape can exist
-    except (ValueError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError) as error:
+    except DigitError:
+        raise
+    except Exception as error:  # noqa: BLE001  # the parser reads Python literals, and raises what that runs into
         _refuse(name, str(error).splitlines()[0] if str(error) else type(error).__name__, error)
     if dtype.hasobject:
         raise DigitError(f"{name} holds pickled Python objects, which are never loaded; save numbers with np.save")
     if dtype.kind not in "biufc":
         raise DigitError(f"{name} holds {dtype}, and digits are numbers; save uint8 or float digits with np.save")
-    missing = prod(shape) * dtype.itemsize - (size - file.tell())
+    return shape, fortran_order, dtype
+
+
+def _check_whole(shape: tuple[int, ...], dtype: np.dtype[Any], present: int, name: str) -> None:
+    missing = prod(shape) * dtype.itemsize - present
     if missing > 0:
         raise DigitError(f"{name} is cut short by {missing:,} bytes of its {dtype} {shape}; copy or save it again")
-    return shape, fortran_order, dtype
+
+
+def _check_digits(shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> None:
+    try:
+        as_batch(np.broadcast_to(np.empty((), dtype), shape))  # an array of that shape in the memory of one number
+    except DigitError as error:
+        raise DigitError(f"{name}: {error}") from error
 
 
 def _refuse(name: str, why: str, cause: Exception | None = None) -> NoReturn:

@@ -1,0 +1,283 @@
+"""How fast and how slim the runtime is, next to what you would use instead. Exits 1 when a floor is missed.
+
+Every figure is a median of alternating repeats in one run of this file; the ratios are what counts, for the machine
+under it is not ours to choose. `python benchmarks/runtime.py` takes about two minutes and 5 GB of temporary disk.
+"""
+
+import ctypes
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import timeit
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import numpy as np
+import onnxruntime as ort
+
+import mnist_runtime
+from mnist_runtime import Classifier
+from mnist_runtime.artifact import BUNDLED
+
+REPEATS = 7
+BIN = Path(sys.executable).parent
+GIB = 2**30
+
+BARE = """
+import sys
+import numpy as np
+import onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1])
+digit = np.load(sys.argv[2]).reshape(1, 784).astype(np.float32) / 256
+print(session.run(None, {"pixels": digit})[0].argmax())
+"""
+TORCHSCRIPT = """
+import sys, warnings
+warnings.simplefilter("ignore")
+import numpy as np
+import torch
+model = torch.jit.load(sys.argv[1])
+digit = torch.from_numpy(np.load(sys.argv[2]).reshape(1, 784).astype(np.float32) / 256)
+with torch.no_grad():
+    print(int(model(digit).argmax()))
+"""
+
+
+@dataclass
+class Claim:
+    """A ratio and the bound it has to keep."""
+
+    what: str
+    ours: str
+    theirs: str
+    ratio: float
+    bound: float
+    at_least: bool = False
+
+    @property
+    def kept(self) -> bool:
+        """Whether the bound holds."""
+        return self.ratio >= self.bound if self.at_least else self.ratio <= self.bound
+
+    def __str__(self) -> str:
+        sign = ">=" if self.at_least else "<="
+        verdict = "ok" if self.kept else "MISSED"
+        return f"{verdict:7}{self.what:44}{self.ours:>11}{self.theirs:>11}{self.ratio:>8.2f}  {sign} {self.bound:g}"
+
+
+def alternate(candidates: dict[str, Callable[[], float]]) -> dict[str, float]:
+    """Median of each candidate's measure, taken in turn."""
+    samples: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(REPEATS):
+        for name, measure in candidates.items():
+            samples[name].append(measure())
+    return {name: statistics.median(values) for name, values in samples.items()}
+
+
+def timed(call: Callable[[], object], number: int) -> Callable[[], float]:
+    return lambda: timeit.timeit(call, number=number) / number
+
+
+LAUNCHER = """
+import os, sys
+child = os.fork()
+if not child:
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1), os.dup2(silence, 2)
+    os.execv(sys.argv[1], sys.argv[1:])
+_, status, usage = os.wait4(child, 0)
+print(usage.ru_utime + usage.ru_stime, usage.ru_maxrss, status)
+"""
+"""A process's peak memory counts that of the process that forked it, so a small one does."""
+
+
+def process(*command: object) -> tuple[float, float]:
+    """CPU seconds and peak memory in bytes of a process."""
+    launch = [sys.executable, "-I", "-S", "-c", LAUNCHER, *map(str, command)]
+    seconds, peak, status = subprocess.check_output(launch).split()
+    if int(status):
+        sys.exit(f"{command} failed")
+    return float(seconds), int(peak) * (1 if sys.platform == "darwin" else 1024)
+
+
+def cold_start(folder: Path, digit: Path) -> list[Claim]:
+    commands = {
+        "ours": (BIN / "mnist-infer", digit, "--model", BUNDLED),
+        "bare": (sys.executable, "-c", BARE, BUNDLED, digit),
+        "torch": (sys.executable, "-c", TORCHSCRIPT, folder / "mnist.torchscript.pt", digit),
+    }
+    for command in commands.values():
+        process(*command)  # once, so that all read from the page cache
+    samples = {name: [] for name in commands}
+    for _ in range(REPEATS):
+        for name, command in commands.items():
+            samples[name].append(process(*command))
+    cpu, memory = ({name: statistics.median(s[i] for s in values) for name, values in samples.items()} for i in (0, 1))
+    ms = {name: f"{1000 * seconds:.0f} ms" for name, seconds in cpu.items()}
+    mib = {name: f"{size / 2**20:.0f} MiB" for name, size in memory.items()}
+    return [
+        Claim("mnist-infer, CPU / bare script", ms["ours"], ms["bare"], cpu["ours"] / cpu["bare"], 1.0),
+        Claim(
+            "torch.jit.load, CPU / mnist-infer", ms["ours"], ms["torch"], cpu["torch"] / cpu["ours"], 7, at_least=True
+        ),
+        Claim("peak memory / torch.jit.load", mib["ours"], mib["torch"], memory["ours"] / memory["torch"], 0.3),
+    ]
+
+
+def one_digit(folder: Path, digits: np.ndarray) -> list[Claim]:
+    classifier, floats, bytes_ = Classifier(folder), bare(folder / "mnist.onnx"), bare(folder / "mnist.uint8.onnx")
+    row, picture = digits[:1].reshape(1, 784).copy(), digits[0].copy()
+    pixels = row.astype(np.float32) / 256
+    times = alternate(
+        {
+            "bare uint8": timed(lambda: bytes_.run(["logits"], {"pixels": row}), 10_000),
+            "decision uint8": timed(lambda: classifier.decision_function(row), 10_000),
+            "classify": timed(lambda: classifier.classify(picture), 10_000),
+            "bare float32": timed(lambda: floats.run(["logits"], {"pixels": pixels}), 10_000),
+            "decision float32": timed(lambda: classifier.decision_function(pixels), 10_000),
+        }
+    )
+    print_table("one digit", times, 1e6, "us")
+
+    def claim(what: str, ours: str, theirs: str, bound: float) -> Claim:
+        texts = [f"{times[name] * 1e6:.1f} us" for name in (ours, theirs)]
+        return Claim(what, *texts, times[ours] / times[theirs], bound)
+
+    return [
+        claim("decision_function(uint8) / session.run", "decision uint8", "bare uint8", 1.4),
+        claim("decision_function(float32) / session.run", "decision float32", "bare float32", 1.9),
+        claim("classify(uint8 28x28) / session.run", "classify", "bare uint8", 1.7),
+    ]
+
+
+def many_digits(folder: Path, digits: np.ndarray) -> list[Claim]:
+    import torch
+
+    X = np.tile(digits.reshape(-1, 784), (6, 1))
+    classifier, floats, bytes_ = Classifier(folder), bare(folder / "mnist.onnx"), bare(folder / "mnist.uint8.onnx")
+    script = torch.jit.load(folder / "mnist.torchscript.pt")
+    state = script.state_dict()
+    eager = torch.nn.Linear(784, 10)
+    eager.load_state_dict({"weight": state["lin.weight"], "bias": state["lin.bias"]})
+    weight, bias = state["lin.weight"].numpy().T.copy(), state["lin.bias"].numpy()
+    torch.set_num_threads(1)
+
+    def chunked(size: int) -> Callable[[], object]:
+        return lambda: [bytes_.run(["logits"], {"pixels": X[i : i + size]})[0] for i in range(0, len(X), size)]
+
+    def of_torch(model: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[], object]:
+        def run() -> object:
+            with torch.no_grad():
+                return model(torch.from_numpy(X).float() / 256).argmax(dim=1)
+
+        return run
+
+    calls = {
+        "predict": lambda: classifier.predict(X),
+        "session.run, / 256": lambda: floats.run(["logits"], {"pixels": X.astype(np.float32) / 256}),
+        "session.run, uint8 graph": lambda: bytes_.run(["logits"], {"pixels": X}),
+        **{f"the same, {size} at a time": chunked(size) for size in (256, 1024, 4096)},
+        "plain NumPy": lambda: (X.astype(np.float32) / 256 @ weight + bias).argmax(axis=1),
+        "eager PyTorch": of_torch(eager),
+        "TorchScript": of_torch(script),
+    }
+    times = alternate({name: timed(call, 1) for name, call in calls.items()})
+    print_table("60,000 uint8 digits, one thread", times, 1e3, "ms")
+    best = min((name for name in times if "uint8 graph" in name or "at a time" in name), key=times.__getitem__)
+    ours, naive = times["predict"], times["session.run, / 256"]
+    text = f"{ours * 1e3:.1f} ms"
+    return [
+        Claim("astype, / 256, session.run / predict", text, f"{naive * 1e3:.1f} ms", naive / ours, 4, at_least=True),
+        Claim("predict / best bare uint8 session.run", text, f"{times[best] * 1e3:.1f} ms", ours / times[best], 1.15),
+    ]
+
+
+def memory_of_a_large_file(folder: Path) -> list[Claim]:
+    def peak(rows: int) -> float:
+        path = folder / f"{rows}.npy"
+        np.lib.format.open_memmap(path, "w+", np.uint8, (rows, 784)).flush()  # sparse: zeros take no disk
+        values = [process(BIN / "mnist-infer", path, "-o", folder / f"{rows}.{i}.labels.npy")[1] for i in range(2)]
+        path.unlink()
+        return statistics.median(values)
+
+    small, large = peak(40 * 2**20 // 784), peak(4 * GIB // 784)
+    more = (large - small) / 2**20
+    return [Claim("memory for 4 GiB less that for 40 MiB, MiB", mib(large), mib(small), more, 64)]
+
+
+def installed_size() -> list[Claim]:
+    package = Path(mnist_runtime.__file__).parent
+    ours = sum(file.stat().st_size for file in package.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+    theirs = sum(size_of(name) for name in ("numpy", "onnxruntime", "click", "flatbuffers", "protobuf", "packaging"))
+    return [Claim("installed size, KiB", f"{ours / 1024:.0f} KiB", mib(theirs), ours / 1024, 300)]
+
+
+def size_of(distribution: str) -> int:
+    files = metadata.files(distribution) or []
+    return sum(path.stat().st_size for file in files if (path := Path(str(file.locate()))).is_file())
+
+
+def bare(model: Path) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(model, options)
+
+
+def print_table(title: str, times: dict[str, float], scale: float, unit: str) -> None:
+    print(f"\n{title}")
+    for name, seconds in times.items():
+        print(f"  {name:28}{seconds * scale:10.2f} {unit}")
+
+
+def mib(size: float) -> str:
+    return f"{size / 2**20:.0f} MiB"
+
+
+def blas_kernel() -> str:
+    """The kernel that NumPy's OpenBLAS chose for this CPU; OPENBLAS_CORETYPE would choose another."""
+    folder = Path(np.__file__).parent.parent / "numpy.libs"
+    for library in folder.glob("libscipy_openblas64_*"):
+        name = getattr(ctypes.CDLL(str(library)), "scipy_openblas_get_corename64_", None)
+        if name:
+            name.restype = ctypes.c_char_p
+            return f"OpenBLAS {name().decode()}"
+    return "unknown"
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        checkpoint = folder / "mnist.safetensors"
+        train = [BIN / "mnist-train", "--output-dir", folder, "--device", "cpu"]
+        for command in (train, [BIN / "mnist-export", checkpoint, "--output-dir", folder]):
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        from mnist_train.data import load_split
+
+        digits = load_split("test").images
+        np.save(folder / "digit.npy", digits[0])
+        print(
+            f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, NumPy {np.__version__}"
+        )
+        print(f"onnxruntime {ort.__version__}, NumPy's BLAS kernel: {blas_kernel()}")
+        claims = [
+            *cold_start(folder, folder / "digit.npy"),
+            *one_digit(folder, digits),
+            *many_digits(folder, digits),
+            *memory_of_a_large_file(folder),
+            *installed_size(),
+        ]
+    print(f"\n{'':7}{'':44}{'ours':>11}{'theirs':>11}{'ratio':>8}  bound")
+    for claim in claims:
+        print(claim)
+    return 0 if all(claim.kept for claim in claims) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""Photographs, scans and drawings of one digit, brought to MNIST's own form: Pillow, extra [image].
+
+MNIST scaled the ink's box to 20 pixels on its longest side, keeping its proportions and the greys of antialiasing, and
+set its centre of mass in the middle of 28x28 (LeCun, Cortes, Burges, http://yann.lecun.com/exdb/mnist/). Measured over
+its 50,000 training digits, that middle is pixel (14.0, 14.0), counted from 0.
+"""
+
+import io
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_runtime.digits import HEIGHT, PIXELS, WIDTH, Intensities
+from mnist_runtime.errors import DigitError, ExtraMissingError
+
+try:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+except ImportError as error:
+    raise ExtraMissingError('images need Pillow; install it with pip install "mnist-runtime[image]"') from error
+
+BOX = 20
+"""Pixels of the ink's longest side."""
+CENTRE = 14
+"""Row and column of the centre of mass."""
+PIXEL_LIMIT = 50_000_000
+"""Pixels of an image; a telephone's camera takes 12 to 50 million, a decompression bomb claims more."""
+
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
+_WORKING_SIDE = 256  # pixels; larger images are reduced to this before the ink is sought
+_SMALLEST_SIDE = 8  # pixels of an image or of its ink: with fewer there is nothing to recognise
+_FAINTEST = 24.0  # grey levels between ink and background
+_CLEAREST = 6.0  # the ink must rise this many deviations of the noise above the background
+_FULLEST = 0.6  # of the image: a digit leaves more than the rest of it empty
+_EDGE = 0.1  # of the ink's darkness: where the ink's box begins
+
+Grey = NDArray[np.float64]
+"""Luminance 0-255, `[height, width]`."""
+
+
+def read_image(data: bytes, name: str) -> Intensities:
+    """Read a PNG, JPEG, BMP or WebP of one digit, in any size and colours, as uint8 `[784]`; `name` is for the errors.
+
+    Raises:
+        DigitError: it is no such image, too large, or no digit stands out from its background.
+    """
+    return normalise(_decode(data, name), name)
+
+
+def normalise(grey: Grey, name: str) -> Intensities:
+    """Find the ink in a grey image, whichever of ink and background is the darker, and give it MNIST's form.
+
+    Raises:
+        DigitError: nothing stands out, or too much.
+    """
+    ink, noise = _ink(grey)
+    peak = _peak(ink)
+    if peak < max(_FAINTEST, _CLEAREST * noise):
+        raise DigitError(
+            f"{name} shows no digit: nothing stands out from its background; write bolder, or light it evenly"
+        )
+    lit = ink > max(_EDGE * peak, 4 * noise)
+    if lit.mean() > _FULLEST:
+        raise DigitError(
+            f"{name} shows no digit: more than {_FULLEST:.0%} of it is ink; leave some background around it"
+        )
+    rows, columns = np.flatnonzero(lit.any(axis=1)), np.flatnonzero(lit.any(axis=0))
+    box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    if max(ink[box].shape) < _SMALLEST_SIDE:
+        raise DigitError(
+            f"{name} shows no digit: its ink spans {max(ink[box].shape)} pixels; give a larger picture of it"
+        )
+    return _centred(_scaled(np.clip(np.where(lit, ink, 0) / peak, 0, 1)[box]))
+
+
+def _decode(data: bytes, name: str) -> Grey:
+    """Decode to luminance, upright, at most `_WORKING_SIDE` pixels a side, with transparency resolved."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is amiss shows as an error or not at all
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                _check_size(image, name)
+                upright = ImageOps.exif_transpose(image)
+                upright.load()
+                return _luminance(upright)
+    except UnidentifiedImageError as error:
+        raise DigitError(f"{name} is no PNG, JPEG, BMP or WebP image, nor a .npy or .npz; give one of those") from error
+    except Image.DecompressionBombError as error:
+        raise DigitError(f"{name} claims more than {PIXEL_LIMIT:,} pixels; crop it to the digit") from error
+    except DigitError:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever their parsing ran into
+        raise DigitError(
+            f"{name} is a damaged image ({error or type(error).__name__}); copy or save it again"
+        ) from error
+
+
+def _check_size(image: Image.Image, name: str) -> None:
+    if image.width * image.height > PIXEL_LIMIT:
+        raise DigitError(
+            f"{name} has {image.width}x{image.height} pixels, more than {PIXEL_LIMIT:,}; crop it to the digit"
+        )
+    if min(image.size) < _SMALLEST_SIDE:
+        raise DigitError(f"{name} has {image.width}x{image.height} pixels, too few for a digit; give a larger picture")
+
+
+def _luminance(image: Image.Image) -> Grey:
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = _on_paper(image.convert("RGBA"))
+    image = image.convert("L")
+    image.thumbnail((_WORKING_SIDE, _WORKING_SIDE), Image.Resampling.BOX)
+    return np.asarray(image, dtype=np.float64)
+
+
+def _on_paper(image: Image.Image) -> Image.Image:
+    """Lay a transparent image on whichever of white and black its opaque parts stand out from."""
+    grey, alpha = (np.asarray(image.convert("L"), np.float64), np.asarray(image.getchannel("A"), np.float64))
+    dark = (grey * alpha).sum() < 127.5 * alpha.sum()
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white" if dark else "black"), image)
+
+
+def _ink(grey: Grey) -> tuple[Grey, float]:
+    """How far each pixel stands out from the background on the ink's side, and the background's noise (1 sigma).
+
+    Dark ink takes away a share of the light that falls there, so its depth is measured against the background's own.
+    """
+    background, noise = _background(grey)
+    above, below = np.maximum(grey - background, 0), np.maximum(background - grey, 0)
+    if (above**2).sum() > (below**2).sum():
+        ink = above
+    else:
+        light = np.maximum(background, _FAINTEST)
+        ink, noise = 255 * below / light, noise * 255 / float(np.median(light))
+    return np.where(ink > 3 * noise, ink, 0), noise
+
+
+def _background(grey: Grey) -> tuple[Grey, float]:
+    """The background, a quadratic surface, and the noise on it (1 sigma): fit to the border, then to all near the fit.
+
+    Light falls off smoothly and ink does not, so a surface of six coefficients follows the one and not the other. It is
+    fit to every few pixels only, which is as good.
+    """
+    stride = max(1, max(grey.shape) // 64)
+    sample = grey[::stride, ::stride]
+    terms, levels = _quadratic_terms(*sample.shape), sample.ravel()
+    near = _border(sample.shape)
+    for _ in range(8):
+        chosen = terms[near]  # six terms on [-1, 1]: the normal equations are well conditioned, and 6x6
+        coefficients = np.linalg.lstsq(chosen.T @ chosen, chosen.T @ levels[near], rcond=None)[0]
+        rest = levels - terms @ coefficients
+        noise = 1.4826 * float(np.median(np.abs(rest[near])))  # of a normal distribution, sigma = 1.4826 MAD
+        near = np.abs(rest) <= max(3 * noise, 3.0)
+        if near.sum() < terms.shape[1]:
+            break
+    return (_quadratic_terms(*grey.shape) @ coefficients).reshape(grey.shape), noise
+
+
+def _border(shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """The outermost twelfth of a picture, at least a pixel, flattened."""
+    margin = max(1, min(shape) // 12)
+    border = np.ones(shape, dtype=bool)
+    border[margin:-margin, margin:-margin] = False
+    return border.ravel()
+
+
+def _quadratic_terms(height: int, width: int) -> Grey:
+    y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
+    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1).reshape(-1, 6)
+
+
+def _peak(ink: Grey) -> float:
+    """The level of solid ink: high among the dark half, so that one bright speck does not set it."""
+    highest = ink.max()
+    return float(np.percentile(ink[ink >= highest / 2], 75)) if highest else 0.0
+
+
+def _scaled(ink: Grey) -> Grey:
+    """Bring ink 0-1 to 20 pixels on its longest side, antialiased."""
+    height, width = ink.shape
+    scale = BOX / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    picture = Image.fromarray(ink.astype(np.float32))
+    return np.asarray(picture.resize(size, Image.Resampling.BILINEAR), dtype=np.float64)
+
+
+def _centred(ink: Grey) -> Intensities:
+    """Place ink 0-1, at most 20x20, in 28x28 with its centre of mass as near its place as whole pixels go."""
+    canvas = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    corner = []
+    for axis, (size, room) in enumerate(zip(ink.shape, canvas.shape, strict=True)):
+        mass = ink.sum(axis=1 - axis)
+        centre = (mass * np.arange(size)).sum() / mass.sum()
+        corner.append(min(max(round(CENTRE - centre), 0), room - size))
+    top, left = corner
+    canvas[top : top + ink.shape[0], left : left + ink.shape[1]] = np.rint(255 * ink)
+    return canvas.reshape(PIXELS)

@@ -1,0 +1,114 @@
+"""What mnist-infer does once its command line is understood."""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from mnist_runtime.classifier import Classifier
+from mnist_runtime.command import complain
+from mnist_runtime.digits import as_digits
+from mnist_runtime.errors import DigitError, MnistRuntimeError
+from mnist_runtime.formats import WRITERS, Answer, Detail, drawing
+from mnist_runtime.sources import chunks, expand
+from mnist_runtime.terminal import has_colour
+
+if TYPE_CHECKING:
+    from mnist_runtime.evaluation import Confusion
+
+
+def answer(classifier: Classifier, paths: Iterable[str], failed: list[str], *, recursive: bool) -> Iterator[Answer]:
+    """Answer every digit of every path; complain of what fails, note it in `failed`, and go on with the next."""
+    for path in paths:
+        for file in _guarded(expand(path, recursive=recursive), path, failed):
+            yield from _guarded(_answers_of(classifier, file), file, failed)
+
+
+def print_answers(answers: Iterable[Answer], form: str, detail: Detail, *, show: bool) -> None:
+    """Write answers to standard output in one of `WRITERS`' formats, or draw each one."""
+    if not show:
+        WRITERS[form](answers, sys.stdout, detail)
+        return
+    for said in answers:
+        click.echo(drawing(said, colour=has_colour(sys.stdout)) + "\n")
+
+
+def evaluate(answers: Iterable[Answer], labels: Path) -> "Confusion":
+    """Hold answers against true labels, in their order."""
+    from mnist_runtime.evaluation import Confusion, read_labels
+
+    confusion = Confusion(read_labels(labels))
+    for said in answers:
+        confusion.add(np.array([said.prediction.label]))
+    confusion.check_complete()
+    return confusion
+
+
+def score_file(
+    classifier: Classifier,
+    paths: tuple[str, ...],
+    output: Path,
+    shard: tuple[int, int],
+    labels: Path | None,
+    *,
+    probabilities: bool,
+) -> None:
+    """Score one .npy into `output`, or a part of it into the part's own file, and tell what is written."""
+    from mnist_runtime.evaluation import Confusion, read_labels
+    from mnist_runtime.npy import NpyFile
+    from mnist_runtime.scoring import Shard, labels_of, score
+
+    if len(paths) != 1 or paths[0] == "-":
+        raise DigitError("--output takes exactly one .npy file of digits; stack several with np.concatenate")
+    digits = NpyFile.open(paths[0])
+    truth = None if labels is None else read_labels(labels)
+    if truth is not None and len(truth) != len(digits):
+        raise DigitError(f"there are {len(digits):,} digits and {len(truth):,} labels; give one label a digit")
+    part = Shard(*shard)
+    rows, target = part.rows(len(digits)), part.name(output)
+    with _progress(len(rows), target.name) as bar:
+        fresh = score(classifier, digits, target, rows, probabilities=probabilities, advance=bar)
+    click.echo(f"{'Wrote' if fresh else 'Nothing to do: there already is'} {target}  ({len(rows):,} digits)", err=True)
+    if truth is not None:
+        confusion = Confusion(truth[rows.start : rows.stop])
+        confusion.add(labels_of(target))
+        click.echo(confusion.report())
+
+
+def _answers_of(classifier: Classifier, file: str) -> Iterator[Answer]:
+    for name, start, chunk in chunks(file):
+        digits = as_digits(chunk)
+        for offset, prediction in enumerate(classifier.predictions(digits)):
+            yield Answer(name, start + offset, digits[offset], prediction)
+
+
+def _guarded(items: Iterator[Any], path: str, failed: list[str]) -> Iterator[Any]:
+    """Pass on what comes; an error of ours ends it with one line on stderr."""
+    try:
+        yield from items
+    except MnistRuntimeError as error:
+        complain(f"{path}: {error}" if path == "-" or path not in str(error) else str(error))
+        failed.append(path)
+
+
+def _progress(total: int, title: str) -> AbstractContextManager[Callable[[int], object]]:
+    """A bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        return nullcontext(lambda _: None)
+    return _Bar(total, title)
+
+
+class _Bar:
+    def __init__(self, total: int, title: str) -> None:
+        self._bar = click.progressbar(length=total, label=title, file=sys.stderr, show_pos=True)
+
+    def __enter__(self) -> Callable[[int], object]:
+        return self._bar.__enter__().update
+
+    def __exit__(self, *exception: Any) -> None:
+        self._bar.__exit__(*exception)

@@ -1,0 +1,146 @@
+"""A large .npy of digits scored into a .npy of labels: chunk by chunk, in parts, and on from where it was killed.
+
+While it grows, the result is `<output>.part`, a .npy that is whole but for its end. `<output>.json` beside it records
+what it is made of; a part is taken up again, and a result taken for done, only where that record is the same.
+"""
+
+import io
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnist_runtime.classifier import Classifier
+from mnist_runtime.digits import CLASSES
+from mnist_runtime.errors import FileWriteError, MnistRuntimeError
+from mnist_runtime.files import ensure_writable, publish, read_whole, write_atomically
+from mnist_runtime.npy import NpyFile, open_npy
+
+CHUNK = 16_384
+"""Digits between two writes: 12 MiB of uint8 pixels."""
+
+SCHEMA = 1
+"""Version of the record's layout."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The I-th of N parts of near equal size."""
+
+    index: int
+    """From 1 to `count`."""
+    count: int
+
+    def rows(self, total: int) -> range:
+        """Which of `total` digits belong to it; together the parts hold each digit once."""
+        return range(total * (self.index - 1) // self.count, total * self.index // self.count)
+
+    def name(self, output: Path) -> Path:
+        """Its own file: labels.npy becomes labels.2-of-8.npy; the only part of one keeps the name."""
+        return (
+            output
+            if self.count == 1
+            else output.with_name(f"{output.stem}.{self.index}-of-{self.count}{output.suffix}")
+        )
+
+
+def score(
+    classifier: Classifier,
+    digits: NpyFile,
+    output: Path,
+    rows: range,
+    *,
+    probabilities: bool = False,
+    advance: Callable[[int], object] = lambda _: None,
+) -> bool:
+    """Write the labels, uint8 `[n]`, or probabilities, float32 `[n, 10]`, of `rows` of `digits` at `output`.
+
+    Args:
+        classifier: What answers.
+        digits: The input.
+        output: Where the result goes, once it is complete.
+        rows: Which digits, in order.
+        probabilities: Write these instead of labels.
+        advance: Called with the number of digits each time some are done, those of an earlier run first.
+
+    Returns:
+        False when an earlier run had done it all, and nothing was computed.
+
+    Raises:
+        DigitError, FileReadError: the digits are none, or cannot be read; the part stays to be taken up again.
+        FileWriteError: the result cannot be written.
+    """
+    part, record = Path(f"{output}.part"), Path(f"{output}.json")
+    ensure_writable(output.parent)
+    about = _record(classifier, digits, rows, probabilities=probabilities)
+    row = np.dtype((np.float32, (len(CLASSES),)) if probabilities else np.uint8)
+    header = _header(len(rows), probabilities=probabilities)
+    known = _same(record, about)
+    if known and output.exists() and not part.exists():
+        advance(len(rows))
+        return False
+    try:
+        with part.open("r+b" if known and part.exists() else "w+b") as file:
+            if not known:
+                write_atomically(record, about)
+            done = _taken_up(file, header, row.itemsize)
+            advance(done)
+            for start in range(done, len(rows), CHUNK):
+                chunk = digits.digits(rows.start + start, rows.start + min(start + CHUNK, len(rows)))
+                said = classifier.predict_proba(chunk) if probabilities else classifier.predict(chunk).astype(np.uint8)
+                file.write(said.tobytes())
+                file.flush()
+                advance(len(chunk))
+    except OSError as error:
+        if isinstance(error, MnistRuntimeError):
+            raise
+        raise FileWriteError(f"cannot write {part} ({error.strerror}); choose another place for it") from error
+    publish(part, output)
+    return True
+
+
+def labels_of(output: Path) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    """The labels, int64 `[n]`, in a result of `score`."""
+    result = open_npy(output)
+    return result.argmax(axis=1) if result.ndim == 2 else result.astype(np.int64)
+
+
+def _record(classifier: Classifier, digits: NpyFile, rows: range, *, probabilities: bool) -> bytes:
+    status = digits.path.stat()
+    about = {
+        "schema": SCHEMA,
+        "models": sorted(classifier.digests),
+        "input": {"file": digits.path.name, "size": status.st_size, "mtime_ns": status.st_mtime_ns},
+        "rows": [rows.start, rows.stop],
+        "output": "probabilities" if probabilities else "labels",
+    }
+    return (json.dumps(about, indent=2) + "\n").encode()
+
+
+def _same(record: Path, about: bytes) -> bool:
+    return record.exists() and read_whole(record, limit=2**20, wanted="remove it") == about
+
+
+def _header(count: int, *, probabilities: bool) -> bytes:
+    descr, shape = ("<f4", (count, len(CLASSES))) if probabilities else ("|u1", (count,))
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
+    return header.getvalue()
+
+
+def _taken_up(file: Any, header: bytes, itemsize: int) -> int:
+    """Rows that an earlier run has written whole; the file is ready for the next one."""
+    size = os.fstat(file.fileno()).st_size
+    if size < len(header) or file.read(len(header)) != header:
+        file.seek(0)
+        file.truncate()
+        file.write(header)
+        return 0
+    done = (size - len(header)) // itemsize
+    file.truncate(len(header) + done * itemsize)
+    file.seek(0, os.SEEK_END)
+    return done

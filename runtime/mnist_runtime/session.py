@@ -1,0 +1,69 @@
+"""onnxruntime, set up for small models in other people's processes: one thread, no spinning, no telemetry, no noise."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+# onnxruntime >= 1.30 reports usage and writes to the user's cache as soon as it is imported, unless told not to.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import onnxruntime as ort
+
+from mnist_runtime.cpus import usable_cpus
+from mnist_runtime.errors import ArtifactError, OptionError
+
+VERSION: str = ort.__version__
+"""Of onnxruntime."""
+
+_CPU = "CPUExecutionProvider"
+_FATAL = 4  # every error comes back as an exception, and is told once
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model is run."""
+
+    threads: int | Literal["auto"] = 1
+    """Threads of one call; "auto" takes every CPU that this process may use. A small model gains nothing from them."""
+    providers: Sequence[str] = (_CPU,)
+    """onnxruntime's execution providers, the preferred one first."""
+    session_options: ort.SessionOptions | None = None
+    """Taken as they are, instead of `threads` and our defaults (no spinning, no logging)."""
+
+    def __post_init__(self) -> None:
+        """Refuse what onnxruntime would ignore or misread."""
+        if self.threads != "auto" and not (type(self.threads) is int and self.threads >= 1):
+            raise OptionError(f'threads is {self.threads!r}, and must be a whole number from 1, or "auto"')
+        if isinstance(self.providers, str) or not self.providers:
+            raise OptionError(f'providers is {self.providers!r}, and must be a list such as ["{_CPU}"]')
+        missing = [provider for provider in self.providers if provider not in ort.get_available_providers()]
+        if missing:
+            raise OptionError(
+                f"this onnxruntime has no {', '.join(missing)}; it has {', '.join(ort.get_available_providers())}"
+            )
+
+    def open(self, model: bytes, name: str) -> ort.InferenceSession:
+        """Load a serialised model; `name` is for the error.
+
+        Raises:
+            ArtifactError: onnxruntime cannot load it.
+        """
+        try:
+            return ort.InferenceSession(model, self._options(), providers=list(self.providers))
+        except Exception as error:  # onnxruntime's exceptions have no common base but Exception
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ArtifactError(
+                f"{name} is not a whole ONNX model that onnxruntime {VERSION} can load ({reason}); "
+                "give a .onnx file that mnist-export wrote"
+            ) from error
+
+    def _options(self) -> ort.SessionOptions:
+        if self.session_options is not None:
+            return self.session_options
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = usable_cpus() if self.threads == "auto" else self.threads
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads burn no CPU
+        options.log_severity_level = _FATAL
+        return options

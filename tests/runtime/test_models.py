@@ -1,0 +1,146 @@
+"""What a Classifier loads: a file, bytes, a published folder, a stranger's model; and which graph answers."""
+
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+
+from mnist_runtime import ArtifactError, Classifier, DigitError, IntegrityError, Prediction
+from mnist_runtime.classifier import CHUNK
+from mnist_runtime.digits import as_pixels
+
+
+@pytest.fixture(scope="module")
+def stranger(bundled):
+    """The bundled model without any metadata, as another exporter would have written it."""
+    model = onnx.load(bundled)
+    del model.metadata_props[:]
+    return model.SerializeToString()
+
+
+def test_path_bytes_and_folder_are_the_same_model(bundled, exported, test_split):
+    digits = test_split.images[:300]
+    wanted = Classifier(exported / "mnist.onnx").decision_function(digits)
+    for model in (str(exported / "mnist.onnx"), (exported / "mnist.onnx").read_bytes(), exported):
+        assert np.array_equal(Classifier(model).decision_function(digits), wanted)
+    assert np.array_equal(Classifier().decision_function(digits), Classifier(bundled).decision_function(digits))
+
+
+def test_a_published_folder_gives_uint8_digits_to_the_uint8_graph(exported, test_split):
+    classifier = Classifier(exported)
+    digits = test_split.images[:5]
+    runs = []
+
+    def spy(run, dtype):
+        return lambda names, feed, options: runs.append(feed["pixels"].dtype == dtype) or run(names, feed, options)
+
+    classifier._uint8_run = spy(classifier._uint8_run, np.uint8)
+    classifier._float32_run = spy(classifier._float32_run, np.float32)
+    classifier.classify(digits[0])
+    classifier.classify(as_pixels(digits[0].reshape(1, 784)))
+    assert runs == [True, True]
+
+
+def test_a_folder_whose_file_changed_is_refused(exported, tmp_path):
+    shutil.copytree(exported, tmp_path / "model")
+    damaged = bytearray((tmp_path / "model" / "mnist.uint8.onnx").read_bytes())
+    damaged[1000] ^= 1
+    (tmp_path / "model" / "mnist.uint8.onnx").write_bytes(damaged)
+    with pytest.raises(IntegrityError, match=r"mnist\.uint8\.onnx"):
+        Classifier(tmp_path / "model")
+
+
+def test_a_folder_without_an_onnx_model_is_refused(exported, tmp_path):
+    shutil.copytree(exported, tmp_path / "model")
+    manifest = json.loads((tmp_path / "model" / "manifest.json").read_text())
+    manifest["files"] = {k: v for k, v in manifest["files"].items() if v["format"] == "torchscript"}
+    (tmp_path / "model" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match="without an ONNX model"):
+        Classifier(tmp_path / "model")
+
+
+def test_a_model_without_our_metadata_is_refused_unless_the_caller_vouches_for_it(stranger, test_split):
+    with pytest.raises(ArtifactError, match=r'trusted_contract="float32"'):
+        Classifier(stranger)
+    with pytest.raises(ArtifactError, match="takes float32 pixels, and trusted_contract says uint8"):
+        Classifier(stranger, trusted_contract="uint8")
+    trusted = Classifier(stranger, trusted_contract="float32")
+    assert np.array_equal(trusted.predict(test_split.images), Classifier().predict(test_split.images))
+
+
+def test_a_trusted_model_with_another_interface_is_refused_all_the_same(stranger):
+    model = onnx.load_from_string(stranger)
+    model.graph.output.pop()
+    with pytest.raises(ArtifactError, match="the contract is"):
+        Classifier(model.SerializeToString(), trusted_contract="float32")
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 7])
+def test_a_batch_of_any_size_is_answered_as_its_digits_one_by_one(test_split, count):
+    classifier, digits = Classifier(), test_split.images[:count]
+    logits = classifier.decision_function(digits)
+    assert logits.shape == (count, 10)
+    assert logits.dtype == np.float32
+    for index in {0, count // 2, count - 1} if count else ():
+        assert np.allclose(logits[index], classifier.decision_function(digits[index])[0], atol=1e-4)
+    assert np.array_equal(classifier.predict(digits), logits.argmax(axis=1))
+    assert np.allclose(classifier.predict_proba(digits).sum(axis=1), 1)
+    assert np.array_equal(np.concatenate([np.empty(0), *classifier.iter_predict([digits])]), logits.argmax(axis=1))
+
+
+def test_the_two_bundled_graphs_agree_bit_for_bit(test_split):
+    classifier = Classifier()
+    pixels = as_pixels(test_split.images.reshape(-1, 784))
+    assert np.array_equal(classifier.decision_function(test_split.images), classifier.decision_function(pixels))
+
+
+@pytest.mark.parametrize("shape", [(784,), (28, 28), (1, 784), (1, 28, 28), (1, 1, 28, 28)])
+def test_the_fast_road_and_the_thorough_one_say_the_same(test_split, shape):
+    classifier, digit = Classifier(), test_split.images[7]
+    forms = [digit, digit.astype(np.int16), as_pixels(digit.reshape(1, 784)), digit / 256, np.asfortranarray(digit)]
+    said = {classifier.classify(form.reshape(shape)) for form in forms}
+    assert len(said) == 1
+    (prediction,) = said
+    assert prediction.label == 9
+    assert prediction.probability == max(prediction.probabilities)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -1e-9, 1.0000001, 255])
+def test_one_bad_float_anywhere_is_refused(bad):
+    digit = np.zeros((28, 28), np.float32)
+    digit[27, 27] = bad
+    for method in ("decision_function", "predict_proba", "predict", "classify"):
+        with pytest.raises(DigitError):
+            getattr(Classifier(), method)(digit)
+
+
+def test_minus_zero_is_zero():
+    classifier = Classifier()
+    assert classifier.classify(np.full((28, 28), -0.0, np.float32)) == classifier.classify(np.zeros((28, 28), np.uint8))
+
+
+def test_a_bad_float_in_the_last_chunk_is_refused(test_split):
+    pixels = as_pixels(test_split.images[: CHUNK + 5].reshape(-1, 784))
+    pixels[-1, -1] = np.nan
+    with pytest.raises(DigitError, match="NaN"):
+        Classifier().predict(pixels)
+
+
+def test_a_prediction_is_json_safe_and_frozen(test_split):
+    said = Classifier().classify(test_split.images[0])
+    record = json.loads(json.dumps(said.to_dict()))
+    assert Prediction(record["label"], record["probability"], tuple(record["probabilities"])) == said
+    assert said.top(1) == [(said.label, said.probability)]
+    assert sorted(label for label, _ in said.top(10)) == list(range(10))
+    with pytest.raises(AttributeError):
+        said.label = 3
+    with pytest.raises((AttributeError, TypeError)):
+        said.note = "no room"
+
+
+def test_classify_takes_one_digit(test_split):
+    for count in (0, 2):
+        with pytest.raises(DigitError, match=f"these are {count} digits"):
+            Classifier().classify(test_split.images[:count])

@@ -1,0 +1,49 @@
+"""scikit-learn takes the classifier for one of its own."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from mnist_runtime import Classifier, OptionError
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from sklearn.base import is_classifier
+    from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.exceptions import NotFittedError
+    from sklearn.frozen import FrozenEstimator
+    from sklearn.metrics import accuracy_score, get_scorer, log_loss, top_k_accuracy_score
+    from sklearn.utils.validation import check_is_fitted
+
+
+def test_its_answers_feed_sklearns_metrics(test_split):
+    classifier, X, y = Classifier(), test_split.images.reshape(-1, 784), test_split.labels
+    assert accuracy_score(y, classifier.predict(X)) == np.mean(classifier.predict(X) == y)
+    assert log_loss(y, classifier.predict_proba(X)) < 0.4
+    assert top_k_accuracy_score(y, classifier.decision_function(X), k=3, labels=classifier.classes_) > 0.97
+    for scorer in ("accuracy", "neg_log_loss", "balanced_accuracy"):
+        assert np.isfinite(get_scorer(scorer)(classifier, X, y))
+
+
+def test_a_frozen_estimator_wraps_it_and_calibrates_it(test_split):
+    classifier, X, y = Classifier(), test_split.images.reshape(-1, 784)[:2000], test_split.labels[:2000]
+    assert is_classifier(classifier)
+    check_is_fitted(classifier)
+    frozen = FrozenEstimator(classifier)
+    assert np.array_equal(frozen.predict(X), classifier.predict(X))
+    assert np.array_equal(frozen.fit(X, y).decision_function(X), classifier.decision_function(X))
+    calibrated = CalibratedClassifierCV(frozen).fit(X, y)
+    assert np.mean(calibrated.predict(X) == y) > 0.85
+
+
+def test_it_comes_trained():
+    with pytest.raises(OptionError, match="FrozenEstimator"):
+        Classifier().fit([[0]], [0])
+
+
+def test_a_closed_one_is_not_fitted():
+    classifier = Classifier()
+    classifier.close()
+    with pytest.raises(NotFittedError):
+        check_is_fitted(classifier)

@@ -1,0 +1,129 @@
+"""What mnist-infer takes: folders, globs, archives, images and standard input; one bad file ends nothing."""
+
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def folder(test_split, tmp_path_factory):
+    """Digits 7 2 1 0 4 in every kind of file, one bad file, one stranger, one folder below."""
+    folder = tmp_path_factory.mktemp("folder")
+    np.save(folder / "a.npy", test_split.images[0])
+    np.savez_compressed(folder / "b.npz", x=test_split.images[1:3], y=test_split.labels[1:3])
+    Image.fromarray(255 - test_split.images[3]).resize((200, 200)).save(folder / "c.png")
+    (folder / "d.npy").write_bytes(b"no digits")
+    (folder / "notes.txt").write_text("not for us")
+    (folder / ".hidden.npy").write_bytes(b"nor this")
+    (folder / "deeper").mkdir()
+    np.save(folder / "deeper" / "e.npy", test_split.images[4:5] / 256)
+    return folder
+
+
+def labels(result):
+    return [json.loads(line)["label"] for line in result.stdout.splitlines()]
+
+
+def test_a_folder_is_read_in_order_and_a_bad_file_does_not_end_it(run, folder):
+    result = run("mnist-infer", folder, "--format", "jsonl")
+    assert labels(result) == [7, 2, 1, 0]
+    assert result.returncode == 1
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith(b"Error")]
+    assert b"d.npy" in line
+    assert labels(run("mnist-infer", folder, "--recursive", "--format", "jsonl")) == [7, 2, 1, 0, 4]
+
+
+def test_a_quoted_glob_is_expanded(run, folder):
+    result = run("mnist-infer", f"{folder}/[ab].np*", "--format", "jsonl")
+    assert (result.returncode, labels(result)) == (0, [7, 2, 1])
+    result = run("mnist-infer", f"{folder}/**/e.npy", "-r", "--format", "jsonl")
+    assert (result.returncode, labels(result)) == (0, [4])
+    assert b"matches no file" in run("mnist-infer", f"{folder}/*.gif").stderr
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("a.npy", [7]), ("b.npz", [2, 1]), ("c.png", [0])])
+def test_standard_input_is_told_by_its_bytes(run, folder, name, wanted):
+    result = run("mnist-infer", "-", "--format", "jsonl", input=(folder / name).read_bytes())
+    assert (result.returncode, labels(result)) == (0, wanted)
+
+
+def test_empty_input_and_empty_folder_are_told(run, tmp_path):
+    assert b"standard input is empty" in run("mnist-infer", "-", input=b"").stderr
+    assert b"holds no " in run("mnist-infer", tmp_path).stderr
+    (tmp_path / "e.npy").touch()
+    assert b"is empty" in run("mnist-infer", tmp_path / "e.npy").stderr
+
+
+def test_an_archive_without_digits_or_damaged_is_told(run, tmp_path):
+    np.savez(tmp_path / "labels.npz", y=np.arange(5))
+    assert b"holds no digits" in run("mnist-infer", tmp_path / "labels.npz").stderr
+    data = io.BytesIO()
+    np.savez_compressed(data, x=np.random.default_rng(0).integers(0, 256, (3, 28, 28), np.uint8))
+    damaged = bytearray(data.getvalue())
+    damaged[300] ^= 0xFF
+    (tmp_path / "damaged.npz").write_bytes(damaged)
+    result = run("mnist-infer", tmp_path / "damaged.npz")
+    assert result.returncode == 1
+    assert b"Traceback" not in result.stderr
+
+
+def test_an_archive_that_claims_more_than_it_may_is_refused_unread(run, tmp_path):
+    header = io.BytesIO()
+    shape = {"descr": "|u1", "fortran_order": False, "shape": (10**12, 28, 28)}
+    np.lib.format.write_array_header_1_0(header, shape)
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w") as archive:
+        archive.writestr("x.npy", header.getvalue())
+    result = run("mnist-infer", tmp_path / "bomb.npz")
+    assert (result.returncode, b"more than 1 GiB" in result.stderr) == (1, True)
+
+
+def test_show_draws_every_digit(run, folder):
+    result = run("mnist-infer", folder / "b.npz", folder / "c.png", "--show")
+    assert result.stdout.decode().count("█" * 5) >= 3
+    assert b"c.png: 0 (" in result.stdout
+
+
+def test_labels_give_accuracy_and_confusion_for_what_was_read(run, folder, tmp_path):
+    np.save(tmp_path / "y.npy", np.array([7, 2, 1, 6]))
+    paths = [folder / name for name in ("a.npy", "b.npz", "c.png")]
+    result = run("mnist-infer", *paths, "--labels", tmp_path / "y.npy")
+    assert result.stdout.startswith(b"accuracy  75.00%  (3 of 4; 95 % interval 30.06% to 95.44%)")
+    for wrong, sentence in (([7, 2, 1, 0, 0], b"give one label a digit"), ([7], b"more digits than"), ([70], b"0-9")):
+        np.save(tmp_path / "y.npy", np.array(wrong))
+        result = run("mnist-infer", *paths, "--labels", tmp_path / "y.npy")
+        assert result.returncode == 1
+        assert sentence in result.stderr
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly(test_split, tmp_path):
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    np.save(tmp_path / "x.npy", test_split.images)
+    command = f"set -o pipefail; {Path(sys.executable).parent}/mnist-infer {tmp_path}/x.npy | head -n 1"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60, check=False)
+    assert result.returncode == 0
+    assert result.stdout.count(b"\n") == 1
+    assert b"Error" not in result.stderr
+
+
+def test_help_and_version_load_neither_numpy_nor_onnxruntime():
+    import subprocess
+    import sys
+
+    for flag in ("--help", "--version"):
+        program = f"""
+import sys
+from mnist_runtime.cli import infer
+try:
+    infer(["{flag}"])
+finally:
+    print(sorted({{"numpy", "onnxruntime", "PIL"}} & set(sys.modules)))
+"""
+        output = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=60).stdout
+        assert output.endswith(b"[]\n")

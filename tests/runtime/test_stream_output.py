@@ -1,0 +1,178 @@
+"""mnist-infer --output and --shard: any size, on from where it was killed, each part once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnist_runtime import Classifier, FileWriteError
+from mnist_runtime.npy import NpyFile
+from mnist_runtime.scoring import CHUNK, Shard, score
+
+INFER = Path(sys.executable).parent / "mnist-infer"
+
+
+@pytest.fixture(scope="module")
+def digits(test_split, tmp_path_factory):
+    """50,000 digits, three chunks and a bit."""
+    path = tmp_path_factory.mktemp("digits") / "digits.npy"
+    np.save(path, np.tile(test_split.images, (5, 1, 1)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def wanted(digits):
+    return Classifier().predict(np.load(digits))
+
+
+def test_labels_stream_into_a_file_that_appears_whole(run, digits, wanted, tmp_path):
+    result = run("mnist-infer", digits, "--output", tmp_path / "labels.npy")
+    assert result.returncode == 0, result.stderr
+    labels = np.load(tmp_path / "labels.npy", mmap_mode="r")
+    assert labels.dtype == np.uint8
+    assert np.array_equal(labels, wanted)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["labels.npy", "labels.npy.json"]
+    assert result.stdout == b""
+    assert b"\r" not in result.stderr  # no bar where there is no terminal
+
+
+def test_done_work_is_not_done_again_and_another_model_does_it_anew(run, digits, exported, tmp_path):
+    output = tmp_path / "labels.npy"
+    assert run("mnist-infer", digits, "-o", output).returncode == 0
+    before = output.stat()
+    again = run("mnist-infer", digits, "-o", output)
+    assert b"Nothing to do" in again.stderr
+    assert output.stat() == before
+    other = run("mnist-infer", digits, "-o", output, "--model", exported / "mnist.uint8.onnx")
+    assert b"Wrote" in other.stderr
+    assert output.stat().st_mtime_ns > before.st_mtime_ns
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("torn", [0, 1, 3])
+def test_a_killed_run_is_taken_up_where_it_was(digits, wanted, tmp_path, torn):
+    output, file, seen = tmp_path / "p.npy", NpyFile.open(digits), []
+
+    def stop_in_the_second_chunk(count):
+        seen.append(count)
+        if sum(seen) > CHUNK:
+            raise Killed
+
+    with Classifier() as classifier:
+        with pytest.raises(Killed):
+            score(classifier, file, output, range(50_000), probabilities=True, advance=stop_in_the_second_chunk)
+        assert not output.exists()
+        with Path(f"{output}.part").open("ab") as part:
+            part.write(b"x" * torn)  # as a kill in the middle of a write leaves it
+        seen.clear()
+        assert score(classifier, file, output, range(50_000), probabilities=True, advance=seen.append)
+        assert seen[0] == 2 * CHUNK
+        assert sum(seen) == 50_000
+        assert np.array_equal(np.load(output), classifier.predict_proba(np.load(digits)))
+    assert np.array_equal(np.load(output).argmax(axis=1), wanted)
+
+
+def test_sigkill_leaves_nothing_under_the_final_name_and_the_next_run_completes_it(test_split, tmp_path):
+    huge = np.lib.format.open_memmap(tmp_path / "huge.npy", "w+", np.uint8, (400_000, 28, 28))
+    huge[:10_000] = test_split.images
+    huge.flush()
+    output, part = tmp_path / "labels.npy", tmp_path / "labels.npy.part"
+    command = [INFER, tmp_path / "huge.npy", "--output", output]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (part.exists() and part.stat().st_size > 2 * CHUNK):
+        os.sched_yield()
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(60) == -signal.SIGKILL
+    assert not output.exists()
+    done = part.stat().st_size
+    assert done > CHUNK
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL, timeout=60)
+    assert not part.exists()
+    labels = np.load(output)
+    assert len(labels) == 400_000
+    assert np.array_equal(labels[:10_000], Classifier().predict(test_split.images))
+    assert len(set(labels[10_000:].tolist())) == 1
+
+
+def test_ctrl_c_ends_with_130_and_no_result(test_split, tmp_path):
+    np.lib.format.open_memmap(tmp_path / "huge.npy", "w+", np.uint8, (2_000_000, 28, 28)).flush()
+    output, part = tmp_path / "labels.npy", tmp_path / "labels.npy.part"
+    process = subprocess.Popen([INFER, tmp_path / "huge.npy", "-o", output], stderr=subprocess.PIPE)
+    while process.poll() is None and not (part.exists() and part.stat().st_size > CHUNK):
+        os.sched_yield()
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"interrupted" in stderr
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+@pytest.mark.parametrize("total", [0, 1, 5, 50_000])
+def test_the_parts_hold_each_digit_once_and_are_of_near_equal_size(total, count):
+    parts = [Shard(index, count).rows(total) for index in range(1, count + 1)]
+    assert [row for part in parts for row in part] == list(range(total))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_each_shard_writes_its_own_file(run, digits, wanted, tmp_path):
+    for index in (2, 1, 3):
+        result = run("mnist-infer", digits, "-o", tmp_path / "labels.npy", "--shard", f"{index}/3")
+        assert result.returncode == 0, result.stderr
+    parts = [np.load(tmp_path / f"labels.{index}-of-3.npy") for index in (1, 2, 3)]
+    assert np.array_equal(np.concatenate(parts), wanted)
+    record = json.loads((tmp_path / "labels.2-of-3.npy.json").read_text())
+    assert record["rows"] == [16_666, 33_333]
+
+
+def test_the_output_reports_its_accuracy(run, digits, wanted, test_split, tmp_path):
+    truth = np.tile(test_split.labels, 5)
+    np.save(tmp_path / "truth.npy", truth)
+    result = run("mnist-infer", digits, "-o", tmp_path / "o.npy", "--labels", tmp_path / "truth.npy", "--shard", "1/2")
+    share = np.mean(wanted[:25_000] == truth[:25_000])
+    assert result.stdout.decode().startswith(f"accuracy  {share:.2%}")
+    np.save(tmp_path / "truth.npy", truth[:-1])
+    result = run("mnist-infer", digits, "-o", tmp_path / "o.npy", "--labels", tmp_path / "truth.npy")
+    assert result.returncode == 1
+    assert b"50,000 digits and 49,999 labels" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["x.npy", "y.npy", "-o", "o.npy"], 1, b"exactly one .npy"),
+        (["x.npy", "--shard", "1/2"], 2, b"--shard needs --output"),
+        (["x.npy", "-o", "o.npy", "--shard", "3/2"], 2, b"is not I/N"),
+        (["x.npy", "-o", "o.npy", "--shard", "0/2"], 2, b"is not I/N"),
+        (["x.npy", "-o", "o.npy", "--format", "csv"], 2, b"--output writes a .npy"),
+        (["x.npy", "-o", "o.npy"], 1, b"x.npy does not exist"),
+    ],
+)
+def test_a_wrong_command_line_is_told_in_a_line(run, tmp_path, arguments, code, sentence):
+    result = run("mnist-infer", *arguments, cwd=tmp_path)
+    assert result.returncode == code
+    assert sentence in result.stderr
+    assert b"Traceback" not in result.stderr
+
+
+def test_an_output_that_cannot_be_written_is_told_before_the_work(digits, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(FileWriteError):
+        score(Classifier(), NpyFile.open(digits), tmp_path / "file" / "o.npy", range(10))
+
+
+def test_fortran_order_and_single_digits_are_scored_alike(test_split, tmp_path):
+    classifier = Classifier()
+    np.save(tmp_path / "f.npy", np.asfortranarray(test_split.images[:100]))
+    np.save(tmp_path / "one.npy", test_split.images[0].T.copy().T)
+    for name, count in (("f", 100), ("one", 1)):
+        score(classifier, NpyFile.open(tmp_path / f"{name}.npy"), tmp_path / f"{name}.out.npy", range(count))
+        assert np.array_equal(np.load(tmp_path / f"{name}.out.npy"), classifier.predict(test_split.images[:count]))
