@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, Self
+from typing import Any, BinaryIO, NoReturn, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ from mnist_runtime.errors import DigitError, FileMissingError, FileReadError
 
 WANTED = "give a .npy file as np.save writes it"
 _STREAM_LIMIT = 2**30  # bytes; a stream has to be held in memory
+_Header: TypeAlias = tuple[tuple[int, ...], bool, np.dtype[Any]]
+"""Shape, whether in Fortran order, dtype."""
 _PIECE = 2**20  # bytes read at a time from a stream that may hold less than it claims
 
 
@@ -89,13 +91,24 @@ def open_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
 
 
 def read_npy(stream: BinaryIO, name: str) -> NDArray[Any]:
-    """Read one .npy array of digits, of at most 1 GiB, from a stream; `name` is for the errors.
+    """Read one .npy array of numbers, of at most 1 GiB, from a stream; `name` is for the errors.
 
     Raises:
-        DigitError: it is not a whole .npy of digits, or holds a pickle.
+        DigitError: it is not a whole .npy of numbers, or holds a pickle.
     """
-    shape, fortran_order, dtype = _header(stream, name)
+    return _body(stream, name, _header(stream, name))
+
+
+def read_digits(stream: BinaryIO, name: str) -> NDArray[Any]:
+    """As `read_npy`, of digits: any other shape or dtype is refused before it is read."""
+    header = shape, _, dtype = _header(stream, name)
     _check_digits(shape, dtype, name)
+    return _body(stream, name, header)
+
+
+def _body(stream: BinaryIO, name: str, header: _Header) -> NDArray[Any]:
+    """Read what follows the header, a piece at a time: memory grows with what is there, not with what is claimed."""
+    shape, fortran_order, dtype = header
     wanted = prod(shape) * dtype.itemsize
     if wanted > _STREAM_LIMIT:
         raise DigitError(f"{name} holds more than {_STREAM_LIMIT >> 30} GiB; save it to a .npy file and give its path")
@@ -121,7 +134,7 @@ def _open(path: str | os.PathLike[str]) -> BinaryIO:
     return file
 
 
-def _header(file: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _header(file: BinaryIO, name: str) -> _Header:
     """Parse the header; what it claims is still to be checked."""
     try:
         version = np.lib.format.read_magic(file)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mnist_runtime.digits import as_batch
 from mnist_runtime.errors import DigitError, FileMissingError, FileReadError
 from mnist_runtime.files import read_whole
-from mnist_runtime.npy import NpyFile, read_npy
+from mnist_runtime.npy import NpyFile, read_digits
 
 CHUNK = 4096
 """Digits read at a time."""
@@ -85,7 +85,7 @@ def _of_stdin() -> Iterator[Chunk]:
     if not start:
         raise DigitError(f"standard input is empty; {_WANTED}")
     if start.startswith(_NPY):
-        yield from _split(STDIN, read_npy(stream, "standard input"))
+        yield from _split(STDIN, read_digits(stream, "standard input"))
         return
     data = stream.read(_LIMIT + 1)
     if len(data) > _LIMIT:
@@ -106,7 +106,7 @@ def _of_npz(file: BinaryIO, path: str) -> Iterator[Chunk]:
                 name = f"{path}:{member.filename.removesuffix('.npy')}"
                 with archive.open(member) as stream:
                     try:
-                        array = read_npy(stream, name)  # type: ignore[arg-type]  # all it needs is read
+                        array = read_digits(stream, name)  # type: ignore[arg-type]  # all it needs is read
                     except DigitError as error:
                         skipped.append(str(error))
                         continue
