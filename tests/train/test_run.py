@@ -222,3 +222,19 @@ def test_a_resumable_checkpoint_that_contradicts_itself_is_refused(few, tmp_path
         broken.write_bytes(path.read_bytes().replace(old, new))
         with pytest.raises(CheckpointError):
             load_state(broken)
+
+
+THREADS_OF_A_RUN = """
+import sys, torch
+from mnist_train.run import Run
+from mnist_train.settings import Settings
+torch.set_num_threads(2)
+Run(Settings(model=sys.argv[1], output_dir=sys.argv[2]))
+print(torch.get_num_threads())
+"""
+
+
+@pytest.mark.parametrize(("model", "threads"), [("linear", 1), ("mlp", 2)])
+def test_a_small_model_is_trained_by_one_thread(model, threads, tmp_path):
+    command = [sys.executable, "-c", THREADS_OF_A_RUN, model, tmp_path]
+    assert int(subprocess.check_output(command)) == threads
