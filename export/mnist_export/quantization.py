@@ -27,6 +27,8 @@ from mnist_runtime.parity import linear_reference, quantized_reference
 CALIBRATION_DIGITS = 1000
 """Of the training set, from its start."""
 
+_SCALINGS = 3
+"""An engine may round the product of the two scales, its product with the sum of integers, and that of the bias."""
 _LINEAR = ["Gemm", "MatMul", "Conv"]
 
 
@@ -72,7 +74,8 @@ def expect_quantized(model: ModelProto, trained: Expected) -> Expected:
     if trained.bound == "analytic":
         gemm = next(node for node in model.graph.node if node.op_type == "Gemm")
         weight, bias = (_dequantized(model, name) for name in gemm.input[1:])
-        return replace(trained, sets=split_sets(linear_reference(together, weight, bias), digits))
+        reference = linear_reference(together, weight, bias, scalings=_SCALINGS)
+        return replace(trained, sets=split_sets(reference, digits))
     logits = np.concatenate([reference.logits for reference in trained.sets.values()])
     whole = quantized_reference(together, _run_as_written(model, together), logits)
     return replace(trained, sets=split_sets(whole, digits), bound="quantization")
@@ -87,12 +90,12 @@ def _run_as_written(model: ModelProto, digits: Intensities) -> NDArray[np.float3
     return logits
 
 
-def _dequantized(model: ModelProto, name: str) -> NDArray[np.float32]:
-    """What the integers behind a tensor, an input of the Gemm, stand for: each times the scale of its row."""
+def _dequantized(model: ModelProto, name: str) -> NDArray[np.float64]:
+    """What the integers behind a tensor, an input of the Gemm, stand for: each times the scale of its row, exactly."""
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     node = next(node for node in model.graph.node if name in node.output)
     integers, scale = values[node.input[0]], values[node.input[1]]
-    return np.asarray(integers * scale.reshape(-1, *[1] * (integers.ndim - 1)), dtype=np.float32)
+    return np.asarray(integers * scale.astype(np.float64).reshape(-1, *[1] * (integers.ndim - 1)))
 
 
 @contextlib.contextmanager

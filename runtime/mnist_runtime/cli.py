@@ -150,7 +150,7 @@ def parity(path: Path | None, form: str) -> int:
     Exit codes: 0 parity holds; 1 it does not, or something is damaged or missing; 2 wrong usage.
     """
     from mnist_runtime.artifact import BUNDLED
-    from mnist_runtime.verification import verify_file, verify_folder
+    from mnist_runtime.verification import unlisted_models, verify_file, verify_folder
 
     path = _choose(path) or BUNDLED
     findings = verify_folder(path) if path.is_dir() else [verify_file(path)]
@@ -161,6 +161,8 @@ def parity(path: Path | None, form: str) -> int:
     for finding in findings:
         if finding.problem:
             complain(finding.problem)
+    for name in unlisted_models(path) if path.is_dir() else ():
+        click.echo(f"Note: {name} is not in manifest.json, and was not checked.", err=True)
     if any(finding.problem for finding in findings):
         return FAILURE
     if form == "text":

@@ -86,7 +86,7 @@ class Manifest:
             IntegrityError: its size or SHA-256 is not the one listed.
         """
         entry, path = self.files[file], self.folder / file
-        wanted = f"{NAME} lists it, and {_EXPORT_AGAIN}"
+        wanted = f"{NAME} lists it; {_EXPORT_AGAIN}"
         try:
             size = path.stat().st_size
         except OSError:

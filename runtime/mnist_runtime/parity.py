@@ -16,6 +16,7 @@ import base64
 import io
 import math
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
@@ -74,11 +75,15 @@ class Reference:
             ValueError: it is not that, or claims to unpack to more than 64 MiB.
         """
         try:
-            with np.load(io.BytesIO(base64.b64decode(text, validate=True)), allow_pickle=False) as archive:
+            packed = io.BytesIO(base64.b64decode(text, validate=True))
+            if not zipfile.is_zipfile(packed):
+                raise ValueError("not a packed reference")
+            packed.seek(0)
+            with np.load(packed, allow_pickle=False) as archive:
                 if sum(member.file_size for member in archive.zip.infolist()) > _GOLDEN_LIMIT:
                     raise ValueError(f"they unpack to more than {_GOLDEN_LIMIT >> 20} MiB")
                 reference = cls(*(archive[field.name] for field in fields(cls)))
-        except (KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (KeyError, EOFError, OSError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
             raise ValueError(f"not a packed reference: {error}") from error
         reference._check()
         return reference
@@ -96,19 +101,22 @@ class Reference:
             raise ValueError("a tolerance is negative")
 
 
-def linear_reference(digits: Intensities, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> Reference:
+def linear_reference(
+    digits: Intensities, weight: NDArray[np.floating[Any]], bias: NDArray[np.floating[Any]], *, scalings: int = 0
+) -> Reference:
     """The reference of a linear model, with the analytic bounds of this module's docstring.
 
     Args:
         digits: uint8 `[N, 784]`.
-        weight: float32 `[10, 784]`, as `nn.Linear` keeps it.
-        bias: float32 `[10]`.
+        weight: `[10, 784]`, as `nn.Linear` keeps it, float32 unless `scalings` says what else.
+        bias: `[10]`.
+        scalings: Roundings of each term besides those of its product and the sum, as by the scales of 8-bit weights.
     """
     x = digits / np.float64(LEVELS)
     w, b = weight.astype(np.float64).T, bias.astype(np.float64)
     logits = x @ w + b
     magnitude = x @ np.abs(w) + np.abs(b)
-    n = np.count_nonzero(digits, axis=1)[:, None] + 1.0
+    n = np.count_nonzero(digits, axis=1)[:, None] + 1.0 + scalings
     underflow = n * _SMALLEST_NORMAL
     worst_case = n * UNIT_ROUNDOFF / (1 - n * UNIT_ROUNDOFF) * magnitude + underflow
     probable = np.minimum(LAMBDA * np.sqrt(n), n) * UNIT_ROUNDOFF * magnitude + underflow

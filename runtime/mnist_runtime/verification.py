@@ -54,6 +54,13 @@ def verify_folder(folder: Path) -> list[Finding]:
     return [_verify_entry(manifest, entry) for entry in manifest.files.values()]
 
 
+def unlisted_models(folder: Path) -> list[str]:
+    """Models in the folder that its manifest.json does not list, and that nothing vouches for."""
+    listed = read_manifest(folder).files
+    found = (path for pattern in ("*.onnx", "*.pt", "*.pt2") for path in sorted(folder.glob(pattern)))
+    return [path.name for path in found if path.name not in listed]
+
+
 def _verify_entry(manifest: Manifest, entry: Entry) -> Finding:
     def load() -> Artifact:
         artifact = Artifact.from_bytes(manifest.read(entry.file), entry.file)

@@ -43,6 +43,13 @@ def test_a_published_folder_is_verified_without_torch(everything: Path, run):
     assert b"Parity holds" in result.stdout
 
 
+def test_a_model_that_the_manifest_does_not_list_is_told(folder: Path, run):
+    shutil.copy(folder / "mnist.onnx", folder / "stray.onnx")
+    result = run("mnist-parity", folder)
+    assert result.returncode == 0
+    assert b"Note: stray.onnx is not in manifest.json, and was not checked." in result.stderr
+
+
 def test_a_flipped_bit_in_any_file_of_a_folder_is_caught_by_its_digest(folder: Path):
     for entry in read_manifest(folder).files.values():
         path = folder / entry.file

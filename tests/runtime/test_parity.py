@@ -146,6 +146,12 @@ def test_a_reference_survives_packing(reference):
     assert np.array_equal(again.labels, reference.labels[:20])
 
 
+def npy_of_one_number() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, 1.0)
+    return buffer.getvalue()
+
+
 def packed(**arrays) -> str:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
@@ -178,6 +184,20 @@ def test_a_packed_reference_of_wrong_arrays_is_refused(change):
     assert len(Reference.from_text(packed(**right))) == 3
     with pytest.raises(ValueError, match=r"are|none"):
         Reference.from_text(packed(**{**right, **change}))
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 and no more", npy_of_one_number()])
+def test_what_is_no_packed_reference_is_refused(content):
+    with pytest.raises(ValueError, match="not a packed reference"):
+        Reference.from_text(base64.b64encode(content).decode())
+
+
+def test_scales_of_8_bit_weights_widen_both_bounds(digits):
+    plain, scaled = (linear_reference(digits, WEIGHT, BIAS, scalings=count) for count in (0, 3))
+    assert (scaled.tolerance > plain.tolerance).all()
+    black = np.zeros((1, 784), np.uint8)
+    bounds = [linear_reference(black, WEIGHT, BIAS, scalings=count).tolerance for count in (0, 3)]
+    np.testing.assert_allclose(bounds[1], 4 * bounds[0])
 
 
 def test_the_table_fits_80_columns_and_shows_the_verdict(reference, digits):

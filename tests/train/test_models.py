@@ -97,6 +97,8 @@ def test_dropout_is_on_in_training_and_off_in_evaluation(validation):
         ("own_models:", "no model"),
         ("no_such_module:Class", "cannot be imported"),
         ("own_models:Missing", "cannot be imported"),
+        ("..up:Class", "cannot be imported"),
+        ("torch.nn:Linear", "torch.nn:Linear cannot be made without arguments"),
         ("own_models:function", "not a class of torch.nn.Module"),
         ("own_models:Nine", r"float32 \(2, 9\)"),
         ("own_models:Pair", "makes tuple"),

@@ -30,7 +30,7 @@ class _PositiveFloat(click.ParamType[float]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
             number = float(value)
-        except ValueError:
+        except (TypeError, ValueError):
             number = math.nan
         if not (math.isfinite(number) and number > 0):
             self.fail(f"{value!r} is not a finite number above 0.", param, ctx)

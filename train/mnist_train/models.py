@@ -60,7 +60,13 @@ def build(name: str) -> nn.Module:
     """
     if name in MODELS:
         return MODELS[name]()
-    module = _find(name)()
+    found = _find(name)
+    try:
+        module = found()
+    except Exception as error:  # it is somebody else's code, and can raise anything
+        raise ModelError(
+            f"{name} cannot be made without arguments ({type(error).__name__}: {error}); give every one a default"
+        ) from error
     _check(name, module)
     return module
 
@@ -73,8 +79,10 @@ def _find(name: str) -> Callable[[], nn.Module]:
         sys.path.insert(0, here)
     try:
         found = getattr(importlib.import_module(package), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ModelError(f"the model {name} cannot be imported ({error}); give package.module:Class") from error
+    except Exception as error:  # importing runs somebody else's code
+        raise ModelError(
+            f"the model {name} cannot be imported ({type(error).__name__}: {error}); give package.module:Class"
+        ) from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise ModelError(f"{name} is {found!r:.60}, not a class of torch.nn.Module; give the class of your module")
     return found

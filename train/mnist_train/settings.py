@@ -9,6 +9,7 @@ from mnist_runtime.files import read_whole
 from mnist_train.errors import ConfigError
 
 _LIMIT = 2**20  # bytes
+_TYPES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,7 @@ def read_config(path: Path) -> dict[str, Any]:
         values = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML ({error}); mnist-train --print-config shows what is") from error
+    _refuse_doubles(path, values)
     values = {key.replace("-", "_"): value for key, value in values.items()}
     unknown = values.keys() - {field.name for field in fields(Settings)}
     if unknown:
@@ -71,4 +73,19 @@ def read_config(path: Path) -> dict[str, Any]:
             f"{path} sets {', '.join(sorted(unknown))}, which mnist-train does not know; "
             "mnist-train --print-config shows what it knows"
         )
+    for key, value in values.items():
+        _check_type(path, key, value)
     return values
+
+
+def _refuse_doubles(path: Path, values: dict[str, Any]) -> None:
+    for key in values:
+        if "-" in key and key.replace("-", "_") in values:
+            raise ConfigError(f"{path} sets both {key} and {key.replace('-', '_')}, which are the same; keep one")
+
+
+def _check_type(path: Path, key: str, value: object) -> None:
+    """Hold a value against its default: what a flag's text is turned into must not turn 1.5 into 1 in a file."""
+    wanted = type(getattr(Settings, key))
+    if type(value) is not wanted and not (wanted is float and type(value) is int):
+        raise ConfigError(f"{path} sets {key} to {value!r}, and it takes {_TYPES[wanted]}; mend the file")
