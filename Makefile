@@ -7,7 +7,7 @@ MANIFESTS := pyproject.toml runtime/pyproject.toml runtime/mnist_runtime/__init_
 
 COMPAT_VENVS := .venv-compat
 # What old devices have, a set of requirements each; the last is whatever is newest. onnxruntime < 1.19 needs numpy 1.
-COMPAT := onnxruntime==1.15.1,numpy==1.26.4 onnxruntime==1.17.3,numpy==1.26.4 onnxruntime==1.20.1 onnxruntime
+COMPAT := onnxruntime==1.15.1,numpy==1.26.4,click==8.1.0 onnxruntime==1.17.3,numpy==1.26.4 onnxruntime==1.20.1 onnxruntime
 
 .PHONY: demo test check bench compat fuzz model clean
 
@@ -37,6 +37,7 @@ bench: .venv/dev  ## every claim of speed, side by side with what you would pick
 
 compat: .venv/demo  ## golden digits of every ONNX format in old and new onnxruntimes, each in its own environment
 	@$(BIN)/mnist-train --device cpu --output-dir artifacts/compat > /dev/null
+	@$(BIN)/mnist-data save 0 artifacts/compat/digit.npy
 	@for opset in 13 18; do $(BIN)/mnist-export artifacts/compat/mnist.safetensors --opset $$opset \
 	  --format onnx --format onnx-uint8 --format onnx-int8 --output-dir artifacts/compat/opset$$opset > /dev/null || exit 1; done
 	@for wanted in $(COMPAT); do \
@@ -47,6 +48,8 @@ compat: .venv/demo  ## golden digits of every ONNX format in old and new onnxrun
 	    echo "\n== $$wanted, opset $$opset =="; \
 	    PYTHONPATH=runtime $$folder/bin/python -c "from mnist_runtime.cli import parity; parity()" \
 	      artifacts/compat/opset$$opset || exit 1; \
+	    PYTHONPATH=runtime $$folder/bin/python -c "from mnist_runtime.cli import infer; infer()" \
+	      artifacts/compat/digit.npy --model artifacts/compat/opset$$opset --format jsonl || exit 1; \
 	  done; \
 	done
 
