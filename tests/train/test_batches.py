@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, train_split: Split) -> Path
 def make(folder, train_split, monkeypatch):
     """Make batches in memory or on disk; blocks are small, so that there are many."""
     monkeypatch.setattr(room, "_BLOCK_BYTES", 784 * 128)
-    monkeypatch.setattr(room, "_BUFFER_BLOCKS", 4)
+    monkeypatch.setattr(room, "_BUFFER_BYTES", 4 * 784 * 128)
 
     def make(kind: type[Batches], shuffle: int | None = None) -> Batches:
         if kind is InMemory:

@@ -16,7 +16,8 @@ Data = tuple[Tensor, Tensor]
 """Pixels float32 `[N, 784]` and labels int64 `[N]`, on the model's device."""
 
 _BLOCK_BYTES = 2**21  # read at once, in one piece: large enough for any disk to be quick
-_BUFFER_BLOCKS = 16  # shuffled among each other
+_BUFFER_BYTES = 16 * _BLOCK_BYTES
+"""What is shuffled at a time, unless a single batch is larger."""
 
 
 class Batches(Protocol):
@@ -60,8 +61,9 @@ class InMemory:
 class OnDisk:
     """Mapped arrays, read a block at a time and never at random.
 
-    A shuffled epoch takes the blocks in random order, 16 of about 2 MiB at a time, and shuffles within those; what is
-    left over after the last whole block comes last. Memory stays the same however long the file is.
+    A shuffled epoch takes the blocks, of about 2 MiB or one batch, in random order, up to 32 MiB of them at a time, and
+    shuffles within those; what is left over after the last whole block comes last. Memory stays the same however long
+    the file is.
     """
 
     images: Mapped
@@ -100,7 +102,10 @@ class OnDisk:
         if self.shuffle is None:
             order, at_once = np.arange(whole), 1
         else:
-            order, at_once = _rng(self.shuffle, number).permutation(whole), _BUFFER_BLOCKS
+            order, at_once = (
+                _rng(self.shuffle, number).permutation(whole),
+                max(1, _BUFFER_BYTES // (block * self.images.row_bytes)),
+            )
         for first in range(0, whole, at_once):
             yield [(int(i) * block, int(i + 1) * block) for i in order[first : first + at_once]]
         if whole * block < len(self):
