@@ -13,7 +13,7 @@ import numpy as np
 from mnist_runtime.classifier import Classifier
 from mnist_runtime.command import complain
 from mnist_runtime.digits import as_digits
-from mnist_runtime.errors import DigitError, MnistRuntimeError
+from mnist_runtime.errors import DigitError, FileWriteError, MnistRuntimeError
 from mnist_runtime.formats import WRITERS, Answer, Detail, drawing
 from mnist_runtime.sources import chunks, expand
 from mnist_runtime.terminal import has_colour
@@ -61,7 +61,7 @@ def score_file(
     """Score one .npy into `output`, or a part of it into the part's own file, and tell what is written."""
     from mnist_runtime.evaluation import Confusion, read_labels
     from mnist_runtime.npy import NpyFile
-    from mnist_runtime.scoring import Shard, labels_of, score
+    from mnist_runtime.scoring import Shard, labels_of, score, side_files
 
     if len(paths) != 1 or paths[0] == "-":
         raise DigitError("--output takes exactly one .npy file of digits; stack several with np.concatenate")
@@ -71,6 +71,9 @@ def score_file(
         raise DigitError(f"there are {len(digits):,} digits and {len(truth):,} labels; give one label a digit")
     part = Shard(*shard)
     rows, target = part.rows(len(digits)), part.name(output)
+    for source in (digits.path, *([] if labels is None else [labels])):
+        if any(_same_file(source, written) for written in (target, *side_files(target))):
+            raise FileWriteError(f"{source} is an input and would be overwritten; give --output another name")
     with _progress(len(rows), target.name) as bar:
         fresh = score(classifier, digits, target, rows, probabilities=probabilities, advance=bar)
     click.echo(f"{'Wrote' if fresh else 'Nothing to do: there already is'} {target}  ({len(rows):,} digits)", err=True)
@@ -78,6 +81,13 @@ def score_file(
         confusion = Confusion(truth[rows.start : rows.stop])
         confusion.add(labels_of(target))
         click.echo(confusion.report())
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is not there
+        return False
 
 
 def _answers_of(classifier: Classifier, file: str) -> Iterator[Answer]:

@@ -48,6 +48,11 @@ class Shard:
         )
 
 
+def side_files(output: Path) -> tuple[Path, Path]:
+    """Where the growing result and the record of `output` stand."""
+    return Path(f"{output}.part"), Path(f"{output}.json")
+
+
 def score(
     classifier: Classifier,
     digits: NpyFile,
@@ -74,7 +79,7 @@ def score(
         DigitError, FileReadError: the digits are none, or cannot be read; the part stays to be taken up again.
         FileWriteError: the result cannot be written.
     """
-    part, record = Path(f"{output}.part"), Path(f"{output}.json")
+    part, record = side_files(output)
     ensure_writable(output.parent)
     about = _record(classifier, digits, rows, probabilities=probabilities)
     row = np.dtype((np.float32, (len(CLASSES),)) if probabilities else np.uint8)

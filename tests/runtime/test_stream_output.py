@@ -176,3 +176,20 @@ def test_fortran_order_and_single_digits_are_scored_alike(test_split, tmp_path):
     for name, count in (("f", 100), ("one", 1)):
         score(classifier, NpyFile.open(tmp_path / f"{name}.npy"), tmp_path / f"{name}.out.npy", range(count))
         assert np.array_equal(np.load(tmp_path / f"{name}.out.npy"), classifier.predict(test_split.images[:count]))
+
+
+@pytest.mark.parametrize("output", ["x.npy", "y.npy", "symlink.npy", "hard.npy", "p.npy", "j.npy"])
+def test_an_input_is_never_overwritten(run, test_split, tmp_path, output):
+    source = {"p.npy": "p.npy.part", "j.npy": "j.npy.json"}.get(output, "x.npy")
+    with (tmp_path / source).open("wb") as file:
+        np.save(file, test_split.images[:10])
+    np.save(tmp_path / "y.npy", test_split.labels[:10])
+    (tmp_path / "symlink.npy").symlink_to(source)
+    (tmp_path / "hard.npy").hardlink_to(tmp_path / source)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    result = run("mnist-infer", source, "-o", output, "--labels", "y.npy", cwd=tmp_path)
+    assert result.returncode == 1
+    named = "y.npy" if output == "y.npy" else source
+    sentence = f"Error: {named} is an input and would be overwritten; give --output another name\n"
+    assert result.stderr.decode().endswith(sentence)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
