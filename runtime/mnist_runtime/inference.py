@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,27 @@ if TYPE_CHECKING:
     from mnist_runtime.evaluation import Confusion
 
 
-def answer(classifier: Classifier, paths: Iterable[str], failed: list[str], *, recursive: bool) -> Iterator[Answer]:
+@dataclass(frozen=True)
+class Answers:
+    """Answers as they come."""
+
+    stream: Iterator[Answer]
+    failed: list[str]
+    """Paths that have failed so far."""
+
+    def __iter__(self) -> Iterator[Answer]:
+        return self.stream
+
+
+def answer(classifier: Classifier, paths: Iterable[str], failed: list[str], *, recursive: bool) -> Answers:
     """Answer every digit of every path; complain of what fails, note it in `failed`, and go on with the next."""
-    for path in paths:
-        for file in _guarded(expand(path, recursive=recursive), path, failed):
-            yield from _guarded(_answers_of(classifier, file), file, failed)
+
+    def stream() -> Iterator[Answer]:
+        for path in paths:
+            for file in _guarded(expand(path, recursive=recursive), path, failed):
+                yield from _guarded(_answers_of(classifier, file), file, failed)
+
+    return Answers(stream(), failed)
 
 
 def print_answers(answers: Iterable[Answer], form: str, detail: Detail, *, show: bool) -> None:
@@ -38,13 +55,21 @@ def print_answers(answers: Iterable[Answer], form: str, detail: Detail, *, show:
         click.echo(drawing(said, colour=has_colour(sys.stdout)) + "\n")
 
 
-def evaluate(answers: Iterable[Answer], labels: Path) -> "Confusion":
-    """Hold answers against true labels, in their order."""
+def evaluate(answers: Answers, labels: Path) -> "Confusion":
+    """Hold answers against true labels, in their order.
+
+    Raises:
+        DigitError: there are not as many as labels, or an input failed, so that nobody knows whose labels are whose.
+    """
     from mnist_runtime.evaluation import Confusion, read_labels
 
     confusion = Confusion(read_labels(labels))
     for said in answers:
-        confusion.add(np.array([said.prediction.label]))
+        if not answers.failed:
+            confusion.add(np.array([said.prediction.label]))
+    if count := len(answers.failed):
+        inputs = "1 input" if count == 1 else f"{count:,} inputs"
+        raise DigitError(f"{inputs} failed, so the labels cannot be matched; give only inputs that can be read")
     confusion.check_complete()
     return confusion
 

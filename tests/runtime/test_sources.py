@@ -99,6 +99,16 @@ def test_labels_give_accuracy_and_confusion_for_what_was_read(run, folder, tmp_p
         assert sentence in result.stderr
 
 
+def test_labels_are_not_matched_after_an_input_failed(run, folder, tmp_path):
+    np.save(tmp_path / "y.npy", np.array([7, 2, 1]))
+    paths = [folder / "a.npy", folder / "d.npy", folder / "b.npz"]  # 3 digits are read: as many as labels
+    for more, sentence in (([], b"Error: 1 input failed, so"), ([tmp_path / "no.npy"], b"Error: 2 inputs failed, so")):
+        result = run("mnist-infer", *paths, *more, "--labels", tmp_path / "y.npy")
+        assert (result.returncode, result.stdout) == (1, b"")
+        assert sentence in result.stderr
+        assert b"d.npy" in result.stderr
+
+
 def test_help_and_version_load_neither_numpy_nor_onnxruntime():
     import subprocess
     import sys
