@@ -232,3 +232,10 @@ def test_a_part_of_another_run_of_ours_is_written_anew(run, test_split, tmp_path
     result = run("mnist-infer", tmp_path / "x.npy", "-o", output, "--probabilities")
     assert result.returncode == 0, result.stderr
     assert np.load(output).shape == (100, 10)
+
+
+def test_a_pipe_is_told_to_be_saved_first(run, tmp_path):
+    result = run("mnist-infer", "/dev/stdin", "-o", tmp_path / "o.npy", input=b"digits")
+    assert result.returncode == 1
+    assert b"/dev/stdin is a pipe or a device, and has to be a file here" in result.stderr
+    assert not list(tmp_path.iterdir())
