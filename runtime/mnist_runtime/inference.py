@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from mnist_runtime.classifier import Classifier
 from mnist_runtime.command import complain
 from mnist_runtime.digits import as_digits
-from mnist_runtime.errors import DigitError, MnistRuntimeError
+from mnist_runtime.errors import DigitError, FileWriteError, MnistRuntimeError
 from mnist_runtime.formats import WRITERS, Answer, Detail, drawing
 from mnist_runtime.sources import chunks, expand
 from mnist_runtime.terminal import has_colour
@@ -22,11 +23,27 @@ if TYPE_CHECKING:
     from mnist_runtime.evaluation import Confusion
 
 
-def answer(classifier: Classifier, paths: Iterable[str], failed: list[str], *, recursive: bool) -> Iterator[Answer]:
+@dataclass(frozen=True)
+class Answers:
+    """Answers as they come."""
+
+    stream: Iterator[Answer]
+    failed: list[str]
+    """Paths that have failed so far."""
+
+    def __iter__(self) -> Iterator[Answer]:
+        return self.stream
+
+
+def answer(classifier: Classifier, paths: Iterable[str], failed: list[str], *, recursive: bool) -> Answers:
     """Answer every digit of every path; complain of what fails, note it in `failed`, and go on with the next."""
-    for path in paths:
-        for file in _guarded(expand(path, recursive=recursive), path, failed):
-            yield from _guarded(_answers_of(classifier, file), file, failed)
+
+    def stream() -> Iterator[Answer]:
+        for path in paths:
+            for file in _guarded(expand(path, recursive=recursive), path, failed):
+                yield from _guarded(_answers_of(classifier, file), file, failed)
+
+    return Answers(stream(), failed)
 
 
 def print_answers(answers: Iterable[Answer], form: str, detail: Detail, *, show: bool) -> None:
@@ -38,13 +55,21 @@ def print_answers(answers: Iterable[Answer], form: str, detail: Detail, *, show:
         click.echo(drawing(said, colour=has_colour(sys.stdout)) + "\n")
 
 
-def evaluate(answers: Iterable[Answer], labels: Path) -> "Confusion":
-    """Hold answers against true labels, in their order."""
+def evaluate(answers: Answers, labels: Path) -> "Confusion":
+    """Hold answers against true labels, in their order.
+
+    Raises:
+        DigitError: there are not as many as labels, or an input failed, so that nobody knows whose labels are whose.
+    """
     from mnist_runtime.evaluation import Confusion, read_labels
 
     confusion = Confusion(read_labels(labels))
     for said in answers:
-        confusion.add(np.array([said.prediction.label]))
+        if not answers.failed:
+            confusion.add(np.array([said.prediction.label]))
+    if count := len(answers.failed):
+        inputs = "1 input" if count == 1 else f"{count:,} inputs"
+        raise DigitError(f"{inputs} failed, so the labels cannot be matched; give only inputs that can be read")
     confusion.check_complete()
     return confusion
 
@@ -61,7 +86,7 @@ def score_file(
     """Score one .npy into `output`, or a part of it into the part's own file, and tell what is written."""
     from mnist_runtime.evaluation import Confusion, read_labels
     from mnist_runtime.npy import NpyFile
-    from mnist_runtime.scoring import Shard, labels_of, score
+    from mnist_runtime.scoring import Shard, labels_of, score, side_files
 
     if len(paths) != 1 or paths[0] == "-":
         raise DigitError("--output takes exactly one .npy file of digits; stack several with np.concatenate")
@@ -71,6 +96,9 @@ def score_file(
         raise DigitError(f"there are {len(digits):,} digits and {len(truth):,} labels; give one label a digit")
     part = Shard(*shard)
     rows, target = part.rows(len(digits)), part.name(output)
+    for source in (digits.path, *([] if labels is None else [labels])):
+        if any(_same_file(source, written) for written in (target, *side_files(target))):
+            raise FileWriteError(f"{source} is an input and would be overwritten; give --output another name")
     with _progress(len(rows), target.name) as bar:
         fresh = score(classifier, digits, target, rows, probabilities=probabilities, advance=bar)
     click.echo(f"{'Wrote' if fresh else 'Nothing to do: there already is'} {target}  ({len(rows):,} digits)", err=True)
@@ -78,6 +106,13 @@ def score_file(
         confusion = Confusion(truth[rows.start : rows.stop])
         confusion.add(labels_of(target))
         click.echo(confusion.report())
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is not there
+        return False
 
 
 def _answers_of(classifier: Classifier, file: str) -> Iterator[Answer]:

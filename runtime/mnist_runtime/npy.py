@@ -1,6 +1,7 @@
 """NumPy's .npy files, read without trust: no pickle runs, and no header claims more than the file holds."""
 
 import os
+import stat
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -128,7 +129,11 @@ def _open(path: str | os.PathLike[str]) -> BinaryIO:
         raise FileReadError(f"{path} is a folder; {WANTED}") from error
     except OSError as error:
         raise FileReadError(f"{path} cannot be read ({error.strerror}); {WANTED}") from error
-    if not os.fstat(file.fileno()).st_size:
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode):
+        file.close()
+        raise FileReadError(f"{path} is a pipe or a device, and has to be a file here; save it and give its path")
+    if not status.st_size:
         file.close()
         raise DigitError(f"{path} is empty; {WANTED}")
     return file

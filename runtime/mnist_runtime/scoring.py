@@ -1,9 +1,11 @@
 """A large .npy of digits scored into a .npy of labels: chunk by chunk, in parts, and on from where it was killed.
 
 While it grows, the result is `<output>.part`, a .npy that is whole but for its end. `<output>.json` beside it records
-what it is made of; a part is taken up again, and a result taken for done, only where that record is the same.
+what it is made of and, at the end, the SHA-256 of it all; a part is taken up again only where that record is the same,
+and a result taken for done only where its bytes are too. Side files that hold anything else are not ours, and are kept.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -26,6 +28,8 @@ CHUNK = 16_384
 SCHEMA = 1
 """Version of the record's layout."""
 
+_ELSEWHERE = "move it away, or give --output another name"
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -46,6 +50,11 @@ class Shard:
             if self.count == 1
             else output.with_name(f"{output.stem}.{self.index}-of-{self.count}{output.suffix}")
         )
+
+
+def side_files(output: Path) -> tuple[Path, Path]:
+    """Where the growing result and the record of `output` stand."""
+    return Path(f"{output}.part"), Path(f"{output}.json")
 
 
 def score(
@@ -72,21 +81,23 @@ def score(
 
     Raises:
         DigitError, FileReadError: the digits are none, or cannot be read; the part stays to be taken up again.
-        FileWriteError: the result cannot be written.
+        FileWriteError: the result cannot be written, or a file that is not ours stands where its side files go.
     """
-    part, record = Path(f"{output}.part"), Path(f"{output}.json")
+    part, record = side_files(output)
+    found = _found(part, record)
     ensure_writable(output.parent)
-    about = _record(classifier, digits, rows, probabilities=probabilities)
+    about = _about(classifier, digits, rows, probabilities=probabilities)
     row = np.dtype((np.float32, (len(CLASSES),)) if probabilities else np.uint8)
     header = _header(len(rows), probabilities=probabilities)
-    known = _same(record, about)
-    if known and output.exists() and not part.exists():
+    digest = found.pop("sha256", None)
+    known = found == about
+    if known and digest and output.is_file() and not part.exists() and _sha256(output) == digest:
         advance(len(rows))
         return False
     try:
         with part.open("r+b" if known and part.exists() else "w+b") as file:
             if not known:
-                write_atomically(record, about)
+                write_atomically(record, _encoded(about))
             done = _taken_up(file, header, row.itemsize)
             advance(done)
             for start in range(done, len(rows), CHUNK):
@@ -95,6 +106,7 @@ def score(
                 file.write(said.tobytes())
                 file.flush()
                 advance(len(chunk))
+        write_atomically(record, _encoded({**about, "sha256": _sha256(part)}))
     except OSError as error:
         if isinstance(error, MnistRuntimeError):
             raise
@@ -109,20 +121,48 @@ def labels_of(output: Path) -> "np.ndarray[Any, np.dtype[np.int64]]":
     return result.argmax(axis=1) if result.ndim == 2 else result.astype(np.int64)
 
 
-def _record(classifier: Classifier, digits: NpyFile, rows: range, *, probabilities: bool) -> bytes:
+def _about(classifier: Classifier, digits: NpyFile, rows: range, *, probabilities: bool) -> dict[str, Any]:
     status = digits.path.stat()
-    about = {
+    return {
         "schema": SCHEMA,
         "models": sorted(classifier.digests),
         "input": {"file": digits.path.name, "size": status.st_size, "mtime_ns": status.st_mtime_ns},
         "rows": [rows.start, rows.stop],
         "output": "probabilities" if probabilities else "labels",
     }
+
+
+def _encoded(about: dict[str, Any]) -> bytes:
     return (json.dumps(about, indent=2) + "\n").encode()
 
 
-def _same(record: Path, about: bytes) -> bool:
-    return record.exists() and read_whole(record, limit=2**20, wanted="remove it") == about
+def _found(part: Path, record: Path) -> dict[str, Any]:
+    """What an earlier run has recorded, or nothing; refuse side files that no run of ours has written."""
+    about: dict[str, Any] = {}
+    header = b""
+    if record.exists():
+        try:
+            about = json.loads(read_whole(record, limit=2**20, wanted=_ELSEWHERE))
+            start, stop = map(int, about["rows"])
+            if not about.keys() >= {"schema", "models", "input", "output"}:
+                raise KeyError
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
+            raise FileWriteError(f"{record} is no record of this command; {_ELSEWHERE}") from error
+        header = _header(stop - start, probabilities=about["output"] == "probabilities")
+    if part.exists():
+        try:
+            with part.open("rb") as file:
+                start_of_part = file.read(max(len(header), 1))
+        except OSError as error:
+            raise FileWriteError(f"{part} cannot be read ({error.strerror}); {_ELSEWHERE}") from error
+        if not header.startswith(start_of_part):  # a kill may have left less than a header
+            raise FileWriteError(f"{part} is no part of this command's; {_ELSEWHERE}")
+    return about
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _header(count: int, *, probabilities: bool) -> bytes:

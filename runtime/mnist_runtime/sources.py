@@ -4,6 +4,7 @@ import glob
 import io
 import sys
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 from zipfile import ZipFile
@@ -63,7 +64,11 @@ def chunks(path: str) -> Iterator[Chunk]:
         ExtraMissingError: it is an image, and Pillow is not installed.
     """
     if path == STDIN:
-        yield from _of_stdin()
+        yield from _of_stream(sys.stdin.buffer, STDIN, "standard input")  # type: ignore[arg-type]  # a BufferedReader
+        return
+    if _is_stream(path):
+        with _open(path) as stream:
+            yield from _of_stream(stream, path, path)
         return
     start = _first_bytes(path)
     if start.startswith(_NPY):
@@ -77,23 +82,28 @@ def chunks(path: str) -> Iterator[Chunk]:
         yield path, 0, _image(read_whole(path, limit=_LIMIT, wanted=_WANTED), path)
 
 
-def _of_stdin() -> Iterator[Chunk]:
-    stream = sys.stdin.buffer
+def _is_stream(path: str) -> bool:
+    """Whether it is a FIFO, a process substitution or a device: bytes that can be read once."""
+    return Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir()
+
+
+def _of_stream(stream: BufferedReader, source: str, name: str) -> Iterator[Chunk]:
+    """Read what comes only once; `name` is for the errors."""
     if stream.isatty():
-        raise DigitError("standard input is a terminal; pipe a file into it, as in: mnist-infer - < digit.npy")
-    start = stream.peek(len(_NPY))  # type: ignore[union-attr]  # a BufferedReader
+        raise DigitError(f"{name} is a terminal; pipe a file into it, as in: mnist-infer - < digit.npy")
+    start = stream.peek(len(_NPY))
     if not start:
-        raise DigitError(f"standard input is empty; {_WANTED}")
+        raise DigitError(f"{name} is empty; {_WANTED}")
     if start.startswith(_NPY):
-        yield from _split(STDIN, read_digits(stream, "standard input"))
+        yield from _split(source, read_digits(stream, name))
         return
     data = stream.read(_LIMIT + 1)
     if len(data) > _LIMIT:
-        raise DigitError(f"standard input holds more than {_LIMIT >> 20} MiB; save it to a file and give its path")
+        raise DigitError(f"{name} holds more than {_LIMIT >> 20} MiB; save it to a file and give its path")
     if data.startswith(_ZIP):
-        yield from _of_npz(io.BytesIO(data), STDIN)
+        yield from _of_npz(io.BytesIO(data), source)
     else:
-        yield STDIN, 0, _image(data, "standard input")
+        yield source, 0, _image(data, name)
 
 
 def _of_npz(file: BinaryIO, path: str) -> Iterator[Chunk]:
@@ -131,13 +141,22 @@ def _image(data: bytes, name: str) -> NDArray[Any]:
     return as_batch(read_image(data, name))
 
 
-def _first_bytes(path: str) -> bytes:
+def _open(path: str) -> BufferedReader:
     try:
-        with Path(path).open("rb") as file:
-            start = file.read(len(_NPY))
+        return Path(path).open("rb")
     except FileNotFoundError as error:
         raise FileMissingError(f"{path} does not exist; {_WANTED}") from error
     except OSError as error:
+        raise FileReadError(f"{path} cannot be read ({error.strerror}); {_WANTED}") from error
+
+
+def _first_bytes(path: str) -> bytes:
+    try:
+        with _open(path) as file:
+            start = file.read(len(_NPY))
+    except OSError as error:
+        if isinstance(error, FileReadError):
+            raise
         raise FileReadError(f"{path} cannot be read ({error.strerror}); {_WANTED}") from error
     if not start:
         raise DigitError(f"{path} is empty; {_WANTED}")

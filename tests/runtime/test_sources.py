@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import subprocess
 import zipfile
 
 import numpy as np
@@ -49,6 +51,26 @@ def test_a_quoted_glob_is_expanded(run, folder):
 def test_standard_input_is_told_by_its_bytes(run, folder, name, wanted):
     result = run("mnist-infer", "-", "--format", "jsonl", input=(folder / name).read_bytes())
     assert (result.returncode, labels(result)) == (0, wanted)
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("a.npy", [7]), ("b.npz", [2, 1]), ("c.png", [0])])
+def test_a_fifo_is_read_as_standard_input_is(run, folder, tmp_path, name, wanted):
+    os.mkfifo(tmp_path / "fifo")
+    with subprocess.Popen(["sh", "-c", 'cat "$0" > "$1"', folder / name, tmp_path / "fifo"]):
+        result = run("mnist-infer", tmp_path / "fifo", "--format", "jsonl")
+    assert (result.returncode, labels(result)) == (0, wanted)
+    assert json.loads(result.stdout.splitlines()[0])["source"].startswith(str(tmp_path / "fifo"))
+
+
+def test_a_process_substitution_is_read_and_an_empty_one_told(run, folder):
+    for substitution, code, wanted in ((f"cat {folder}/a.npy", 0, [7]), ("true", 1, [])):
+        read, write = os.pipe()
+        with subprocess.Popen(["sh", "-c", substitution], stdout=write):
+            os.close(write)
+            result = run("mnist-infer", f"/dev/fd/{read}", "--format", "jsonl", pass_fds=[read])
+        os.close(read)
+        assert (result.returncode, labels(result)) == (code, wanted)
+        assert (b"is empty; give" in result.stderr) == bool(code)
 
 
 def test_empty_input_and_empty_folder_are_told(run, tmp_path):
@@ -99,8 +121,17 @@ def test_labels_give_accuracy_and_confusion_for_what_was_read(run, folder, tmp_p
         assert sentence in result.stderr
 
 
+def test_labels_are_not_matched_after_an_input_failed(run, folder, tmp_path):
+    np.save(tmp_path / "y.npy", np.array([7, 2, 1]))
+    paths = [folder / "a.npy", folder / "d.npy", folder / "b.npz"]  # 3 digits are read: as many as labels
+    for more, sentence in (([], b"Error: 1 input failed, so"), ([tmp_path / "no.npy"], b"Error: 2 inputs failed, so")):
+        result = run("mnist-infer", *paths, *more, "--labels", tmp_path / "y.npy")
+        assert (result.returncode, result.stdout) == (1, b"")
+        assert sentence in result.stderr
+        assert b"d.npy" in result.stderr
+
+
 def test_help_and_version_load_neither_numpy_nor_onnxruntime():
-    import subprocess
     import sys
 
     for flag in ("--help", "--version"):

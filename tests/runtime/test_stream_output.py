@@ -44,13 +44,13 @@ def test_labels_stream_into_a_file_that_appears_whole(run, digits, wanted, tmp_p
 def test_done_work_is_not_done_again_and_another_model_does_it_anew(run, digits, exported, tmp_path):
     output = tmp_path / "labels.npy"
     assert run("mnist-infer", digits, "-o", output).returncode == 0
-    before = output.stat()
+    before = output.stat().st_mtime_ns, output.stat().st_ino
     again = run("mnist-infer", digits, "-o", output)
     assert b"Nothing to do" in again.stderr
-    assert output.stat() == before
+    assert (output.stat().st_mtime_ns, output.stat().st_ino) == before
     other = run("mnist-infer", digits, "-o", output, "--model", exported / "mnist.uint8.onnx")
     assert b"Wrote" in other.stderr
-    assert output.stat().st_mtime_ns > before.st_mtime_ns
+    assert output.stat().st_mtime_ns > before[0]
 
 
 class Killed(BaseException):
@@ -176,3 +176,66 @@ def test_fortran_order_and_single_digits_are_scored_alike(test_split, tmp_path):
     for name, count in (("f", 100), ("one", 1)):
         score(classifier, NpyFile.open(tmp_path / f"{name}.npy"), tmp_path / f"{name}.out.npy", range(count))
         assert np.array_equal(np.load(tmp_path / f"{name}.out.npy"), classifier.predict(test_split.images[:count]))
+
+
+@pytest.mark.parametrize("output", ["x.npy", "y.npy", "symlink.npy", "hard.npy", "p.npy", "j.npy"])
+def test_an_input_is_never_overwritten(run, test_split, tmp_path, output):
+    source = {"p.npy": "p.npy.part", "j.npy": "j.npy.json"}.get(output, "x.npy")
+    with (tmp_path / source).open("wb") as file:
+        np.save(file, test_split.images[:10])
+    np.save(tmp_path / "y.npy", test_split.labels[:10])
+    (tmp_path / "symlink.npy").symlink_to(source)
+    (tmp_path / "hard.npy").hardlink_to(tmp_path / source)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    result = run("mnist-infer", source, "-o", output, "--labels", "y.npy", cwd=tmp_path)
+    assert result.returncode == 1
+    named = "y.npy" if output == "y.npy" else source
+    sentence = f"Error: {named} is an input and would be overwritten; give --output another name\n"
+    assert result.stderr.decode().endswith(sentence)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("harm", ["cut", "flipped", "foreign", "empty"])
+def test_a_result_that_is_damaged_or_not_ours_is_computed_again(run, test_split, tmp_path, harm):
+    np.save(tmp_path / "x.npy", test_split.images[:100])
+    output = tmp_path / "o.npy"
+    assert run("mnist-infer", tmp_path / "x.npy", "-o", output).returncode == 0
+    whole = output.read_bytes()
+    harmed = {"cut": whole[:-1], "flipped": whole[:-1] + bytes([whole[-1] ^ 1]), "foreign": b"mine", "empty": b""}
+    output.write_bytes(harmed[harm])
+    assert b"Wrote" in run("mnist-infer", tmp_path / "x.npy", "-o", output).stderr
+    assert output.read_bytes() == whole
+    assert b"Nothing to do" in run("mnist-infer", tmp_path / "x.npy", "-o", output).stderr
+
+
+@pytest.mark.parametrize("content", [b"my notes", b"{}", b"[1]", b'{"rows": [0, 5]}', b"\xff", b""])
+@pytest.mark.parametrize("side", ["part", "json"])
+def test_a_side_file_that_is_not_ours_is_kept(run, test_split, tmp_path, side, content):
+    if side == "part" and not content:
+        pytest.skip("an empty part is what a kill leaves")
+    np.save(tmp_path / "x.npy", test_split.images[:100])
+    foreign = tmp_path / f"o.npy.{side}"
+    foreign.write_bytes(content)
+    result = run("mnist-infer", "x.npy", "-o", tmp_path / "o.npy", cwd=tmp_path)
+    assert result.returncode == 1
+    assert b"move it away, or give --output another name\n" in result.stderr
+    assert b"Traceback" not in result.stderr
+    assert foreign.read_bytes() == content
+    assert sorted(file.name for file in tmp_path.iterdir()) == [f"o.npy.{side}", "x.npy"]
+
+
+def test_a_part_of_another_run_of_ours_is_written_anew(run, test_split, tmp_path):
+    np.save(tmp_path / "x.npy", test_split.images[:100])
+    output = tmp_path / "o.npy"
+    assert run("mnist-infer", tmp_path / "x.npy", "-o", output).returncode == 0
+    output.rename(f"{output}.part")
+    result = run("mnist-infer", tmp_path / "x.npy", "-o", output, "--probabilities")
+    assert result.returncode == 0, result.stderr
+    assert np.load(output).shape == (100, 10)
+
+
+def test_a_pipe_is_told_to_be_saved_first(run, tmp_path):
+    result = run("mnist-infer", "/dev/stdin", "-o", tmp_path / "o.npy", input=b"digits")
+    assert result.returncode == 1
+    assert b"/dev/stdin is a pipe or a device, and has to be a file here" in result.stderr
+    assert not list(tmp_path.iterdir())
