@@ -94,15 +94,17 @@ class Run:
         self._introduce(len(train), valid)
         steps = math.ceil(len(train) / self.settings.batch_size)
         done = (self.position.epoch - 1) * steps + self.position.step
-        bar = tqdm(
-            total=self.settings.epochs * steps,
-            initial=done,
-            unit=" steps",
-            leave=False,
-            disable=not sys.stderr.isatty(),
-            mininterval=0.2,
-        )
-        with bar, _Signals() as signals:
+        with (
+            _Signals() as signals,  # first: whoever sees the bar may stop the run
+            tqdm(
+                total=self.settings.epochs * steps,
+                initial=done,
+                unit=" steps",
+                leave=False,
+                disable=not sys.stderr.isatty(),
+                mininterval=0.2,
+            ) as bar,
+        ):
             history = self._fit(train, valid, bar, signals)
         self._finish(history, valid)
 
