@@ -65,12 +65,14 @@ class NpyFile:
             return as_batch(whole)[start:stop] if len(self) == 1 else as_batch(whole[start:stop])
         offset = self.offset + start * PIXELS * self.dtype.itemsize
         try:
-            values = np.fromfile(self.path, self.dtype, (stop - start) * PIXELS, offset=offset)
+            with self.path.open("rb") as file:  # np.fromfile turns a Ctrl-C into a SystemError
+                file.seek(offset)
+                data = file.read((stop - start) * PIXELS * self.dtype.itemsize)
         except OSError as error:
             raise FileReadError(f"{self.path} cannot be read ({error.strerror}); {WANTED}") from error
-        if len(values) < (stop - start) * PIXELS:
+        if len(data) < (stop - start) * PIXELS * self.dtype.itemsize:
             raise FileReadError(f"{self.path} was cut short while it was read; give it when it is complete")
-        return values.reshape(-1, PIXELS)
+        return np.frombuffer(data, self.dtype).reshape(-1, PIXELS)
 
 
 def open_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
