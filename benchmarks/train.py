@@ -6,7 +6,6 @@ floor is missed.
 
 import io
 import statistics
-import subprocess
 import sys
 import tempfile
 import textwrap
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from _process import measure
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
@@ -105,20 +105,6 @@ def timed(work: Callable[..., None], *args: object) -> Callable[[], float]:
     return run
 
 
-LAUNCHER = """
-import os, sys, time
-start = time.perf_counter()
-child = os.fork()
-if not child:
-    silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 1), os.dup2(silence, 2)
-    os.execv(sys.argv[1], sys.argv[1:])
-_, status, usage = os.wait4(child, 0)
-print(time.perf_counter() - start, usage.ru_maxrss, status)
-"""
-"""A process's peak memory counts that of the process that forked it, so a small one does."""
-
-
 class Process:
     """A command, its wall time in seconds and its peak memory in MiB."""
 
@@ -128,12 +114,9 @@ class Process:
 
     def __call__(self) -> float:
         """Run it once; the wall time."""
-        launch = [sys.executable, "-I", "-S", "-c", LAUNCHER, *self.command]
-        seconds, peak, status = subprocess.check_output(launch).split()
-        if int(status):
-            raise SystemExit(f"{' '.join(self.command)} failed with {int(status)}")
-        self.memory = int(peak) / (2**20 if sys.platform == "darwin" else 2**10)
-        return float(seconds)
+        usage = measure(*self.command)
+        self.memory = usage.peak / 2**20
+        return usage.wall
 
 
 def mapped(folder: Path, size: int) -> Path:
