@@ -142,6 +142,7 @@ class Bundle:
             raise ParityError(
                 f"{form.file} does not compute what was trained ({failure.name}: {'; '.join(failure.failures)}); "
                 "nothing was published, please report this",
+                form.name,
                 verdict,
                 expected,
             )
@@ -150,6 +151,7 @@ class Bundle:
             raise ParityError(
                 f"{form.file} loses {drop:.2f} points of accuracy, and may lose {self._max_accuracy_drop:g}; nothing "
                 "was published, allow more with --max-accuracy-drop or leave this format out",
+                form.name,
                 verdict,
                 expected,
             )

@@ -132,7 +132,8 @@ def _print_refused(error: ParityError, *, as_json: bool) -> None:
     from mnist_runtime.terminal import has_colour
 
     if as_json:
-        click.echo(json.dumps([{"published": False, **error.verdict.to_dict()}], indent=2))
+        refused = {"format": error.format, "published": False, **error.verdict.to_dict()}
+        click.echo(json.dumps([refused], indent=2))
         return
     click.echo(_report(error.verdict))
     failure = error.verdict.failure

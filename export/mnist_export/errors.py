@@ -16,8 +16,10 @@ class ExportError(MnistEdgeError, RuntimeError):
 class ParityError(MnistEdgeError, ArithmeticError):
     """An artifact does not compute what was trained; nothing was published."""
 
-    def __init__(self, sentence: str, verdict: "Verdict", expected: "Expected") -> None:
+    def __init__(self, sentence: str, form: str, verdict: "Verdict", expected: "Expected") -> None:
         super().__init__(sentence)
+        self.format = form
+        """Name of the format that was refused: "onnx", "torchscript"..."""
         self.verdict = verdict
         """What the gate found."""
         self.expected = expected

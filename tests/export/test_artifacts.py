@@ -208,7 +208,7 @@ def test_the_command_shows_the_worst_digit_of_an_artifact_that_fails(tmp_path, m
     assert "Error: mnist.torchscript.pt does not compute what was trained" in said.err
     if options:
         (verdict,) = json.loads(said.out)
-        assert (verdict["published"], verdict["accuracy"]) == (False, None)
+        assert (verdict["format"], verdict["published"], verdict["accuracy"]) == ("torchscript", False, None)
     else:
         assert "times what rounding allows" in said.out
     assert not (tmp_path / "out" / "manifest.json").exists()
