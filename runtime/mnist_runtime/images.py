@@ -33,6 +33,7 @@ _FAINTEST = 24.0  # grey levels between ink and background
 _CLEAREST = 6.0  # the ink must rise this many deviations of the noise above the background
 _FULLEST = 0.6  # of the image: a digit leaves more than the rest of it empty
 _EDGE = 0.1  # of the ink's darkness: where the ink's box begins
+_SOLID = 0.4  # of the ink's darkness: what a stroke reaches somewhere, and specks of paper and noise do not
 
 Grey = NDArray[np.float64]
 """Luminance 0-255, `[height, width]`."""
@@ -59,7 +60,7 @@ def normalise(grey: Grey, name: str) -> Intensities:
         raise DigitError(
             f"{name} shows no digit: nothing stands out from its background; write bolder, or light it evenly"
         )
-    lit = ink > max(_EDGE * peak, 4 * noise)
+    lit = _hanging_together(ink > max(_EDGE * peak, 4 * noise), ink > _SOLID * peak)
     if lit.mean() > _FULLEST:
         raise DigitError(
             f"{name} shows no digit: more than {_FULLEST:.0%} of it is ink; leave some background around it"
@@ -174,6 +175,19 @@ def _peak(ink: Grey) -> float:
     """The level of solid ink: high among the dark half, so that one bright speck does not set it."""
     highest = ink.max()
     return float(np.percentile(ink[ink >= highest / 2], 75)) if highest else 0.0
+
+
+def _hanging_together(faint: NDArray[np.bool_], solid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The faint pixels that touch a solid one, or one that does, and so on: the edges of strokes, but no specks."""
+    found = faint & solid
+    count = 0
+    while count < (count := int(np.count_nonzero(found))):
+        found[1:] |= found[:-1]
+        found[:-1] |= found[1:]
+        found[:, 1:] |= found[:, :-1]
+        found[:, :-1] |= found[:, 1:]
+        found &= faint
+    return found
 
 
 def _scaled(ink: Grey) -> Grey:

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from mnist_runtime import Classifier, DigitError
 from mnist_runtime.images import BOX, CENTRE, read_image
@@ -43,6 +43,60 @@ def test_the_recipe_loses_less_than_a_point_of_accuracy_where_naive_resizing_los
     print(f"raw {raw:.2%}, recipe {ours:.2%}, naive resizing {naive:.2%}")
     assert raw - ours < 0.01
     assert raw - naive > 0.3
+
+
+TURNS = {1: None, 3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+"""EXIF's orientation, and how a picture lies in the file that it turns upright."""
+
+
+def written(digit, rng):
+    """A test digit drawn large, turned by a few degrees, seen at a slant: the share of ink 0-1, `[height, width]`."""
+    side = int(rng.integers(100, 180))
+    width, height = (side + int(room) for room in rng.integers(60, 200, 2))
+    left, top = int(rng.integers(20, width - side - 20)), int(rng.integers(20, height - side - 20))
+    sheet = Image.new("L", (width, height))
+    sheet.paste(Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC), (left, top))
+    turned = sheet.rotate(rng.uniform(-6, 6), Image.Resampling.BICUBIC, center=(left + side / 2, top + side / 2))
+    x, y = rng.uniform(-0.12, 0.12, 2) / [width, height]
+    slant = (1 - x * width / 2, 0, 0, 0, 1 - y * height / 2, 0, -x, -y)  # its middle stays about where it is
+    return np.asarray(turned.transform(sheet.size, Image.Transform.PERSPECTIVE, slant, Image.Resampling.BICUBIC)) / 255
+
+
+def photograph(digit, rng):
+    """A test digit as a telephone sees it: fibrous paper, light from one side, dark corners, a noisy JPEG, turned."""
+    ink = written(digit, rng)
+    height, width = ink.shape
+    grain = rng.normal(0, 1, ink.shape)
+    blurred = Image.fromarray((128 + 32 * grain).clip(0, 255).astype(np.uint8)).filter(ImageFilter.BoxBlur(3))
+    paper = 225 + 3 * grain + 3 * (np.asarray(blurred, float) - 128) / 4
+    across, down = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height))
+    angle = rng.uniform(0, 2 * np.pi)
+    light = (0.8 + 0.2 * (np.cos(angle) * across + np.sin(angle) * down)) * (1 - 0.15 * (across**2 + down**2))
+    reflected = 1 - ink[..., None] * (1 - rng.uniform(0.1, 0.35, 3))  # the pen's colour
+    picture = (paper * light)[..., None] * [1, 0.97, 0.9] * reflected + rng.normal(0, 3, (height, width, 3))
+    photo = Image.fromarray(picture.clip(0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(1))
+    exif = Image.Exif()
+    exif[0x0112] = orientation = int(rng.choice(list(TURNS)))
+    if TURNS[orientation] is not None:
+        photo = photo.transpose(TURNS[orientation])
+    return encode(photo, "JPEG", quality=int(rng.integers(40, 75)), exif=exif)
+
+
+def test_photographs_of_digits_are_recognised_as_the_digits_are(test_split):
+    rng = np.random.default_rng(20261124)
+    chosen = rng.choice(len(test_split.images), 250, replace=False)
+    digits, labels, classifier = test_split.images[chosen], test_split.labels[chosen], Classifier()
+    read = np.stack([read_image(photograph(digit, rng), "photograph") for digit in digits])
+    raw, ours = (np.mean(classifier.predict(X) == labels) for X in (digits, read))
+    print(f"raw {raw:.2%}, photographs {ours:.2%}")
+    assert raw - ours < 0.03
+
+
+def test_a_speck_beside_the_digit_is_not_taken_for_a_part_of_it(seven):
+    clean = read_image(encode(seven), "page")
+    seven[4:8, 226:230] = 60
+    seven[280:284, 10:14] = 60
+    assert np.array_equal(read_image(encode(seven), "page"), clean)
 
 
 def test_it_has_mnists_geometry(test_split):
