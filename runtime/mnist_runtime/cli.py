@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 from mnist_runtime import __version__
-from mnist_runtime.command import FAILURE, Command, complain
+from mnist_runtime.command import FAILURE, Command, complain, note
+from mnist_runtime.selection import choose_model
 
 # NumPy and onnxruntime are imported where they are used: --help and --version answer without them.
 if TYPE_CHECKING:
     from mnist_runtime.verification import Finding
-
-_LOCAL_MODEL = Path("artifacts/mnist.onnx")
 
 
 class _Shard(click.ParamType):  # type: ignore[type-arg]  # older clicks have no generic one
@@ -117,9 +116,10 @@ def infer(
     from mnist_runtime.formats import Detail
 
     failed: list[str] = []
-    with Classifier(_choose(model)) as classifier:
+    model = choose_model(model, note)
+    with Classifier(model) as classifier:
         if output:
-            inference.score_file(classifier, paths, output, shard or (1, 1), labels, probabilities=probabilities)
+            inference.score_file(classifier, paths, output, shard or (1, 1), labels, model, probabilities=probabilities)
             return 0
         answers = inference.answer(classifier, paths, failed, recursive=recursive)
         if labels:
@@ -150,19 +150,19 @@ def parity(path: Path | None, form: str) -> int:
     Exit codes: 0 parity holds; 1 it does not, or something is damaged or missing; 2 wrong usage.
     """
     from mnist_runtime.artifact import BUNDLED
-    from mnist_runtime.verification import unlisted_models, verify_file, verify_folder
+    from mnist_runtime.verification import verify_file, verify_folder
 
-    path = _choose(path) or BUNDLED
+    path = choose_model(path, note) or BUNDLED
     findings = verify_folder(path) if path.is_dir() else [verify_file(path)]
     if form == "json":
         click.echo(json.dumps([finding.to_dict() for finding in findings], indent=2))
     else:
-        _print_findings(path, findings)
+        _print_findings(path, [finding for finding in findings if finding.listed])
     for finding in findings:
         if finding.problem:
             complain(finding.problem)
-    for name in unlisted_models(path) if path.is_dir() else ():
-        click.echo(f"Note: {name} is not in manifest.json, and was not checked.", err=True)
+        if not finding.listed:
+            note(f"Note: {finding.file} is not in manifest.json, and was not checked.")
     if any(finding.problem for finding in findings):
         return FAILURE
     if form == "text":
@@ -196,17 +196,3 @@ def _print_findings(path: Path, findings: "list[Finding]") -> None:
             drawn = draw_worst(finding.comparison, finding.artifact.golden, colour=has_colour(sys.stdout))
             click.echo(f"\n{drawn}", color=True)
     click.echo()
-
-
-def _choose(model: Path | None) -> Path | None:
-    """The model to use, None for the bundled one; says which, unless it was named."""
-    if model:
-        return model
-    if chosen := os.environ.get("MNIST_MODEL"):
-        click.echo(f"Using {chosen} ($MNIST_MODEL).", err=True)
-        return Path(chosen)
-    if _LOCAL_MODEL.exists():
-        click.echo(f"Using {_LOCAL_MODEL} (found here).", err=True)
-        return _LOCAL_MODEL
-    click.echo(f"Using the bundled model (no {_LOCAL_MODEL} here).", err=True)
-    return None

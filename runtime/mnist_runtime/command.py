@@ -18,6 +18,16 @@ INTERRUPTED = 130
 class Command(click.Command):
     """A click command that turns the project's errors into one line and an exit code, never a traceback."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse; refuse "" as a value, which for a path would mean the current folder."""
+        if not ctx.resilient_parsing:
+            given, _, order = self.make_parser(ctx).parse_args(list(args))
+            for param in order:
+                value = given.get(param.name)
+                if "" in (value if isinstance(value, (list, tuple)) else [value]):
+                    raise click.BadParameter("it is empty; is a variable unset?", ctx, param)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a reader that has seen enough, as `| head`, ends it quietly and well."""
         try:
@@ -50,9 +60,16 @@ class Command(click.Command):
 
 
 class Group(Command, click.Group):
-    """A group of commands that ends as `Command` does."""
+    """A group of commands that begins and ends as `Command` does, and so does each of its commands."""
+
+    command_class = Command
 
 
 def complain(sentence: str) -> None:
     """Say on stderr, in one line, what went wrong and what to do."""
     click.echo(f"Error: {sentence}", err=True)
+
+
+def note(sentence: str) -> None:
+    """Say on stderr, in one line, what is good to know."""
+    click.echo(sentence, err=True)

@@ -80,10 +80,16 @@ def score_file(
     output: Path,
     shard: tuple[int, int],
     labels: Path | None,
+    model: Path | None,
     *,
     probabilities: bool,
 ) -> None:
-    """Score one .npy into `output`, or a part of it into the part's own file, and tell what is written."""
+    """Score one .npy into `output`, or a part of it into the part's own file, and tell what is written.
+
+    Raises:
+        FileWriteError: that would overwrite the digits, their labels or the model, or cannot be done.
+        MnistRuntimeError: the digits or their labels cannot be used.
+    """
     from mnist_runtime.evaluation import Confusion, read_labels
     from mnist_runtime.npy import NpyFile
     from mnist_runtime.scoring import Shard, labels_of, score, side_files
@@ -96,7 +102,7 @@ def score_file(
         raise DigitError(f"there are {len(digits):,} digits and {len(truth):,} labels; give one label a digit")
     part = Shard(*shard)
     rows, target = part.rows(len(digits)), part.name(output)
-    for source in (digits.path, *([] if labels is None else [labels])):
+    for source in (digits.path, *([labels] if labels else []), *_files_of(model)):
         if any(_same_file(source, written) for written in (target, *side_files(target))):
             raise FileWriteError(f"{source} is an input and would be overwritten; give --output another name")
     with _progress(len(rows), target.name) as bar:
@@ -106,6 +112,15 @@ def score_file(
         confusion = Confusion(truth[rows.start : rows.stop])
         confusion.add(labels_of(target))
         click.echo(confusion.report())
+
+
+def _files_of(model: Path | None) -> list[Path]:
+    """The files that a model is read from; of a published folder, all that its manifest lists."""
+    if model is None or not model.is_dir():
+        return [model] if model else []
+    from mnist_runtime.manifest import NAME, read_manifest
+
+    return [model / file for file in (NAME, *read_manifest(model).files)]
 
 
 def _same_file(one: Path, other: Path) -> bool:

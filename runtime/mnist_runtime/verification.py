@@ -26,13 +26,17 @@ class Finding:
     """What is wrong, in one sentence."""
     spoke: str | None
     """Who found that out: "integrity", the digests and the file's form, or "numbers", the golden digits."""
+    listed: bool = True
+    """False for a model that lies in a folder without being in its manifest.json: nothing vouches for it, nor was it
+    checked."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """As JSON holds it; `passed` is null for what was not checked."""
         return {
             "file": self.file,
             "sha256": self.sha256,
-            "passed": self.problem is None,
+            "listed": self.listed,
+            "passed": self.problem is None if self.listed else None,
             "spoke": self.spoke,
             "problem": self.problem,
             "parity": self.comparison and self.comparison.to_dict(),
@@ -47,18 +51,17 @@ def verify_file(path: Path) -> Finding:
 def verify_folder(folder: Path) -> list[Finding]:
     """Check every file of the folder against its manifest.json, and replay the golden digits of the ONNX ones.
 
+    Models that the manifest does not list come last, unchecked.
+
     Raises:
         FileMissingError, FileReadError, ManifestError: there is no manifest that can be read.
     """
     manifest = read_manifest(folder)
-    return [_verify_entry(manifest, entry) for entry in manifest.files.values()]
-
-
-def unlisted_models(folder: Path) -> list[str]:
-    """Models in the folder that its manifest.json does not list, and that nothing vouches for."""
-    listed = read_manifest(folder).files
-    found = (path for pattern in ("*.onnx", "*.pt", "*.pt2") for path in sorted(folder.glob(pattern)))
-    return [path.name for path in found if path.name not in listed]
+    models = (path.name for pattern in ("*.onnx", "*.pt", "*.pt2") for path in sorted(folder.glob(pattern)))
+    unlisted = [
+        Finding(name, None, None, None, None, None, listed=False) for name in models if name not in manifest.files
+    ]
+    return [*(_verify_entry(manifest, entry) for entry in manifest.files.values()), *unlisted]
 
 
 def _verify_entry(manifest: Manifest, entry: Entry) -> Finding:

@@ -48,6 +48,9 @@ def test_a_model_that_the_manifest_does_not_list_is_told(folder: Path, run):
     result = run("mnist-parity", folder)
     assert result.returncode == 0
     assert b"Note: stray.onnx is not in manifest.json, and was not checked." in result.stderr
+    *listed, stray = json.loads(run("mnist-parity", folder, "--format", "json").stdout)
+    assert all(found["listed"] and found["passed"] for found in listed)
+    assert (stray["file"], stray["listed"], stray["passed"]) == ("stray.onnx", False, None)
 
 
 def test_a_flipped_bit_in_any_file_of_a_folder_is_caught_by_its_digest(folder: Path):

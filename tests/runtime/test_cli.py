@@ -88,6 +88,26 @@ def test_wrong_usage_exits_2(run, args):
 
 
 @pytest.mark.parametrize(
+    ("command", "args", "named"),
+    [
+        ("mnist-infer", [""], "PATH..."),
+        ("mnist-infer", ["seven.npy", ""], "PATH..."),
+        ("mnist-infer", ["seven.npy", "--output="], "--output"),
+        ("mnist-infer", ["seven.npy", "-o", ""], "--output"),
+        ("mnist-infer", ["seven.npy", "--model", ""], "--model"),
+        ("mnist-parity", [""], "[MODEL|FOLDER]"),
+    ],
+)
+def test_an_empty_argument_is_no_path(run, folder, command, args, named):
+    result = run(command, *args, cwd=folder)
+    assert result.returncode == 2
+    (said,) = (line for line in result.stderr.decode().splitlines() if line.startswith("Error"))
+    assert said.startswith(f"Error: Invalid value for '{named}'")
+    assert said.endswith("it is empty; is a variable unset?")
+    assert {path.name for path in folder.iterdir()} == {"seven.npy", "many.npy", "broken.npy"}
+
+
+@pytest.mark.parametrize(
     ("array", "said"),
     [
         (np.zeros((32, 32), np.uint8), "(32, 32)"),

@@ -1,0 +1,21 @@
+"""Which model a command uses when none is named on its command line."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+_LOCAL = Path("artifacts/mnist.onnx")
+
+
+def choose_model(named: Path | None, say: Callable[[str], object]) -> Path | None:
+    """The model to use, None for the bundled one; `say` is told which, unless it was `named`."""
+    if named:
+        return named
+    if chosen := os.environ.get("MNIST_MODEL"):
+        say(f"Using {chosen} ($MNIST_MODEL).")
+        return Path(chosen)
+    if _LOCAL.exists():
+        say(f"Using {_LOCAL} (found here).")
+        return _LOCAL
+    say(f"Using the bundled model (no {_LOCAL} here).")
+    return None
