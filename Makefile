@@ -6,8 +6,11 @@ EDGE := .venv-edge/bin
 MANIFESTS := pyproject.toml runtime/pyproject.toml runtime/mnist_runtime/__init__.py hatch_build.py constraints.txt
 
 COMPAT_VENVS := .venv-compat
-# What old devices have, a set of requirements each; the last is whatever is newest. onnxruntime < 1.19 needs numpy 1.
-COMPAT := onnxruntime==1.15.1,numpy==1.26.4,click==8.1.0 onnxruntime==1.17.3,numpy==1.26.4 onnxruntime==1.20.1 onnxruntime
+# What old devices have, a set of requirements each, from the oldest declared in runtime/pyproject.toml to whatever is
+# newest. onnxruntime < 1.19 needs numpy 1.
+COMPAT := onnxruntime==1.15.1,numpy==1.26.0,click==8.1.0,pillow==10.3.0 onnxruntime==1.17.3,numpy==1.26.4 \
+  onnxruntime==1.20.1 onnxruntime,numpy,click,pillow
+COMPAT_TESTS := pytest hypothesis jsonschema onnx scikit-learn
 
 .PHONY: demo test check bench compat fuzz model clean
 
@@ -35,26 +38,26 @@ check: .venv/dev  ## style, types and import directions
 bench: .venv/dev  ## every claim of speed, side by side with what you would pick instead
 	@for claim in benchmarks/[a-z]*.py; do $(BIN)/python "$$claim" || exit 1; done
 
-compat: .venv/demo  ## golden digits of every ONNX format in old and new onnxruntimes, each in its own environment
+compat: .venv/demo  ## the runtime's tests and every ONNX format with old and new onnxruntimes, without torch
 	@$(BIN)/mnist-train --device cpu --output-dir artifacts/compat > /dev/null
-	@$(BIN)/mnist-data save 0 artifacts/compat/digit.npy
 	@for opset in 13 18; do $(BIN)/mnist-export artifacts/compat/mnist.safetensors --opset $$opset \
 	  --format onnx --format onnx-uint8 --format onnx-int8 --output-dir artifacts/compat/opset$$opset > /dev/null || exit 1; done
 	@for wanted in $(COMPAT); do \
 	  folder=$(COMPAT_VENVS)/$$wanted; \
 	  test -x $$folder/bin/python || $(PYTHON) -m venv --without-pip $$folder || exit 1; \
-	  $(BIN)/python -m pip --python $$folder/bin/python install --quiet --upgrade click $$(echo $$wanted | tr , ' ') || exit 1; \
+	  $(BIN)/python -m pip --python $$folder/bin/python install --quiet --upgrade --editable './runtime[image]' \
+	    $(COMPAT_TESTS) $$(echo $$wanted | tr , ' ') || exit 1; \
 	  for opset in 13 18; do \
 	    echo "\n== $$wanted, opset $$opset =="; \
-	    PYTHONPATH=runtime $$folder/bin/python -c "from mnist_runtime.cli import parity; parity()" \
-	      artifacts/compat/opset$$opset || exit 1; \
-	    PYTHONPATH=runtime $$folder/bin/python -c "from mnist_runtime.cli import infer; infer()" \
-	      artifacts/compat/digit.npy --model artifacts/compat/opset$$opset --format jsonl || exit 1; \
+	    $$folder/bin/mnist-parity artifacts/compat/opset$$opset || exit 1; \
 	  done; \
+	  PYTHONPATH=train $$folder/bin/python -m pytest -q -rs -p no:cacheprovider tests/runtime \
+	    --exported artifacts/compat/opset18 || exit 1; \
 	done
 
-fuzz: .venv/dev  ## 20,000 damaged files, of every kind that the runtime reads
+fuzz: .venv/dev  ## 20,000 damaged files, of every kind that the runtime reads; as many guided by coverage if there is atheris
 	$(BIN)/python tests/runtime/fuzz.py 20000
+	$(BIN)/python tests/runtime/fuzz_guided.py 20000
 
 model: .venv/demo  ## make the bundled models again
 	$(BIN)/mnist-train --device cpu --output-dir artifacts/bundled

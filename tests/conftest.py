@@ -9,18 +9,24 @@ import sys
 import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Tests run side by side, and PyTorch's threads, which spin while they wait, would wait on one another's cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from mnist_runtime.artifact import BUNDLED
-from mnist_train.data import Split, load_split
+# The runtime's tests also run where there is no torch: make compat.
+if TYPE_CHECKING:
+    from mnist_train.data import Split
 
 BIN = Path(sys.executable).parent
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--exported", type=Path, metavar="DIR", help="An export made elsewhere, where there is torch.")
 
 
 @pytest.fixture(scope="session")
@@ -90,13 +96,17 @@ def terminal() -> Iterator[Callable[..., Terminal]]:
 
 
 @pytest.fixture(scope="session")
-def test_split() -> Split:
+def test_split() -> "Split":
     """The 10,000 digits that no training has seen."""
+    from mnist_train.data import load_split
+
     return load_split("test")
 
 
 @pytest.fixture(scope="session")
-def validation() -> Split:
+def validation() -> "Split":
+    from mnist_train.data import load_split
+
     return load_split("valid")
 
 
@@ -110,9 +120,11 @@ def trained(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def exported(run: Run, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a real export of that run: all formats and manifest.json."""
-    folder = tmp_path_factory.mktemp("exported")
+def exported(request: pytest.FixtureRequest, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a real export of that run: all formats and manifest.json; or that of --exported."""
+    if made := request.config.getoption("--exported"):
+        return made.resolve()
+    trained, folder = request.getfixturevalue("trained"), tmp_path_factory.mktemp("exported")
     result = run("mnist-export", trained / "mnist.safetensors", "--output-dir", folder)
     assert result.returncode == 0, result.stderr
     return folder
@@ -121,4 +133,6 @@ def exported(run: Run, trained: Path, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="session")
 def bundled() -> Path:
     """The model that comes with the runtime."""
+    from mnist_runtime.artifact import BUNDLED
+
     return BUNDLED

@@ -120,9 +120,12 @@ class Artifact:
                 f"{name} has changed since it was exported (its SHA-256 seal does not match); copy or export it again"
             )
         session = (settings or Settings()).open(model, name)
-        properties = session.get_modelmeta().custom_metadata_map
+        try:
+            properties = session.get_modelmeta().custom_metadata_map
+            dtype = _check_interface(session, name)
+        except UnicodeDecodeError as error:
+            raise ArtifactError(f"{name} holds names or metadata that are no text ({error}); {_WANTED}") from error
         ours = {key.removeprefix(PREFIX): value for key, value in properties.items() if key.startswith(PREFIX)}
-        dtype = _check_interface(session, name)
         if not sealed or not ours:
             _check_trust(trusted_contract, dtype, name)
         elif ours.get("schema") != SCHEMA:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias
 from weakref import WeakSet
@@ -20,6 +20,8 @@ from mnist_runtime.session import Settings
 if TYPE_CHECKING:
     import onnxruntime as ort
     from numpy.typing import ArrayLike, NDArray
+
+    from mnist_runtime.parity import Comparison
 
 CHUNK = 1024
 """Digits computed at a time: their float32 pixels, 3 MiB, stay in the processor's cache."""
@@ -125,6 +127,17 @@ class Classifier:
             return one[0](_PROBABILITIES, one[1], None)[0]
         return self._batch(X, _PROBABILITIES)
 
+    def logits_and_probabilities(self, X: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Both of `decision_function` and `predict_proba`, each float32 `[N, 10]`, from one run of the model."""
+        if (one := self._one_digit(X)) is not None:
+            logits, probabilities = one[0](_BOTH, one[1], None)
+            return logits, probabilities
+        digits = as_batch(X)
+        both = np.empty((2, len(digits), len(CLASSES)), np.float32)
+        for start, values in self._chunks(digits, _BOTH):
+            both[:, start : start + len(values[0])] = values
+        return both[0], both[1]
+
     def predict(self, X: ArrayLike) -> NDArray[np.int64]:
         """Labels, int64 `[N]`, of the digits `X`: the class of the largest logit, the first one of equals."""
         digits = as_batch(X)
@@ -152,6 +165,14 @@ class Classifier:
         """Label and probabilities of each of the digits `X`, computed as they are asked for."""
         for _, (logits, probabilities) in self._chunks(as_batch(X), _BOTH):
             yield from map(_prediction, logits.tolist(), probabilities.tolist())
+
+    def replay(self) -> list[Comparison]:
+        """Compute the golden digits of each model file here and now, and compare them with what was trained.
+
+        Raises:
+            ArtifactError: one carries none, or cannot compute them.
+        """
+        return [replace(artifact.replay(), name=artifact.name) for artifact in self._artifacts.values()]
 
     @property
     def digests(self) -> list[str]:

@@ -5,7 +5,27 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mnist_runtime.errors import FileMissingError, FileReadError, FileWriteError
+from mnist_runtime.errors import FileMissingError, FileReadError, FileWriteError, MnistRuntimeError
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike[str], wanted: str) -> Iterator[None]:
+    """Tell what the system says while `path` is opened and read as one of our errors; ours pass as they are.
+
+    Raises:
+        FileMissingError: there is no such file.
+        FileReadError: it is a folder, or unreadable. Both sentences end in `wanted`, which says what to give instead.
+    """
+    try:
+        yield
+    except MnistRuntimeError:
+        raise
+    except FileNotFoundError as error:
+        raise FileMissingError(f"{path} does not exist; {wanted}") from error
+    except IsADirectoryError as error:
+        raise FileReadError(f"{path} is a folder; {wanted}") from error
+    except OSError as error:
+        raise FileReadError(f"{path} cannot be read ({error.strerror}); {wanted}") from error
 
 
 def read_whole(path: str | os.PathLike[str], *, limit: int, wanted: str) -> bytes:
@@ -13,19 +33,11 @@ def read_whole(path: str | os.PathLike[str], *, limit: int, wanted: str) -> byte
 
     Raises:
         FileMissingError: there is none.
-        FileReadError: it is a folder, empty, larger than `limit` or unreadable. Both sentences end in `wanted`,
-            which says what to give instead.
+        FileReadError: it is a folder, empty, larger than `limit` or unreadable. All sentences end in `wanted`.
     """
-    try:
-        with Path(path).open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            data = file.read(limit + 1) if size <= limit else b""
-    except FileNotFoundError as error:
-        raise FileMissingError(f"{path} does not exist; {wanted}") from error
-    except IsADirectoryError as error:
-        raise FileReadError(f"{path} is a folder; {wanted}") from error
-    except OSError as error:
-        raise FileReadError(f"{path} cannot be read ({error.strerror}); {wanted}") from error
+    with reading(path, wanted), Path(path).open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(limit + 1) if size <= limit else b""
     if max(size, len(data)) > limit:
         raise FileReadError(f"{path} is larger than {limit / 2**20:,.0f} MiB; {wanted}")
     if not data:

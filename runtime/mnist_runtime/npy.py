@@ -1,7 +1,9 @@
 """NumPy's .npy files, read without trust: no pickle runs, and no header claims more than the file holds."""
 
+import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -11,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_runtime.digits import PIXELS, as_batch
-from mnist_runtime.errors import DigitError, FileMissingError, FileReadError
+from mnist_runtime.errors import DigitError, FileReadError
+from mnist_runtime.files import reading
 
 WANTED = "give a .npy file as np.save writes it"
 _STREAM_LIMIT = 2**30  # bytes; a stream has to be held in memory
@@ -40,11 +43,8 @@ class NpyFile:
             FileReadError: it is a folder, or cannot be read.
             DigitError: it is not a whole .npy of digits, or holds a pickle.
         """
-        with _open(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            shape, fortran_order, dtype = _header(file, str(path))
+        with _opened(path) as (file, (shape, fortran_order, dtype)):
             offset = file.tell()
-        _check_whole(shape, dtype, size - offset, str(path))
         _check_digits(shape, dtype, str(path))
         return cls(Path(path), shape, dtype, fortran_order, offset)
 
@@ -64,12 +64,9 @@ class NpyFile:
             whole = open_npy(self.path)
             return as_batch(whole)[start:stop] if len(self) == 1 else as_batch(whole[start:stop])
         offset = self.offset + start * PIXELS * self.dtype.itemsize
-        try:
-            with self.path.open("rb") as file:  # np.fromfile turns a Ctrl-C into a SystemError
-                file.seek(offset)
-                data = file.read((stop - start) * PIXELS * self.dtype.itemsize)
-        except OSError as error:
-            raise FileReadError(f"{self.path} cannot be read ({error.strerror}); {WANTED}") from error
+        with reading(self.path, WANTED), self.path.open("rb") as file:  # np.fromfile turns a Ctrl-C into a SystemError
+            file.seek(offset)
+            data = file.read((stop - start) * PIXELS * self.dtype.itemsize)
         if len(data) < (stop - start) * PIXELS * self.dtype.itemsize:
             raise FileReadError(f"{self.path} was cut short while it was read; give it when it is complete")
         return np.frombuffer(data, self.dtype).reshape(-1, PIXELS)
@@ -83,10 +80,7 @@ def open_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
         FileReadError: it is a folder, or cannot be read.
         DigitError: it is not a whole .npy of numbers, or holds a pickle.
     """
-    with _open(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        shape, fortran_order, dtype = _header(file, str(path))
-        _check_whole(shape, dtype, size - file.tell(), str(path))
+    with _opened(path) as (file, (shape, fortran_order, dtype)):
         if not prod(shape):
             return np.empty(shape, dtype)
         flat: NDArray[Any] = np.memmap(file, dtype, mode="r", offset=file.tell(), shape=(prod(shape),))
@@ -109,6 +103,39 @@ def read_digits(stream: BinaryIO, name: str) -> NDArray[Any]:
     return _body(stream, name, header)
 
 
+def stream_digits(stream: BinaryIO, size: int, name: str, chunk: int) -> tuple[int, Iterator[NDArray[Any]]]:
+    """Read the header of a whole .npy of digits that is no file of this machine; `name` is for the errors.
+
+    Args:
+        stream: At the start of the .npy.
+        size: Bytes that it holds.
+        name: Of the .npy.
+        chunk: Digits to read at a time.
+
+    Returns:
+        The number of digits, and them, `[n, 784]` each, read as they are asked for.
+
+    Raises:
+        DigitError: it is no whole .npy of digits, or in Fortran order.
+    """
+    shape, fortran_order, dtype = _header(stream, name)
+    _check_whole(shape, dtype, size - stream.tell(), name)
+    _check_digits(shape, dtype, name)
+    if fortran_order:
+        raise DigitError(f"{name} is in Fortran order, its digits scattered; save it with np.ascontiguousarray")
+    count = prod(shape) // PIXELS
+
+    def chunks() -> Iterator[NDArray[Any]]:
+        for start in range(0, count, chunk):
+            wanted = min(chunk, count - start) * PIXELS * dtype.itemsize
+            data = stream.read(wanted)
+            if len(data) < wanted:
+                raise DigitError(f"{name} was cut short while it was read; give it when it is complete")
+            yield np.frombuffer(data, dtype).reshape(-1, PIXELS)
+
+    return count, chunks()
+
+
 def _body(stream: BinaryIO, name: str, header: _Header) -> NDArray[Any]:
     """Read what follows the header, a piece at a time: memory grows with what is there, not with what is claimed."""
     shape, fortran_order, dtype = header
@@ -122,29 +149,27 @@ def _body(stream: BinaryIO, name: str, header: _Header) -> NDArray[Any]:
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran_order else "C")
 
 
-def _open(path: str | os.PathLike[str]) -> BinaryIO:
-    try:
-        file = Path(path).open("rb")  # noqa: SIM115  # the caller's with closes it
-    except FileNotFoundError as error:
-        raise FileMissingError(f"{path} does not exist; {WANTED}") from error
-    except IsADirectoryError as error:
-        raise FileReadError(f"{path} is a folder; {WANTED}") from error
-    except OSError as error:
-        raise FileReadError(f"{path} cannot be read ({error.strerror}); {WANTED}") from error
-    status = os.fstat(file.fileno())
-    if not stat.S_ISREG(status.st_mode):
-        file.close()
-        raise FileReadError(f"{path} is a pipe or a device, and has to be a file here; save it and give its path")
-    if not status.st_size:
-        file.close()
-        raise DigitError(f"{path} is empty; {WANTED}")
-    return file
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, _Header]]:
+    """Open a .npy file that holds at least what its header claims; it stands at the first number."""
+    with reading(path, WANTED), Path(path).open("rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise FileReadError(f"{path} is a pipe or a device, and has to be a file here; save it and give its path")
+        if not status.st_size:
+            raise DigitError(f"{path} is empty; {WANTED}")
+        header = shape, _, dtype = _header(file, str(path))
+        _check_whole(shape, dtype, status.st_size - file.tell(), str(path))
+        yield file, header
 
 
 def _header(file: BinaryIO, name: str) -> _Header:
     """Parse the header; what it claims is still to be checked."""
     try:
         version = np.lib.format.read_magic(file)
+    except ValueError as error:
+        _refuse(name, "it does not begin as one", error)
+    try:
         if version not in ((1, 0), (2, 0)):
             _refuse(name, f"its format version {version} is not 1.0 or 2.0")
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

@@ -15,16 +15,16 @@ To both come `n` times the smallest normal float32, for products that underflow.
 import base64
 import io
 import math
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
+from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mnist_runtime.digits import LEVELS, PIXELS, Intensities
+from mnist_runtime.npy import read_npy
 from mnist_runtime.terminal import beside, draw_digit
 
 UNIT_ROUNDOFF = 2.0**-24
@@ -75,16 +75,10 @@ class Reference:
             ValueError: it is not that, or claims to unpack to more than 64 MiB.
         """
         try:
-            packed = io.BytesIO(base64.b64decode(text, validate=True))
-            if not zipfile.is_zipfile(packed):
-                raise ValueError("not a packed reference")
-            packed.seek(0)
-            with np.load(packed, allow_pickle=False) as archive:
-                if sum(member.file_size for member in archive.zip.infolist()) > _GOLDEN_LIMIT:
-                    raise ValueError(f"they unpack to more than {_GOLDEN_LIMIT >> 20} MiB")
-                reference = cls(*(archive[field.name] for field in fields(cls)))
-        except (KeyError, EOFError, OSError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
-            raise ValueError(f"not a packed reference: {error}") from error
+            reference = cls(*_unpacked(text, [field.name for field in fields(cls)]))
+        except Exception as error:  # zipfile raises whatever its parsing ran into
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"not a packed reference: {reason}") from error
         reference._check()
         return reference
 
@@ -99,6 +93,16 @@ class Reference:
             raise ValueError("they are none, or not finite")
         if (self.tolerance < 0).any():
             raise ValueError("a tolerance is negative")
+
+
+def _unpacked(text: str, names: Sequence[str]) -> Iterator[NDArray[Any]]:
+    """The arrays of an .npz in base64; memory grows with what is there, not with what a header claims."""
+    with ZipFile(io.BytesIO(base64.b64decode(text, validate=True))) as archive:
+        if sum(member.file_size for member in archive.infolist()) > _GOLDEN_LIMIT:
+            raise ValueError(f"they unpack to more than {_GOLDEN_LIMIT >> 20} MiB")
+        for name in names:
+            with archive.open(f"{name}.npy") as stream:
+                yield read_npy(stream, name)  # type: ignore[arg-type]  # all it needs is read
 
 
 def linear_reference(

@@ -49,8 +49,11 @@ class Settings:
         Raises:
             ArtifactError: onnxruntime cannot load it.
         """
+        fallback = int(len(self.providers) > 1)  # with one there is none, and onnxruntime would say so on stdout
         try:
-            return ort.InferenceSession(model, self._options(), providers=list(self.providers))
+            return ort.InferenceSession(
+                model, self._options(), providers=list(self.providers), enable_fallback=fallback
+            )
         except Exception as error:  # onnxruntime's exceptions have no common base but Exception
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ArtifactError(

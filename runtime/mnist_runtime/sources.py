@@ -2,6 +2,8 @@
 
 import glob
 import io
+import os
+import stat
 import sys
 from collections.abc import Iterator
 from io import BufferedReader
@@ -12,8 +14,8 @@ from zipfile import ZipFile
 from numpy.typing import NDArray
 
 from mnist_runtime.digits import as_batch
-from mnist_runtime.errors import DigitError, FileMissingError, FileReadError
-from mnist_runtime.files import read_whole
+from mnist_runtime.errors import DigitError, FileMissingError
+from mnist_runtime.files import read_whole, reading
 from mnist_runtime.npy import NpyFile, read_digits
 
 CHUNK = 4096
@@ -66,25 +68,21 @@ def chunks(path: str) -> Iterator[Chunk]:
     if path == STDIN:
         yield from _of_stream(sys.stdin.buffer, STDIN, "standard input")  # type: ignore[arg-type]  # a BufferedReader
         return
-    if _is_stream(path):
-        with _open(path) as stream:
-            yield from _of_stream(stream, path, path)
-        return
-    start = _first_bytes(path)
-    if start.startswith(_NPY):
-        file = NpyFile.open(path)
-        for index in range(0, len(file), CHUNK):
-            yield path, index, file.digits(index, min(index + CHUNK, len(file)))
-    elif start.startswith(_ZIP):
-        with Path(path).open("rb") as archive:
-            yield from _of_npz(archive, path)
-    else:
-        yield path, 0, _image(read_whole(path, limit=_LIMIT, wanted=_WANTED), path)
-
-
-def _is_stream(path: str) -> bool:
-    """Whether it is a FIFO, a process substitution or a device: bytes that can be read once."""
-    return Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir()
+    with reading(path, _WANTED), Path(path).open("rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a FIFO, a process substitution or a device
+            yield from _of_stream(file, path, path)
+            return
+        start = file.peek(len(_NPY))
+        if not start:
+            raise DigitError(f"{path} is empty; {_WANTED}")
+        if start.startswith(_NPY):
+            npy = NpyFile.open(path)
+            for index in range(0, len(npy), CHUNK):
+                yield path, index, npy.digits(index, min(index + CHUNK, len(npy)))
+        elif start.startswith(_ZIP):
+            yield from _of_npz(file, path)
+        else:
+            yield path, 0, _image(read_whole(path, limit=_LIMIT, wanted=_WANTED), path)
 
 
 def _of_stream(stream: BufferedReader, source: str, name: str) -> Iterator[Chunk]:
@@ -139,25 +137,3 @@ def _image(data: bytes, name: str) -> NDArray[Any]:
     from mnist_runtime.images import read_image
 
     return as_batch(read_image(data, name))
-
-
-def _open(path: str) -> BufferedReader:
-    try:
-        return Path(path).open("rb")
-    except FileNotFoundError as error:
-        raise FileMissingError(f"{path} does not exist; {_WANTED}") from error
-    except OSError as error:
-        raise FileReadError(f"{path} cannot be read ({error.strerror}); {_WANTED}") from error
-
-
-def _first_bytes(path: str) -> bytes:
-    try:
-        with _open(path) as file:
-            start = file.read(len(_NPY))
-    except OSError as error:
-        if isinstance(error, FileReadError):
-            raise
-        raise FileReadError(f"{path} cannot be read ({error.strerror}); {_WANTED}") from error
-    if not start:
-        raise DigitError(f"{path} is empty; {_WANTED}")
-    return start

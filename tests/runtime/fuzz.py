@@ -1,13 +1,17 @@
-"""Damaged .npy, .npz, image and ONNX bytes: whatever comes in, only `MnistRuntimeError` comes out.
+"""Damaged .npy, .npz, image and ONNX bytes, and golden digits: whatever comes in, only `MnistRuntimeError` comes out.
 
 `python tests/runtime/fuzz.py 20000` tries that many inputs (`make fuzz`): real files with bytes flipped, cut, moved and
-repeated; the same seed gives the same inputs. Memory is bounded by the system, time by an alarm.
+repeated; the same seed gives the same inputs. The system refuses memory over a bound, and a watchdog ends what hangs.
+`fuzz_guided.py` has atheris look for more.
 """
 
+import base64
+import contextlib
+import dataclasses
+import faulthandler
 import io
 import random
 import resource
-import signal
 import sys
 import tempfile
 from collections import Counter
@@ -18,20 +22,25 @@ import numpy as np
 from PIL import Image
 
 from mnist_runtime import Classifier, MnistRuntimeError
-from mnist_runtime.artifact import BUNDLED
+from mnist_runtime.artifact import BUNDLED, Artifact
 from mnist_runtime.digits import as_digits
 from mnist_runtime.sources import chunks
 
 MEMORY = 2**30
 """Bytes of address space above what is taken at the start; a reader that believes a header runs into it."""
-SECONDS = 10
-"""For one input."""
+SECONDS = 20
+"""For one input, on a slow and busy machine too."""
+
+FAILURE = Path("fuzz-failure")
+"""Where the input is kept that was not answered as it should be."""
+
+ARTIFACT = Artifact.load()
 
 _NUMBERS = (b"\x00" * 4, b"\xff" * 4, b"\x7f\xff\xff\xff", b"999999999999", b"-1", b"'|O'", b"28", b"(", b"}")
 
 
 def originals() -> list[tuple[str, bytes]]:
-    """A real file of every kind that is read."""
+    """A real file of every kind that is read, and the golden digits of a model, unpacked from their base64."""
     digits = np.random.default_rng(0).integers(0, 256, (3, 28, 28), np.uint8)
     picture = Image.fromarray(np.pad(np.full((40, 8), 255, np.uint8), 30))
     found = [
@@ -43,7 +52,11 @@ def originals() -> list[tuple[str, bytes]]:
     found += [("pickle.npy", _saved(lambda file: np.save(file, np.array([Trap()], dtype=object), allow_pickle=True)))]
     found += [("plain.npz", _saved(lambda file: np.savez(file, x=digits, y=digits[:, 0, 0])))]
     found += [("packed.npz", _saved(lambda file: np.savez_compressed(file, x=digits)))]
-    return [*found, ("model.onnx", BUNDLED.read_bytes())]
+    found += [("packed.golden", base64.b64decode(ARTIFACT.metadata["golden"]))]
+    found += [("plain.golden", _stored(found[-1][1]))]
+    model = BUNDLED.read_bytes()
+    unsealed = model.replace(b"mnist_edge.sha256", b"somebody's.sha256")  # whose damage onnxruntime has to find
+    return [*found, ("model.onnx", model), ("unsealed.onnx", unsealed)]
 
 
 class Trap:
@@ -66,44 +79,78 @@ def inputs(count: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
         yield name, _damaged(data, chance)
 
 
-def read(name: str, data: bytes, folder: Path) -> None:
-    """Do with a file what the runtime does."""
+def read(name: str, data: bytes, folder: Path) -> str:
+    """Do with an input what the runtime does, and tell what came of it: "read", or the name of an error of ours.
+
+    Raises:
+        Exception: what came is no error of ours, or one in more than a line, or memory ran out over the input.
+    """
+    try:
+        _read(name, data, folder)
+    except MnistRuntimeError as error:
+        if ran_out_of_memory(error):
+            raise MemoryError(f"{name}: memory was asked for before the input was checked") from error
+        if "\n" in str(error):
+            raise ValueError(f"{name}: more than a line: {error}") from error
+        return type(error).__name__
+    return "read"
+
+
+def ran_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, is a MemoryError: then a bound held that was not the reader's own."""
+    while error and not isinstance(error, MemoryError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _read(name: str, data: bytes, folder: Path) -> None:
     if name.endswith(".onnx"):
         with Classifier(data, trusted_contract="float32") as classifier:
             classifier.predict(np.zeros((2, 784), np.uint8))
-        return
-    path = folder / name
-    path.write_bytes(data)
-    for _, _, digits in chunks(str(path)):
-        as_digits(digits)
+    elif name.endswith(".golden"):
+        dataclasses.replace(ARTIFACT, metadata={"golden": base64.b64encode(data).decode()}).replay()
+    else:
+        path = folder / name
+        path.write_bytes(data)
+        for _, _, digits in chunks(str(path)):
+            as_digits(digits)
 
 
 def fuzz(count: int, seed: int = 0) -> Counter[str]:
-    """Read `count` damaged files; count what came out. Any error that is not ours escapes."""
+    """Read `count` damaged files; count what came out. The first that fails stays in `fuzz-failure`."""
     outcomes: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         for name, data in inputs(count, seed):
-            signal.alarm(SECONDS)
-            try:
-                read(name, data, Path(folder))
-                outcomes["read"] += 1
-            except MnistRuntimeError as error:
-                if "\n" in str(error):
-                    raise ValueError(f"{name}: more than a line: {error}") from error
-                outcomes[type(error).__name__] += 1
-            except BaseException:
-                Path("fuzz-failure").write_bytes(data)
-                print(f"{name} failed; its bytes are in fuzz-failure", file=sys.stderr)
-                raise
-            finally:
-                signal.alarm(0)
+            FAILURE.write_bytes(data)
+            faulthandler.dump_traceback_later(SECONDS, exit=True)
+            outcomes[read(name, data, Path(folder))] += 1
+            faulthandler.cancel_dump_traceback_later()
+    FAILURE.unlink()
     return outcomes
+
+
+@contextlib.contextmanager
+def bounded_memory(size: int) -> Iterator[None]:
+    """Have the system refuse more than `size` bytes of address space besides what is taken (Linux)."""
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (taken + size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def _saved(save: Callable[[io.BytesIO], object]) -> bytes:
     file = io.BytesIO()
     save(file)
     return file.getvalue()
+
+
+def _stored(packed: bytes) -> bytes:
+    """The same .npz uncompressed, so that damage reaches the arrays."""
+    with np.load(io.BytesIO(packed)) as arrays:
+        return _saved(lambda file: np.savez(file, **arrays))
 
 
 def _damaged(data: bytes, chance: random.Random) -> bytes:
@@ -127,12 +174,8 @@ def _damaged(data: bytes, chance: random.Random) -> bytes:
     return bytes(damaged)
 
 
-def _bound_memory() -> None:
-    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, taken + MEMORY))
-
-
 if __name__ == "__main__":
-    Classifier().close()
-    _bound_memory()
-    print(dict(fuzz(int(sys.argv[1]))))
+    with bounded_memory(MEMORY):
+        print(dict(fuzz(int(sys.argv[1]))))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"largest memory of the whole process: {peak >> 10} MiB")

@@ -69,6 +69,12 @@ def test_an_onnx_model_of_somebody_else_is_refused(model):
         Artifact.from_bytes(foreign, "foreign.onnx")
 
 
+def test_metadata_that_is_no_text_is_refused(model):
+    unsealed = model.replace(b"mnist_edge.sha256", b"mnist_edge.sha\xff\xff\xff")
+    with pytest.raises(ArtifactError, match=r"odd\.onnx holds names or metadata that are no text"):
+        Artifact.from_bytes(unsealed, "odd.onnx", trusted_contract="float32")
+
+
 def test_another_metadata_schema_is_refused(model):
     newer = changed(model, lambda proto: set_property(proto, "schema", "99"))
     with pytest.raises(ArtifactError, match="schema 99"):

@@ -41,6 +41,21 @@ def test_probabilities_are_the_softmax_of_the_logits(classifier, test_split):
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-6)
 
 
+@pytest.mark.parametrize("count", [0, 1, 5, 2000])
+def test_logits_and_probabilities_come_from_one_run(classifier, test_split, count):
+    logits, probabilities = classifier.logits_and_probabilities(test_split.images[:count])
+    np.testing.assert_array_equal(logits, classifier.decision_function(test_split.images[:count]))
+    np.testing.assert_array_equal(probabilities, classifier.predict_proba(test_split.images[:count]))
+
+
+def test_the_golden_digits_of_both_graphs_are_replayed(classifier):
+    comparisons = classifier.replay()
+    assert [(found.name, found.passed) for found in comparisons] == [
+        ("the bundled model", True),
+        ("its uint8 twin", True),
+    ]
+
+
 def test_no_digits_give_no_predictions(classifier):
     empty = np.empty((0, 28, 28), np.uint8)
     assert classifier.predict(empty).shape == (0,)

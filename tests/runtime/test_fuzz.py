@@ -1,9 +1,13 @@
 """Bad input: whatever the bytes, one of our errors or an answer, in bounded memory, and no pickle runs."""
 
+import base64
+import importlib.util
 import io
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,16 +17,33 @@ from hypothesis.extra import numpy as npst
 
 from mnist_runtime import Classifier, DigitError, MnistRuntimeError
 from mnist_runtime.npy import NpyFile, open_npy, read_npy
+from mnist_runtime.parity import Reference
+from mnist_runtime.sources import chunks
 
 CLASSIFIER = Classifier()
+PROGRAM = Path(__file__).with_name("fuzz.py")
+
+bounded = pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded with Linux's RLIMIT_AS and /proc")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded with Linux's /proc")
-def test_damaged_files_raise_our_errors_only_in_bounded_memory():
-    program = Path(__file__).with_name("fuzz.py")
-    result = subprocess.run([sys.executable, program, "600"], capture_output=True, timeout=110, check=False)
+@pytest.fixture(scope="module")
+def fuzz() -> ModuleType:
+    """fuzz.py beside this file, as a module."""
+    spec = importlib.util.spec_from_file_location("fuzz", PROGRAM)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@bounded
+def test_damaged_files_raise_our_errors_only_in_bounded_memory(tmp_path):
+    command = [sys.executable, PROGRAM, "910"]  # 70 of each kind
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=110, check=False)
     assert result.returncode == 0, result.stderr.decode()[-2000:]
     assert b"DigitError" in result.stdout
+    assert b"ArtifactError" in result.stdout
+    assert result.stderr == b""
+    assert not list(tmp_path.iterdir())
 
 
 ANYTHING = st.one_of(
@@ -56,13 +77,47 @@ def test_any_bytes_are_a_npy_or_refused(data):
         assert "\n" not in str(error)  # noqa: PT017
 
 
+def claim(shape: str, descr: str = "|u1") -> bytes:
+    """An .npy of which only the header is there."""
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+
+
+def archive(member: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as members:
+        for name in ("digits", "logits", "tolerance", "certified"):
+            members.writestr(f"{name}.npy", member)
+    return file.getvalue()
+
+
+READERS = {
+    "open_npy": lambda data, path: open_npy(path),
+    "NpyFile.open": lambda data, path: NpyFile.open(path),
+    "read_npy": lambda data, path: read_npy(io.BytesIO(data), "stream"),
+    "mnist-infer": lambda data, path: list(chunks(str(path))),
+    "npz": lambda data, path: path.write_bytes(archive(data)) and list(chunks(str(path))),
+    "golden digits": lambda data, path: Reference.from_text(base64.b64encode(archive(data)).decode()),
+}
+
+
+@bounded
+@pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("shape", ["(1000000000000, 784)", "(1000000000000, 28, 28)", "(9223372036854775807, 784)"])
-def test_a_file_that_claims_a_million_million_rows_is_refused_before_allocation(tmp_path, shape):
-    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
-    data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
-    (tmp_path / "huge.npy").write_bytes(data)
-    for refuse in (open_npy, NpyFile.open):
-        with pytest.raises(DigitError):
-            refuse(tmp_path / "huge.npy")
-    with pytest.raises(DigitError):
-        read_npy(io.BytesIO(data), "stream")
+def test_a_file_that_claims_a_million_million_rows_is_refused_before_allocation(fuzz, tmp_path, reader, shape):
+    data, path = claim(shape), tmp_path / "huge.npy"
+    path.write_bytes(data)
+    with fuzz.bounded_memory(64 * 2**20), pytest.raises(ValueError, match=r".") as refusal:
+        READERS[reader](data, path)
+    assert not fuzz.ran_out_of_memory(refusal.value)
+
+
+@bounded
+def test_the_bound_on_memory_is_real_and_seen_through_our_errors(fuzz, tmp_path):
+    with fuzz.bounded_memory(64 * 2**20), pytest.raises(MemoryError):
+        bytearray(2**27)
+    with fuzz.bounded_memory(2**20):
+        assert not fuzz.ran_out_of_memory(ValueError())
+        error = DigitError("too large")
+        error.__cause__ = MemoryError()
+        assert fuzz.ran_out_of_memory(error)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mnist_runtime.errors import DigitError, FileMissingError, FileReadError
-from mnist_runtime.npy import open_npy, read_npy
+from mnist_runtime.npy import open_npy, read_npy, stream_digits
 
 
 def npy(array, **options) -> bytes:
@@ -53,6 +53,36 @@ def test_an_empty_batch_is_read(read):
 def test_a_file_is_mapped_and_not_loaded(tmp_path, test_split):
     np.save(tmp_path / "digits.npy", test_split.images)
     assert isinstance(open_npy(tmp_path / "digits.npy").base, np.memmap)
+
+
+def test_a_stream_of_known_size_is_read_in_chunks(test_split):
+    data = npy(test_split.images[:10])
+    count, chunks = stream_digits(io.BytesIO(data), len(data), "digits.npy", 4)
+    assert count == 10
+    chunks = list(chunks)
+    assert [len(chunk) for chunk in chunks] == [4, 4, 2]
+    assert np.array_equal(np.concatenate(chunks), test_split.images[:10].reshape(10, 784))
+
+
+@pytest.mark.parametrize(
+    ("array", "missing", "sentence"),
+    [
+        (np.zeros((2, 784), np.uint8), 1, "digits.npy is cut short by 1 bytes"),
+        (np.zeros((2, 32, 32), np.uint8), 0, r"digits.npy: the shape is \(2, 32, 32\)"),
+        (np.zeros((2, 784), np.uint8, order="F"), 0, "digits.npy is in Fortran order"),
+    ],
+)
+def test_a_stream_that_is_no_digits_is_refused_by_its_header(array, missing, sentence):
+    data = npy(array)
+    with pytest.raises(DigitError, match=sentence):
+        stream_digits(io.BytesIO(data), len(data) - missing, "digits.npy", 4)
+
+
+def test_a_stream_that_ends_early_is_told(test_split):
+    data = npy(test_split.images[:10])
+    _, chunks = stream_digits(io.BytesIO(data[:-1]), len(data), "digits.npy", 4)
+    with pytest.raises(DigitError, match=r"digits.npy was cut short while it was read"):
+        list(chunks)
 
 
 class Hostile:

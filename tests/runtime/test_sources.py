@@ -4,11 +4,15 @@ import io
 import json
 import os
 import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+import mnist_runtime
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +107,30 @@ def test_an_archive_that_claims_more_than_it_may_is_refused_unread(run, tmp_path
     assert (result.returncode, b"more than 1 GiB" in result.stderr) == (1, True)
 
 
+@pytest.fixture
+def without_pillow(tmp_path):
+    """The environment of a process that has all the packages of this one but Pillow."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for entry in Path(np.__file__).parents[1].iterdir():
+        if not entry.name.lower().startswith(("pil", "__pycache__")):
+            (packages / entry.name).symlink_to(entry)
+    return os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (packages, Path(mnist_runtime.__file__).parents[1])))}
+
+
+def test_an_image_without_pillow_is_told_what_to_install_and_arrays_are_read(folder, without_pillow):
+    program = "from mnist_runtime.cli import infer; infer()"
+    command = [sys.executable, "-S", "-c", program, folder / "c.png", folder / "a.npy", "--format", "jsonl"]
+    result = subprocess.run(command, env=without_pillow, capture_output=True, check=False, timeout=60)
+    assert (result.returncode, labels(result)) == (1, [7])
+    sentence = f'Error: {folder}/c.png: images need Pillow; install it with pip install "mnist-runtime[image]"'
+    assert sentence in result.stderr.decode().splitlines()
+    program = (
+        f"import mnist_runtime.sources as s\ntry: list(s.chunks({str(folder / 'c.png')!r}))\nexcept ImportError: pass"
+    )
+    subprocess.run([sys.executable, "-S", "-c", program], env=without_pillow, check=True, timeout=60)
+
+
 def test_show_draws_every_digit(run, folder):
     result = run("mnist-infer", folder / "b.npz", folder / "c.png", "--show")
     assert result.stdout.decode().count("█" * 5) >= 3
@@ -132,8 +160,6 @@ def test_labels_are_not_matched_after_an_input_failed(run, folder, tmp_path):
 
 
 def test_help_and_version_load_neither_numpy_nor_onnxruntime():
-    import sys
-
     for flag in ("--help", "--version"):
         program = f"""
 import sys
