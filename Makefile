@@ -76,7 +76,7 @@ clean:  ## forget the environments and caches; artifacts stay
 
 .venv/dev: .venv/demo
 	@echo "Adding the tools of development to .venv."
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable './runtime[image]' --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable './runtime[image,serve]' --editable '.[dev]'
 	@touch $@
 
 .venv-edge/demo: .venv/demo

@@ -1,0 +1,122 @@
+"""One HTTP connection of uvicorn, with what uvicorn leaves to proxies: bounds on heads and on slowness."""
+
+import asyncio
+import json
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+MAX_HEAD = 2**16
+"""Bytes of the request line and headers of one request."""
+
+
+class PatientConnection(HttpToolsProtocol):
+    """Closes on a client that takes longer than `patience` seconds to send a request, or to read on."""
+
+    def __init__(self, *args: Any, patience: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._patience = patience
+        self._sending: asyncio.TimerHandle | None = None
+        self._reading: asyncio.TimerHandle | None = None
+        self._began = self.loop.time()
+        self._head_bytes = 0
+        self._is_in_head = True
+        self._is_in_request = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self._sending = self.loop.call_later(self._patience, self._give_up_on_sender)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait for nothing more."""
+        super().connection_lost(exc)
+        for timer in (self._sending, self._reading):
+            if timer:
+                timer.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        """Read on; what a whole request takes is one call and no timer."""
+        super().data_received(data)
+        if self._is_in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD:
+                self._refuse(431, f"the headers are larger than {MAX_HEAD:,} bytes; send fewer or shorter ones")
+        if self._sending and not self._is_in_request:
+            self._sending.cancel()
+            self._sending = None
+        elif self._is_in_request and not self._sending:
+            self._sending = self.loop.call_later(self._patience, self._give_up_on_sender)
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._began = self.loop.time()
+        self._is_in_head = self._is_in_request = True
+
+    def on_headers_complete(self) -> None:
+        """The body begins."""
+        self._is_in_head, self._head_bytes = False, 0
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The request ends."""
+        self._is_in_request = False
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Say in the protocol's way that this is not HTTP."""
+        self._refuse(400, f"this is not a request of HTTP/1.1 ({msg.lower().rstrip('.')})")
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than it is sent to."""
+        super().pause_writing()
+        self._reading = self.loop.call_later(self._patience, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client reads on."""
+        super().resume_writing()
+        if self._reading:
+            self._reading.cancel()
+
+    def on_response_complete(self) -> None:
+        """A connection that is to be closed shall close, even if the client never reads what is left."""
+        super().on_response_complete()
+        self._close_for_good()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection."""
+        super().timeout_keep_alive_handler()
+        self._close_for_good()
+
+    def _close_for_good(self) -> None:
+        if self.transport.is_closing() and not self._reading:
+            self._reading = self.loop.call_later(self._patience, self.transport.abort)
+
+    def _give_up_on_sender(self) -> None:
+        left = self._began + self._patience - self.loop.time()
+        if left > 0 or self.flow.read_paused:  # it began another request since, or is kept waiting itself
+            self._sending = self.loop.call_later(max(left, 0.1), self._give_up_on_sender)
+            return
+        self._sending = None
+        if not self._is_in_request or self._is_answering():
+            self.transport.close()
+            self._close_for_good()
+            return
+        self._refuse(408, f"the request did not come within {self._patience:g} seconds; send it faster, or less of it")
+        if not self._is_in_head:
+            self.cycle.disconnected = True  # the application, which is waiting for more, is told so
+            self.cycle.message_event.set()
+
+    def _is_answering(self) -> bool:
+        return not self._is_in_head and self.cycle.response_started
+
+    def _refuse(self, status: int, sentence: str) -> None:
+        """Answer what never became a request, and close."""
+        if self.transport.is_closing():
+            return
+        body = json.dumps({"error": sentence}).encode()
+        head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
+        self.transport.write(STATUS_LINE[status] + head + body)
+        self.transport.close()
+        self._close_for_good()

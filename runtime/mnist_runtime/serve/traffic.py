@@ -1,0 +1,109 @@
+"""What passes through the server: every request is admitted or turned away, timed, counted and logged."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mnist_runtime.serve.access_log import Log
+from mnist_runtime.serve.errors import BusyError, RequestError, StoppingError
+from mnist_runtime.serve.metrics import Metrics
+
+_GONE = 499
+"""Of a client that left before it was answered, as nginx logs it; nobody receives it."""
+
+_READ_ONLY = frozenset(["GET", "HEAD", "OPTIONS"])
+"""Methods that cost next to nothing, among them the probes: never turned away."""
+
+
+class Gate:
+    """How many requests are inside, and whether more may enter."""
+
+    def __init__(self, max_concurrency: int) -> None:
+        self._max_concurrency = max_concurrency
+        self.in_flight = 0
+        self.is_stopping = False
+
+    def enter(self) -> None:
+        """Let a request in, which must `leave`.
+
+        Raises:
+            StoppingError: the server is stopping.
+            BusyError: there are as many as may be.
+        """
+        if self.is_stopping:
+            raise StoppingError("the server is stopping; send this to another one")
+        if self.in_flight >= self._max_concurrency:
+            raise BusyError(f"{self._max_concurrency:,} requests are being answered, the most at a time; try again")
+        self.in_flight += 1
+
+    def leave(self) -> None:
+        """A request has been answered."""
+        self.in_flight -= 1
+
+
+class Traffic:
+    """The outermost ASGI middleware."""
+
+    def __init__(
+        self, app: ASGIApp, *, gate: Gate, metrics: Metrics, log: Log | None, routes: Mapping[Any, str]
+    ) -> None:
+        """Watch `app`, whose endpoints have the names `routes`."""
+        self._app = app
+        self._gate = gate
+        self._metrics = metrics
+        self._log = log if log and log.requests else None
+        self._routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, and account for it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = _GONE
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if self._gate.is_stopping:
+                    message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+            await send(message)
+
+        try:
+            await self._pass_on(scope, receive, watched)
+        except RequestError as error:
+            if status != _GONE:
+                raise
+            if error.reason:
+                self._metrics.rejected(error.reason)
+            await error_response(error)(scope, receive, watched)
+        except Exception:
+            status = 500
+            raise
+        finally:
+            self._account(scope, status, time.perf_counter() - started)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] in _READ_ONLY:
+            await self._app(scope, receive, send)
+            return
+        self._gate.enter()
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._gate.leave()
+
+    def _account(self, scope: Scope, status: int, seconds: float) -> None:
+        self._metrics.answered(self._routes.get(scope.get("endpoint"), "other"), status, seconds)
+        if self._log:
+            client = scope.get("client")
+            self._log.request(client[0] if client else "-", scope["method"], scope["path"], status, seconds)
+
+
+def error_response(error: RequestError) -> JSONResponse:
+    """The protocol's way to say what is wrong."""
+    return JSONResponse({"error": str(error)}, error.status, dict(error.headers))

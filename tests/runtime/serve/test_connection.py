@@ -1,0 +1,183 @@
+"""Slow clients, endless heads and what is not HTTP: none of them holds the server."""
+
+import json
+import socket
+import struct
+import threading
+import time
+from http.client import HTTPResponse
+
+import pytest
+
+from mnist_runtime.serve.connection import MAX_HEAD
+
+PATIENCE = 0.5
+"""Seconds that the server of these tests has."""
+
+
+@pytest.fixture(scope="module")
+def hasty(home, request):
+    """A server that waits half a second for a client."""
+    server = request.getfixturevalue("server").__class__("--timeout", PATIENCE, home=home)
+    yield server
+    server.close()
+
+
+def test_a_head_that_does_not_come_is_given_up(hasty):
+    connection = hasty.connect()
+    connection.sendall(b"POST /v2/models/mnist/infer HTTP/1.1\r\nHost: x\r\n")
+    status, said = hasty.answer(connection)
+    assert status == 408
+    assert said["error"] == "the request did not come within 0.5 seconds; send it faster, or less of it"
+
+
+def test_a_client_that_says_nothing_is_left(hasty):
+    with hasty.connect() as connection:
+        assert connection.recv(100) == b""
+
+
+def test_a_head_that_comes_a_byte_at_a_time_is_given_up(hasty):
+    connection = hasty.connect()
+    connection.settimeout(0.05)
+    received = b""
+    for byte in b"POST /v2/models/mnist/infer HTTP/1.1\r\nX-Slow: " + b"x" * 10_000:
+        try:
+            connection.sendall(bytes([byte]))
+            received = connection.recv(1000)
+            break
+        except TimeoutError:
+            continue
+    connection.close()
+    assert received.startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_body_that_does_not_come_is_given_up(hasty, digits):
+    body = json.dumps(hasty.document(digits[:1])).encode()
+    status, said = hasty.answer(hasty.send(body, part=slice(-10)))
+    assert status == 408
+    assert said["error"].startswith("the request did not come within 0.5 seconds")
+    assert hasty.metric("mnist_serve_requests_in_flight") == 0
+
+
+def test_a_body_that_nobody_reads_does_not_hold_the_connection(hasty):
+    with hasty.connect() as connection:
+        connection.sendall(b"POST /v2 HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n.")
+        received = b"".join(iter(lambda: connection.recv(1000), b""))
+    assert received.startswith(b"HTTP/1.1 405 ")
+
+
+def test_a_request_that_takes_its_time_within_the_timeout_is_answered(server, digits):
+    body = json.dumps(server.document(digits[:1])).encode()
+    connection = server.send(body, part=slice(-10))
+    with connection:
+        assert server.metric("mnist_serve_requests_in_flight") == 1
+        connection.sendall(body[-10:])
+        assert connection.recv(15) == b"HTTP/1.1 200 OK"
+
+
+def test_requests_in_a_row_each_have_their_own_time(hasty, digits):
+    """A client that never pauses is not slow, however long it goes on."""
+    body = json.dumps(hasty.document(digits[:1])).encode()
+    request = b"POST /v2/models/mnist/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    half = len(request) // 2
+    answers = b""
+    with hasty.connect() as connection:
+        connection.sendall(request[:half])
+        start = time.monotonic()
+        while time.monotonic() < start + 3 * PATIENCE:
+            connection.sendall(request[half:] + request[:half])
+            answers += connection.recv(65536)
+    assert answers.startswith(b"HTTP/1.1 200 OK")
+    assert b"HTTP/1.1 4" not in answers
+
+
+def narrow(server, size: int) -> socket.socket:
+    """A connection whose client holds next to nothing of what it has not read."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+    connection.settimeout(60)
+    connection.connect(server.address)
+    return connection
+
+
+@pytest.fixture(scope="module")
+def large(test_split) -> bytes:
+    """A request of bytes, 1.5 MB, whose answer is JSON, 0.8 MB."""
+    digits = test_split.images.reshape(-1, 784)[:2000]
+    tensor = {"name": "pixels", "datatype": "UINT8", "shape": [2000, 784]}
+    head = json.dumps({"inputs": [{**tensor, "parameters": {"binary_data_size": digits.nbytes}}]}).encode()
+    length = f"Content-Length: {len(head) + digits.nbytes}\r\nInference-Header-Content-Length: {len(head)}"
+    return f"POST /v2/models/mnist/infer HTTP/1.1\r\nHost: x\r\n{length}\r\n\r\n".encode() + head + digits.tobytes()
+
+
+def test_a_client_that_does_not_read_is_left(hasty, large):
+    with narrow(hasty, 4096) as connection, pytest.raises(ConnectionError):
+        connection.sendall(large * 100)
+
+
+def test_a_client_that_reads_slowly_gets_all_of_it(server, large):
+    with narrow(server, 2**16) as connection:
+        sending = threading.Thread(target=connection.sendall, args=[large * 10])
+        sending.start()
+        for _ in range(10):
+            answer = HTTPResponse(connection)
+            answer.begin()
+            assert json.loads(answer.read())["outputs"][2]["shape"] == [2000]
+        sending.join()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /v2 HTTP/1.1\r\nX-Long: " + b"x" * (MAX_HEAD + 1),
+        b"GET /v2 HTTP/1.1\r\n" + b"X-Many: x\r\n" * (MAX_HEAD // 11 + 1),
+        b"GET /" + b"x" * (MAX_HEAD + 1),
+    ],
+)
+def test_a_head_without_an_end_is_refused(server, head):
+    connection = server.connect()
+    connection.sendall(head)
+    status, said = server.answer(connection)
+    assert status == 431
+    assert said["error"].startswith("the headers are larger than 65,536 bytes")
+
+
+@pytest.mark.parametrize("sent", [b"\x16\x03\x01\x02\x00\x01\x00", b"hello\r\n\r\n", b"GET /v2 HTTP/9.9\r\n\r\n"])
+def test_what_is_not_http_is_told_so(server, sent):
+    connection = server.connect()
+    connection.sendall(sent)
+    status, said = server.answer(connection)
+    assert status == 400
+    assert said["error"].startswith("this is not a request of HTTP/1.1")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"Content-Length: 5\r\nContent-Length: 6",
+        b"Content-Length: -1",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 5",
+    ],
+)
+def test_a_body_of_two_lengths_is_refused(server, headers):
+    """Or two servers in a row might see two requests where there is one."""
+    connection = server.connect()
+    connection.sendall(b"POST /v2/models/mnist/infer HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n\r\n12345")
+    assert server.answer(connection)[0] == 400
+
+
+def test_requests_in_a_row_on_one_connection_are_answered_in_order(server):
+    with server.connect() as connection:
+        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.sendall(b"GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        received = b"".join(iter(lambda: connection.recv(1000), b""))
+    assert received.index(b"HTTP/1.1 200 OK") < received.index(b"HTTP/1.1 404 ")
+
+
+def test_a_connection_that_is_reset_leaves_no_trace(server, digits):
+    for part in (slice(20), slice(-10), slice(None)):
+        connection = server.send(json.dumps(server.document(digits[:1])).encode(), part=part)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+    assert server.infer(digits[:1]).status_code == 200
+    assert not [line for line in server.log if line["event"] == "error"]

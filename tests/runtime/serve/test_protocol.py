@@ -1,0 +1,408 @@
+"""The conformance table: what one request as it goes over the wire is answered, of the real server."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+INFER = "/v2/models/mnist/infer"
+BLANK = [0] * 784
+LENGTH = "Inference-Header-Content-Length"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A request, and the answer to it."""
+
+    name: str
+    status: int
+    says: str = ""
+    """In the error's sentence."""
+    method: str = "POST"
+    path: str = INFER
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def tensor(**changes: Any) -> dict[str, Any]:
+    """The input of one blank digit, changed; None leaves a field out."""
+    whole = {"name": "pixels", "datatype": "UINT8", "shape": [1, 784], "data": BLANK, **changes}
+    return {key: value for key, value in whole.items() if value is not None}
+
+
+def ask(title: str, status: int, says: str = "", *, document: Any = None, **changes: Any) -> Case:
+    """A case of a JSON request for one blank digit, with its input or, by `document`, the whole of it changed."""
+    whole = {"inputs": [tensor(**changes)]}
+    return Case(title, status, says, body=json.dumps({**whole, **document} if document else whole).encode())
+
+
+def text(name: str, status: int, says: str, body: str) -> Case:
+    return Case(name, status, says, body=body.encode())
+
+
+def binary(
+    title: str,
+    status: int,
+    says: str = "",
+    *,
+    data: bytes = bytes(784),
+    length: object = "",
+    extra: Any = None,
+    **changes: Any,
+) -> Case:
+    """A case of one blank digit as bytes after the JSON."""
+    asked = tensor(**{"data": None, "parameters": {"binary_data_size": 784}, **changes})
+    head = json.dumps({"inputs": [asked], **(extra or {})}).encode()
+    return Case(title, status, says, body=head + data, headers={LENGTH: str(length or len(head))})
+
+
+def get(name: str, status: int, path: str, says: str = "", method: str = "GET") -> Case:
+    return Case(name, status, says, method, path)
+
+
+CASES = [
+    # Where things are
+    get("server", 200, "/v2"),
+    get("live", 200, "/v2/health/live"),
+    get("ready", 200, "/v2/health/ready"),
+    get("model", 200, "/v2/models/mnist"),
+    get("model of a version", 200, "/v2/models/mnist/versions/1"),
+    get("model ready", 200, "/v2/models/mnist/ready"),
+    get("model of a version ready", 200, "/v2/models/mnist/versions/1/ready"),
+    get("metrics", 200, "/metrics"),
+    get("openapi", 200, "/openapi.json"),
+    get("head of the server", 200, "/v2", method="HEAD"),
+    get("head of a model", 200, "/v2/models/mnist", method="HEAD"),
+    get("nothing there", 404, "/v1/models", "there is nothing at /v1/models; the protocol begins at /v2"),
+    get("no such model", 404, "/v2/models/cifar", "there is no model 'cifar' here; this server has mnist"),
+    get("no such model ready", 404, "/v2/models/cifar/ready", "no model 'cifar'"),
+    get("no such version", 404, "/v2/models/mnist/versions/2", "there is no version '2' of mnist here"),
+    get("no such version ready", 404, "/v2/models/mnist/versions/latest/ready", "no version 'latest'"),
+    get("no such model, escaped", 404, "/v2/models/a%20b%0a", "no model 'a b\\n'"),
+    get("infer of no such model", 404, "/v2/models/cifar/infer", "no model 'cifar'", method="POST"),
+    get("infer of no such version", 404, "/v2/models/mnist/versions/0/infer", "no version '0'", method="POST"),
+    get("get of infer", 405, INFER, "GET is not for /v2/models/mnist/infer; use POST"),
+    get("head of infer", 405, INFER, method="HEAD"),
+    get("put of infer", 405, INFER, "use POST", method="PUT"),
+    get("post of the server", 405, "/v2", "POST is not for /v2; use GET or HEAD", method="POST"),
+    get("delete of a model", 405, "/v2/models/mnist", "use GET or HEAD", method="DELETE"),
+    get("trailing slash", 307, "/v2/"),
+    get("trailing slash of a model", 307, "/v2/models/mnist/"),
+    get("trailing slash of infer", 307, INFER + "/", method="POST"),
+    # Digits as JSON
+    ask("uint8", 200),
+    ask("fp32", 200, datatype="FP32", data=[0.5] * 784),
+    ask("fp32 as whole numbers", 200, datatype="FP32"),
+    ask("nested", 200, data=[BLANK]),
+    ask("two, flat", 200, shape=[2, 784], data=BLANK * 2),
+    ask("two, nested", 200, shape=[2, 784], data=[BLANK, BLANK]),
+    ask("none", 200, shape=[0, 784], data=[]),
+    ask("by version", 200, document={}),
+    ask("with an id", 200, document={"id": "a"}),
+    ask("with an empty id", 200, document={"id": ""}),
+    ask("with unknown parameters", 200, document={"parameters": {"priority": 1, "mine": "x"}}),
+    ask("with unknown parameters of a tensor", 200, parameters={"content_type": "np"}),
+    ask("with unknown fields", 200, document={"comment": [1, {"a": None}]}),
+    ask("all outputs by an empty list", 200, document={"outputs": []}),
+    # What is wrong with the document
+    text("empty", 400, "the request is not JSON", ""),
+    text(
+        "no json",
+        400,
+        "the request is not JSON (unexpected character",
+        "pixels",
+    ),
+    text("half of it", 400, "the request is not JSON", '{"inputs": ['),
+    text("two of it", 400, "the request is not JSON (", "{}{}"),
+    text("a list", 400, 'the request is not a JSON object; send {"inputs": [...]}', "[]"),
+    text("nothing in it", 400, "inputs must be a list of one tensor, pixels", "{}"),
+    text("too deep", 400, "the request is not JSON (depth limit exceeded", "[" * 200_000),
+    Case("not unicode", 400, "the request is not JSON", body=b'{"id": "\xff"}'),
+    ask("inputs no list", 400, "inputs must be a list of one tensor", document={"inputs": {}}),
+    ask("no inputs", 400, "inputs must be a list of one tensor", document={"inputs": []}),
+    ask("two inputs", 400, "inputs must be a list of one tensor", document={"inputs": [tensor(), tensor()]}),
+    ask("an input no object", 400, "inputs must be a list of one tensor", document={"inputs": [7]}),
+    ask("id no string", 400, "the id of the request must be a string", document={"id": 7}),
+    ask("parameters no object", 400, "the parameters of the request must be an object", document={"parameters": 1}),
+    # What is wrong with the tensor
+    ask("unknown input", 400, "the input 'image' is unknown; this model takes one, pixels", name="image"),
+    ask("nameless input", 400, "the input 'None' is unknown", name=None),
+    ask(
+        "unknown datatype",
+        400,
+        "the datatype of pixels is 'FP64'; it must be FP32 (0-1) or UINT8 (0-255)",
+        datatype="FP64",
+    ),
+    ask("no datatype", 400, "the datatype of pixels is 'None'", datatype=None),
+    ask("datatype no string", 400, "the datatype of pixels is \"['", datatype=["UINT8"]),
+    ask("no shape", 400, "the shape of pixels is None, and must be [N, 784]; flatten every digit", shape=None),
+    ask("square shape", 400, "the shape of pixels is [1, 28, 28], and must be [N, 784]", shape=[1, 28, 28]),
+    ask("shape of one", 400, "the shape of pixels is [784]", shape=[784]),
+    ask("other width", 400, "the shape of pixels is [1, 783]", shape=[1, 783]),
+    ask("negative shape", 400, "the shape of pixels is [-1, 784]", shape=[-1, 784]),
+    ask("fractional shape", 400, "the shape of pixels is [1.0, 784]", shape=[1.0, 784]),
+    ask("boolean shape", 400, "the shape of pixels is [True, 784]", shape=[True, 784]),
+    ask("endless shape", 400, "takes 784,000,000,000,000 values, and the data of pixels has 784", shape=[10**12, 784]),
+    ask("too few values", 400, "takes 784 values, and the data of pixels has 783; make shape", data=BLANK[1:]),
+    ask("too many digits", 400, "takes 784 values, and the data of pixels has 1,568", data=BLANK * 2),
+    ask(
+        "ragged", 400, "nested data of shape [2, 784] are 2 lists of 784", shape=[2, 784], data=[BLANK[1:], [0, *BLANK]]
+    ),
+    ask("nested too deeply", 400, "nested data of shape [1, 784] are 1 lists of 784", data=[[[0] * 28] * 28]),
+    ask("no data", 400, "pixels must have either data or the parameter binary_data_size", data=None),
+    ask("data no list", 400, "the data of pixels is 'AAAA', and must be a list of numbers", data="AAAA"),
+    ask(
+        "a string among them",
+        400,
+        "UINT8 data are whole numbers from 0 to 255, and there is a string",
+        data=["0", *BLANK[1:]],
+    ),
+    ask("null among them", 400, "there is a null among them", data=[None, *BLANK[1:]]),
+    ask("a boolean among them", 400, "there is a boolean among them", data=[True, *BLANK[1:]]),
+    ask("a list among them", 400, "there is a list among them", data=[0, BLANK, *BLANK[2:]]),
+    ask("a fraction among uint8", 400, "there is a fraction among them", data=[0.5, *BLANK[1:]]),
+    ask(
+        "uint8 of 256",
+        400,
+        "pixels: integers must lie within 0-255, and these reach from 0 to 256",
+        data=[256, *BLANK[1:]],
+    ),
+    ask("uint8 below 0", 400, "these reach from -1 to 0", data=[-1, *BLANK[1:]]),
+    ask("uint8 beyond int64", 400, "that no UINT8 can hold", data=[2**63, *BLANK[1:]]),
+    ask("uint8 beyond uint64", 400, "whole numbers from 0 to 255", data=[2**70, *BLANK[1:]]),
+    ask("fp32 of 255", 400, "pixels: floats must lie within [0, 1]", datatype="FP32", data=[255, *BLANK[1:]]),
+    ask("fp32 below 0", 400, "floats must lie within [0, 1]", datatype="FP32", data=[-0.1, *BLANK[1:]]),
+    ask("fp32 of 1e39", 400, "these reach 1e+39", datatype="FP32", data=[1e39, *BLANK[1:]]),
+    ask(
+        "fp32 of 10**400",
+        400,
+        "number is infinity",
+        datatype="FP32",
+        data=[10**400, *BLANK[1:]],
+    ),
+    ask(
+        "fp32 NaN",
+        400,
+        "the request is not JSON (",
+        datatype="FP32",
+        data=[float("nan")] * 784,
+    ),
+    ask("fp32 Infinity", 400, "the request is not JSON (", datatype="FP32", data=[float("inf")] * 784),
+    # What is wrong with the outputs
+    ask(
+        "unknown output",
+        400,
+        "the output 'scores' is unknown; this model gives logits",
+        document={"outputs": [{"name": "scores"}]},
+    ),
+    ask("output no object", 400, "the output 'None' is unknown", document={"outputs": ["label"]}),
+    ask("outputs no list", 400, "outputs must be a list of tensors", document={"outputs": "label"}),
+    ask("output twice", 400, "the output label is asked for twice", document={"outputs": [{"name": "label"}] * 2}),
+    ask(
+        "binary_data no boolean",
+        400,
+        "the parameter binary_data must be true or false",
+        document={"outputs": [{"name": "label", "parameters": {"binary_data": 1}}]},
+    ),
+    ask(
+        "binary_data_output no boolean",
+        400,
+        "the parameter binary_data_output must be",
+        document={"parameters": {"binary_data_output": "yes"}},
+    ),
+    ask(
+        "classification",
+        400,
+        "belongs to an extension not served here; ask for the outputs label and",
+        document={"outputs": [{"name": "label", "parameters": {"classification": 3}}]},
+    ),
+    ask(
+        "shared memory",
+        400,
+        "shared_memory_region of input pixels belongs to an extension not served here",
+        parameters={"shared_memory_region": "x"},
+    ),
+    # Digits as bytes
+    binary("binary uint8", 200),
+    binary("binary fp32", 200, data=bytes(3136), datatype="FP32", parameters={"binary_data_size": 3136}),
+    binary("binary none", 200, data=b"", shape=[0, 784], parameters={"binary_data_size": 0}),
+    binary("binary answer", 200, extra={"parameters": {"binary_data_output": True}}),
+    Case("raw digits", 200, body=np.zeros((3, 784), np.float32).tobytes(), headers={LENGTH: "0"}),
+    Case("raw nothing", 400, "the body is empty; send the pixels of at least one digit", headers={LENGTH: "0"}),
+    Case(
+        "raw bytes that are no digits",
+        400,
+        "pixels has 784; make shape and data agree",
+        body=bytes(784),
+        headers={LENGTH: "0"},
+    ),
+    binary(
+        "binary too few",
+        400,
+        "of UINT8 takes 784 bytes, and pixels has 783",
+        data=bytes(783),
+        parameters={"binary_data_size": 783},
+    ),
+    binary("binary of another datatype", 400, "of FP32 takes 3,136 bytes, and pixels has 784", datatype="FP32"),
+    binary(
+        "binary size of another body", 400, "binary_data_size is 784, and 785 bytes follow the JSON", data=bytes(785)
+    ),
+    binary(
+        "binary size no number",
+        400,
+        "binary_data_size is 784, and 784 bytes follow",
+        parameters={"binary_data_size": "784"},
+    ),
+    binary(
+        "binary size and data",
+        400,
+        "pixels must have either data or the parameter binary_data_size",
+        data=bytes(784),
+        extra={"inputs": [tensor(parameters={"binary_data_size": 784})]},
+    ),
+    binary(
+        "binary nobody asked for",
+        400,
+        "there are 784 bytes after the JSON, and no input says",
+        extra={"inputs": [tensor()]},
+    ),
+    binary(
+        "binary NaN",
+        400,
+        "pixels: there is a NaN among the pixels",
+        data=np.full(784, np.nan, "<f4").tobytes(),
+        datatype="FP32",
+        parameters={"binary_data_size": 3136},
+    ),
+    binary(
+        "binary of 255.0",
+        400,
+        "pixels: floats must lie within [0, 1]",
+        data=np.full(784, 255, "<f4").tobytes(),
+        datatype="FP32",
+        parameters={"binary_data_size": 3136},
+    ),
+    binary(
+        "length beyond the body",
+        400,
+        "Inference-Header-Content-Length is '99999', and must be the bytes of JSON",
+        length=99999,
+    ),
+    binary("length no number", 400, "Inference-Header-Content-Length is 'all'", length="all"),
+    binary("length negative", 400, "Inference-Header-Content-Length is '-1'", length=-1),
+    binary(
+        "length of a thousand digits",
+        400,
+        "Inference-Header-Content-Length is '99999999999999999999'",
+        length="9" * 1000,
+    ),
+    binary("length too short", 400, "the request is not JSON", length=20),
+    Case("binary without a length", 400, "say in Inference-Header-Content-Length where", body=b"{}" + bytes(784)),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_one_request_gets_one_answer(server, case):
+    answer = server.http.request(case.method, case.path, content=case.body, headers=case.headers)
+    assert answer.status_code == case.status, answer.text
+    if case.status >= 400 and case.method != "HEAD":
+        assert list(answer.json()) == ["error"]
+        assert case.says in answer.json()["error"]
+        assert "\n" not in answer.json()["error"]
+    assert (answer.status_code == 405) == ("allow" in answer.headers)
+
+
+def test_the_table_is_long_enough_and_its_names_are_its_own():
+    assert len({case.name for case in CASES}) == len(CASES) >= 60
+
+
+def test_metadata_tell_what_is_served(server, classifier):
+    said = server.http.get("/v2/models/mnist").json()
+    assert said == {
+        "name": "mnist",
+        "versions": ["1"],
+        "platform": "onnxruntime_onnx",
+        "inputs": [{"name": "pixels", "datatype": "FP32", "shape": [-1, 784]}],
+        "outputs": [
+            {"name": "logits", "datatype": "FP32", "shape": [-1, 10]},
+            {"name": "probabilities", "datatype": "FP32", "shape": [-1, 10]},
+            {"name": "label", "datatype": "INT64", "shape": [-1]},
+        ],
+        "properties": {"sha256": " ".join(classifier.digests)},
+    }
+    assert server.http.get("/v2/models/mnist/versions/1").json() == said
+    assert server.http.get("/v2").json()["extensions"] == ["binary_tensor_data"]
+
+
+def test_health_is_told_as_the_protocol_tells_it(server):
+    assert server.http.get("/v2/health/live").json() == {"live": True}
+    assert server.http.get("/v2/health/ready").json() == {"ready": True}
+    assert server.http.get("/v2/models/mnist/ready").json() == {"name": "mnist", "ready": True}
+
+
+def test_real_digits_are_answered_as_the_classifier_answers_them(server, classifier, digits):
+    said = server.infer(digits).json()
+    assert (said["model_name"], said["model_version"]) == ("mnist", "1")
+    assert "id" not in said
+    outputs = {output["name"]: output for output in said["outputs"]}
+    assert list(outputs) == ["logits", "probabilities", "label"]
+    assert [(outputs[name]["datatype"], outputs[name]["shape"]) for name in outputs] == [
+        ("FP32", [100, 10]),
+        ("FP32", [100, 10]),
+        ("INT64", [100]),
+    ]
+    logits, probabilities = classifier.logits_and_probabilities(digits)
+    assert outputs["logits"]["data"] == logits.ravel().tolist()
+    assert outputs["probabilities"]["data"] == probabilities.ravel().tolist()
+    assert outputs["label"]["data"] == classifier.predict(digits).tolist()
+
+
+def test_floats_and_intensities_of_one_digit_get_one_answer(server, digits):
+    scaled = digits[:10].astype(np.float32) / 256
+    assert server.infer(scaled).json() == server.infer(digits[:10]).json()
+
+
+@pytest.mark.parametrize("graph", ["mnist-linear.onnx", "mnist-linear.uint8.onnx"])
+def test_either_graph_takes_either_datatype(serve, bundled, digits, graph):
+    server = serve("--model", bundled.with_name(graph), "--name", "other.one")
+    url = "/v2/models/other.one"
+    assert server.http.get(url).json()["inputs"][0]["datatype"] == ("UINT8" if "uint8" in graph else "FP32")
+    answers = [
+        server.http.post(f"{url}/infer", json=server.document(each)).json()["outputs"][2]["data"]
+        for each in (digits, digits.astype(np.float32) / 256)
+    ]
+    assert answers[0] == answers[1]
+    fine = server.http.post(f"{url}/infer", json=server.document(np.full((1, 784), 0.3, np.float32)))
+    assert fine.status_code == (400 if "uint8" in graph else 200)
+    assert ("use the float32 model" in fine.text) == ("uint8" in graph)
+
+
+def test_outputs_come_in_the_order_asked_for_and_the_id_comes_back(server, digits):
+    wanted = [{"name": "label"}, {"name": "logits"}]
+    said = server.infer(digits[:2], id="ä 42", outputs=wanted).json()
+    assert said["id"] == "ä 42"
+    assert [output["name"] for output in said["outputs"]] == ["label", "logits"]
+
+
+def test_binary_and_json_outputs_mix(server, classifier, digits):
+    wanted = [
+        {"name": "probabilities", "parameters": {"binary_data": True}},
+        {"name": "label", "parameters": {"binary_data": False}},
+        {"name": "logits"},
+    ]
+    answer = server.infer(digits[:3], outputs=wanted, parameters={"binary_data_output": True})
+    assert answer.headers["content-type"] == "application/octet-stream"
+    length = int(answer.headers[LENGTH])
+    said, rest = json.loads(answer.content[:length]), answer.content[length:]
+    sizes = [output.get("parameters", {}).get("binary_data_size") for output in said["outputs"]]
+    assert sizes == [120, None, 120]
+    logits, probabilities = classifier.logits_and_probabilities(digits[:3])
+    assert rest == probabilities.tobytes() + logits.tobytes()
+    assert said["outputs"][1]["data"] == logits.argmax(axis=1).tolist()
+
+
+def test_a_redirect_leads_to_the_answer(server, digits):
+    answer = server.http.post(f"{INFER}/", json=server.document(digits[:1]), follow_redirects=True)
+    assert answer.json()["outputs"][2]["data"] == [7]

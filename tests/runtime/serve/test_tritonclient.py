@@ -1,0 +1,143 @@
+"""The field's own client, `tritonclient[http]`, cannot tell this server from Triton."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+
+import numpy as np
+import pytest
+import tritonclient.http as triton
+import tritonclient.http.aio as triton_aio
+from tritonclient.utils import InferenceServerException
+
+PACKED = [None, "gzip", "deflate"]
+
+
+@pytest.fixture
+def client(server):
+    with triton.InferenceServerClient(server.url.removeprefix("http://"), concurrency=8) as client:
+        yield client
+
+
+def tensor(digits: np.ndarray, *, binary: bool = True) -> triton.InferInput:
+    pixels = triton.InferInput("pixels", list(digits.shape), "UINT8" if digits.dtype == np.uint8 else "FP32")
+    pixels.set_data_from_numpy(digits, binary_data=binary)
+    return pixels
+
+
+def outputs(*names: str, binary: bool) -> list[triton.InferRequestedOutput]:
+    return [triton.InferRequestedOutput(name, binary_data=binary) for name in names]
+
+
+def test_health_and_metadata_are_understood(client):
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("mnist")
+    assert client.is_model_ready("mnist", "1")
+    assert not client.is_model_ready("cifar")
+    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+    assert client.get_model_metadata("mnist", "1")["inputs"] == [
+        {"name": "pixels", "datatype": "FP32", "shape": [-1, 784]}
+    ]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize(("binary", "binary_back"), list(product([True, False], [True, False, None])))
+def test_every_mix_of_json_and_binary_gets_the_classifiers_answer(
+    client, classifier, digits, dtype, binary, binary_back
+):
+    sent = digits if dtype == np.uint8 else digits.astype(np.float32) / np.float32(256)
+    wanted = None if binary_back is None else outputs("label", "probabilities", "logits", binary=binary_back)
+    result = client.infer("mnist", [tensor(sent, binary=binary)], outputs=wanted, request_id="seven")
+    logits, probabilities = classifier.logits_and_probabilities(sent)
+    assert result.get_response()["id"] == "seven"
+    for name, expected in {
+        "logits": logits,
+        "probabilities": probabilities,
+        "label": classifier.predict(sent),
+    }.items():
+        answered = result.as_numpy(name)
+        assert answered.dtype == expected.dtype
+        np.testing.assert_array_equal(answered, expected)
+
+
+@pytest.mark.parametrize(("there", "back"), list(product(PACKED, PACKED)))
+@pytest.mark.parametrize("binary", [True, False])
+def test_bodies_are_packed_both_ways(client, classifier, digits, there, back, binary):
+    result = client.infer(
+        "mnist",
+        [tensor(digits, binary=binary)],
+        outputs=outputs("logits", "label", binary=binary),
+        request_compression_algorithm=there,
+        response_compression_algorithm=back,
+    )
+    np.testing.assert_array_equal(result.as_numpy("label"), classifier.predict(digits))
+    np.testing.assert_array_equal(result.as_numpy("logits"), classifier.decision_function(digits))
+
+
+def test_custom_parameters_are_tolerated(client, digits):
+    result = client.infer("mnist", [tensor(digits)], priority=3, timeout=10, parameters={"tenant": "blue"})
+    assert result.as_numpy("label").shape == (100,)
+
+
+def test_no_digits_are_an_answer_too(client):
+    result = client.infer("mnist", [tensor(np.empty((0, 784), np.uint8))])
+    assert result.as_numpy("label").shape == (0,)
+    assert result.as_numpy("logits").shape == (0, 10)
+
+
+def test_errors_come_as_the_clients_own_exception(client, digits):
+    with pytest.raises(InferenceServerException, match="there is no model 'cifar' here") as caught:
+        client.infer("cifar", [tensor(digits)])
+    assert caught.value.status() == "404"
+    with pytest.raises(InferenceServerException, match=r"there is a NaN among the pixels") as caught:
+        client.infer("mnist", [tensor(np.full((1, 784), np.nan, np.float32))])
+    assert caught.value.status() == "400"
+    with pytest.raises(InferenceServerException, match="belongs to an extension not served here"):
+        client.infer("mnist", [tensor(digits)], outputs=[triton.InferRequestedOutput("label", class_count=3)])
+
+
+def test_many_threads_each_get_their_own_answer(server, classifier, digits):
+    expected = classifier.predict(digits)
+
+    def ask(start: int) -> list[tuple[str, int]]:
+        address = server.url.removeprefix("http://")
+        with triton.InferenceServerClient(address) as client:  # gevent's, and so one for each thread
+            rows = range(start, 100, 8)
+            answers = [client.infer("mnist", [tensor(digits[row : row + 1])], request_id=str(row)) for row in rows]
+            return [(answer.get_response()["id"], int(answer.as_numpy("label")[0])) for answer in answers]
+
+    with ThreadPoolExecutor(8) as threads:
+        answers = [answer for part in threads.map(ask, range(8)) for answer in part]
+    assert sorted(answers) == sorted((str(row), int(label)) for row, label in enumerate(expected))
+
+
+def test_requests_sent_at_once_by_one_client_each_get_their_own_answer(client, classifier, digits):
+    under_way = [client.async_infer("mnist", [tensor(digits[row : row + 1])]) for row in range(32)]
+    labels = [int(each.get_result().as_numpy("label")[0]) for each in under_way]
+    assert labels == classifier.predict(digits[:32]).tolist()
+
+
+def test_the_asyncio_client_is_served_too(server, classifier, digits):
+    async def ask() -> None:
+        async with triton_aio.InferenceServerClient(server.url.removeprefix("http://")) as client:
+            assert await client.is_server_ready()
+            assert await client.is_model_ready("mnist")
+            assert (await client.get_model_metadata("mnist"))["name"] == "mnist"
+            for there, back, binary in product(PACKED, PACKED, [True, False]):
+                result = await client.infer(
+                    "mnist",
+                    [tensor(digits, binary=binary)],
+                    outputs=outputs("label", "logits", binary=binary),
+                    request_id="a",
+                    request_compression_algorithm=there,
+                    response_compression_algorithm=back,
+                )
+                np.testing.assert_array_equal(result.as_numpy("logits"), classifier.decision_function(digits))
+            together = [client.infer("mnist", [tensor(digits[row : row + 1])]) for row in range(100)]
+            labels = [int(result.as_numpy("label")[0]) for result in await asyncio.gather(*together)]
+            assert labels == classifier.predict(digits).tolist()
+            with pytest.raises(InferenceServerException, match="no version '2'"):
+                await client.infer("mnist", [tensor(digits)], model_version="2")
+
+    asyncio.run(ask())
