@@ -12,7 +12,7 @@ COMPAT := onnxruntime==1.15.1,numpy==1.26.0,click==8.1.0,pillow==10.3.0 onnxrunt
   onnxruntime==1.20.1 onnxruntime,numpy,click,pillow
 COMPAT_TESTS := pytest hypothesis jsonschema onnx scikit-learn
 
-.PHONY: demo test check bench compat fuzz model clean
+.PHONY: demo test test-browser check bench compat fuzz model clean
 
 demo: .venv/demo .venv-edge/demo  ## train, export, prove parity, and recognise a digit without torch
 	@echo "\n== Train: the lab's loop on 50,000 digits =="
@@ -27,7 +27,10 @@ demo: .venv/demo .venv-edge/demo  ## train, export, prove parity, and recognise 
 	$(EDGE)/mnist-infer artifacts/digit.npy --model artifacts/mnist.onnx
 
 test: check  ## every test, doctests and branch coverage
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest -n 2 --dist loadfile -rs --cov --cov-report=term-missing:skip-covered
+
+test-browser: .venv/dev  ## the page in a real Chromium, which must be there
+	REQUIRE_CHROMIUM=1 $(BIN)/python -m pytest tests/browser
 
 check: .venv/dev  ## style, types and import directions
 	$(BIN)/ruff check .

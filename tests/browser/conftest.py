@@ -1,0 +1,166 @@
+"""A real mnist-serve and a real Chromium, and the page as a person meets it."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+MISSING = "THE PAGE IS NOT TESTED, for there is no Chromium; install it (Debian: apt install chromium) and test again"
+PATIENCE = 60_000  # ms; a loaded machine is slow
+
+DRAW = """strokes => {
+  const sheet = document.querySelector("#sheet"), box = sheet.getBoundingClientRect();
+  const fire = (type, [x, y]) => sheet.dispatchEvent(new PointerEvent(type, {
+    bubbles: true, pointerId: 7, pointerType: "pen", isPrimary: true, button: 0, buttons: 1,
+    clientX: box.left + x * box.width / 28, clientY: box.top + y * box.height / 28,
+  }));
+  for (const [first, ...others] of strokes) {
+    fire("pointerdown", first);
+    for (const point of others) fire("pointermove", point);
+    fire("pointerup", others.at(-1) ?? first);
+  }
+}"""
+
+KEEP_PICTURES = """{
+  const ask = window.fetch;
+  window.pictures = [];
+  window.fetch = (url, options) => {
+    window.pictures.push(options?.body);
+    return ask(url, options);
+  };
+}"""  # of a Blob that is sent, DevTools tell no byte
+
+
+@pytest.fixture(scope="session")
+def strokes() -> ModuleType:
+    """strokes.py beside this file, as a module."""
+    spec = importlib.util.spec_from_file_location("strokes", Path(__file__).with_name("strokes.py"))
+    assert spec
+    module = sys.modules["strokes"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    if not CHROMIUM:
+        (pytest.fail if os.environ.get("REQUIRE_CHROMIUM") else pytest.skip)(MISSING)
+    with sync_playwright() as playwright:  # of the module, for while it runs no other test can have an event loop
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """The address of a running mnist-serve."""
+    command = [Path(sys.executable).parent / "mnist-serve", "--port", "0", "--log-format", "json", "--no-access-log"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        assert process.stderr
+        for line in process.stderr:
+            if "url" in (said := json.loads(line)):
+                yield said["url"] + "/"
+                break
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+class Drawing:
+    """The page in a tab, and what it asked, said and complained of."""
+
+    def __init__(self, tab: Page, address: str) -> None:
+        self.tab = tab
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        tab.set_default_timeout(PATIENCE)
+        tab.on("console", lambda message: message.type in {"error", "warning"} and self.complaints.append(message.text))
+        tab.on("pageerror", lambda error: self.complaints.append(str(error)))
+        tab.on("request", lambda request: self.requests.append(request.url))
+        tab.add_init_script(KEEP_PICTURES)
+        tab.goto(address)
+        self.sheet, self.undo, self.clear = (tab.locator(name) for name in ("#sheet", "#undo", "#clear"))
+
+    @property
+    def questions(self) -> int:
+        """How many pictures were sent."""
+        return sum(url.endswith("/digit") for url in self.requests)
+
+    def last_picture(self) -> bytes:
+        """What was sent last."""
+        return bytes(self.tab.evaluate("pictures.at(-1).arrayBuffer().then(bytes => [...new Uint8Array(bytes)])"))
+
+    def draw(self, strokes: list[list[tuple[float, float]]]) -> None:
+        """Draw polylines of (x, y), 0-28, as fast as events can be made."""
+        self.tab.evaluate(DRAW, strokes)
+
+    def draw_by_mouse(self, strokes: list[list[tuple[float, float]]]) -> None:
+        box = self.sheet.bounding_box()
+        assert box
+        for points in strokes:
+            at = [(box["x"] + x * box["width"] / 28, box["y"] + y * box["height"] / 28) for x, y in points]
+            self.tab.mouse.move(*at[0])
+            self.tab.mouse.down()
+            for point in at[1:]:
+                self.tab.mouse.move(*point)
+            self.tab.mouse.up()
+
+    def wait_for(self, state: str) -> Locator:
+        """Wait until the page has nothing more to ask, and is in a state: blank, answered, refused or unreachable."""
+        answer = self.tab.locator(f"#answer[aria-busy=false][data-state={state}]")
+        answer.wait_for()
+        return answer
+
+    def label(self) -> int:
+        """What the page says of all that is drawn."""
+        self.wait_for("answered")
+        return int(self.text("#label"))
+
+    def text(self, selector: str) -> str:
+        return self.tab.locator(selector).inner_text()
+
+    def drop(self, event: str, kind: str, name: str, data: bytes) -> None:
+        """Paste or drop a file: an event with a DataTransfer that holds it."""
+        self.tab.evaluate(
+            """([type, kind, name, bytes]) => {
+              const data = new DataTransfer();
+              data.items.add(new File([new Uint8Array(bytes)], name, { type: kind }));
+              const init = { bubbles: true, cancelable: true, clipboardData: data, dataTransfer: data };
+              const Kind = type === "paste" ? ClipboardEvent : DragEvent;
+              document.body.dispatchEvent(new Kind(type, init));
+            }""",
+            [event, kind, name, list(data)],
+        )
+
+
+@pytest.fixture
+def page(chromium: Browser, server: str) -> Iterator[Callable[..., Drawing]]:
+    """Open the page in a fresh profile, with Playwright's options for one; without, a desktop's."""
+    contexts = []
+
+    def page(**options: Any) -> Drawing:
+        contexts.append(chromium.new_context(**options))
+        return Drawing(contexts[-1].new_page(), server)
+
+    yield page
+    for context in contexts:
+        context.close()
