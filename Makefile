@@ -12,7 +12,9 @@ COMPAT := onnxruntime==1.15.1,numpy==1.26.0,click==8.1.0,pillow==10.3.0 onnxrunt
   onnxruntime==1.20.1 onnxruntime,numpy,click,pillow
 COMPAT_TESTS := pytest hypothesis jsonschema onnx scikit-learn
 
-.PHONY: demo test test-browser check bench compat fuzz model clean
+SECONDS ?= 600
+
+.PHONY: demo test test-browser check bench soak compat fuzz model clean
 
 demo: .venv/demo .venv-edge/demo  ## train, export, prove parity, and recognise a digit without torch
 	@echo "\n== Train: the lab's loop on 50,000 digits =="
@@ -61,6 +63,9 @@ compat: .venv/demo  ## the runtime's tests and every ONNX format with old and ne
 fuzz: .venv/dev  ## 20,000 damaged files, of every kind that the runtime reads; as many guided by coverage if there is atheris
 	$(BIN)/python tests/runtime/fuzz.py 20000
 	$(BIN)/python tests/runtime/fuzz_guided.py 20000
+
+soak: .venv/dev  ## good, bad, slow and dropped clients on one server, for ten minutes unless SECONDS says otherwise
+	$(BIN)/python tests/runtime/serve/soak.py $(SECONDS)
 
 model: .venv/demo  ## make the bundled models again
 	$(BIN)/mnist-train --device cpu --output-dir artifacts/bundled

@@ -1,0 +1,336 @@
+"""How fast mnist-serve is, next to a bare route and to the server one would write first. Exits 1 if a floor is missed.
+
+Every figure is a median of alternating repeats in one run of this file, and the load comes from a second process; the
+ratios are what counts. All servers run on uvicorn with httptools and uvloop, and log no access. It takes four minutes.
+
+A run of the linear model takes a few microseconds of a request's hundred, so batching has little to share, and its
+floor of 1.5 may be missed; the network of 15 MB beside it, held to the same floor, is what batching is for.
+"""
+
+import http.client
+import json
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import numpy as np
+import uvicorn
+
+from mnist_train.data import load_split
+
+REPEATS = 9
+SECONDS = 1.0  # of one repeat
+CLIENTS = 64
+DELAYS = (0, 100, 500, 2000)  # microseconds
+BIN = Path(sys.executable).parent
+
+LOAD = """
+import json, select, socket, sys, time
+port, clients, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+request = open(sys.argv[4], "rb").read()
+epoll, sent, buffers, latencies, now = select.epoll(), {}, {}, [], time.perf_counter
+sockets = {}
+for _ in range(clients):
+    client = socket.create_connection(("127.0.0.1", port))
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sockets[client.fileno()] = client
+    epoll.register(client, select.EPOLLIN)
+
+def answer(number):
+    # the body, once it is complete
+    data = buffers[number] = buffers[number] + sockets[number].recv(65536)
+    end = data.find(b"\\r\\n\\r\\n")
+    if end < 0:
+        return None
+    head = data[:end].lower()
+    if not head.startswith(b"http/1.1 200"):
+        sys.exit(data.decode("latin-1"))
+    at = head.find(b"content-length: ") + 16
+    length = int(head[at:].split(b"\\r", 1)[0])
+    return data[end + 4 :] if len(data) >= end + 4 + length else None
+
+def ask(number):
+    buffers[number] = b""
+    sent[number] = now()
+    sockets[number].sendall(request)
+
+for number in sockets:
+    ask(number)
+started, cpu, body = now(), time.process_time(), b""
+while now() < started + seconds:
+    for number, _ in epoll.poll():
+        body = answer(number)
+        if body is not None:
+            latencies.append(now() - sent[number])
+            ask(number)
+took, cpu = now() - started, time.process_time() - cpu
+latencies.sort()
+print(json.dumps({
+    "rate": len(latencies) / took,
+    "p50": latencies[len(latencies) // 2],
+    "p99": latencies[len(latencies) * 99 // 100],
+    "busy": cpu / took,
+}))
+"""
+"""Keeps each of many connections busy with one request after the other: an epoll loop with nothing else in it."""
+
+BARE = """
+import socket, sys, uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+ANSWER = open(sys.argv[1], "rb").read()
+
+async def infer(request: Request) -> Response:
+    await request.body()
+    return Response(ANSWER, media_type="application/octet-stream")
+
+app = Starlette(routes=[Route("/v2/models/mnist/infer", infer, methods=["POST"])])
+"""
+NAIVE = """
+import socket, sys, warnings, uvicorn
+warnings.simplefilter("ignore")
+import torch
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+app = FastAPI()
+model = torch.jit.load(sys.argv[1]).eval()
+torch.set_num_threads(1)
+
+class Digits(BaseModel):
+    pixels: list[list[float]]
+
+@app.post("/v2/models/mnist/infer")
+def infer(digits: Digits):
+    with torch.no_grad():
+        probabilities = torch.softmax(model(torch.tensor(digits.pixels)), dim=1)
+    return {"labels": probabilities.argmax(dim=1).tolist(), "probabilities": probabilities.tolist()}
+"""
+ON_UVICORN = """
+listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+print(listener.getsockname()[1], flush=True)
+config = uvicorn.Config(app, http="httptools", loop="uvloop", ws="none", access_log=False, log_level="error")
+uvicorn.Server(config).run(sockets=[listener])
+"""
+
+
+@dataclass
+class Claim:
+    """A ratio and the bound it has to keep."""
+
+    what: str
+    ours: str
+    theirs: str
+    ratio: float
+    bound: float
+    at_least: bool = False
+
+    @property
+    def kept(self) -> bool:
+        """Whether the bound holds."""
+        return self.ratio >= self.bound if self.at_least else self.ratio <= self.bound
+
+    def __str__(self) -> str:
+        sign = ">=" if self.at_least else "<="
+        verdict = "ok" if self.kept else "MISSED"
+        return f"{verdict:7}{self.what:44}{self.ours:>11}{self.theirs:>11}{self.ratio:>8.2f}  {sign} {self.bound:g}"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What the load generator saw of one server: answers a second, seconds, and its own share of a CPU."""
+
+    rate: float
+    p50: float
+    p99: float
+    busy: float
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server, and the file with the request that it is sent."""
+
+    port: int
+    request: Path
+
+    def load(self, clients: int) -> Measure:
+        """Keep `clients` connections busy for a while."""
+        command = [sys.executable, "-I", "-S", "-c", LOAD, self.port, clients, SECONDS, self.request]
+        return Measure(**json.loads(subprocess.check_output(list(map(str, command)))))
+
+    def ask(self) -> bytes:
+        """The body of one answer."""
+        with socket.create_connection(("127.0.0.1", self.port)) as connection:
+            connection.sendall(self.request.read_bytes())
+            response = http.client.HTTPResponse(connection)
+            response.begin()
+            return response.read()
+
+
+def alternate(servers: dict[str, Server], clients: int) -> dict[str, Measure]:
+    """Medians of what each server did, taken in turn."""
+    samples: dict[str, list[Measure]] = {name: [] for name in servers}
+    for _ in range(REPEATS):
+        for name, server in servers.items():
+            samples[name].append(server.load(clients))
+    return {
+        name: Measure(*(statistics.median(values) for values in zip(*map(astuple, of), strict=True)))
+        for name, of in samples.items()
+    }
+
+
+@contextmanager
+def ours(request: Path, *options: object) -> Iterator[Server]:
+    command = [BIN / "mnist-serve", "--port", "0", "--log-format", "json", "--no-access-log", *options]
+    with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE) as process:
+        said = next(line for line in map(json.loads, process.stderr) if line["event"] == "listening")
+        try:
+            yield Server(int(said["url"].rpartition(":")[2]), request)
+        finally:
+            process.terminate()
+
+
+@contextmanager
+def theirs(source: str, argument: Path, request: Path) -> Iterator[Server]:
+    command = [sys.executable, "-c", source + ON_UVICORN, argument]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            yield Server(int(process.stdout.readline()), request)
+        finally:
+            process.terminate()
+
+
+def post(body: bytes, *headers: str) -> bytes:
+    """An HTTP request as it goes over the wire."""
+    lines = ["POST /v2/models/mnist/infer HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join([*lines, "\r\n"]).encode() + body
+
+
+def binary(digit: np.ndarray, outputs: list[str]) -> bytes:
+    """A digit of the binary tensor extension, as tritonclient sends it."""
+    datatype = {"float32": "FP32", "uint8": "UINT8"}[digit.dtype.name]
+    described = {"name": "pixels", "shape": [1, 784], "datatype": datatype}
+    header = {
+        "inputs": [described | {"parameters": {"binary_data_size": digit.nbytes}}],
+        "outputs": [{"name": name, "parameters": {"binary_data": True}} for name in outputs],
+    }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    length = f"Inference-Header-Content-Length: {len(text)}"
+    return post(text + digit.tobytes(), "Content-Type: application/octet-stream", length)
+
+
+def one_client(folder: Path, digit: np.ndarray) -> list[Claim]:
+    """Latency of one digit over one connection, against a route that computes nothing."""
+    request, answer = folder / "binary", folder / "answer"
+    request.write_bytes(binary(digit, ["label", "probabilities"]))
+    with ours(request, "--model", folder) as mine:
+        answer.write_bytes(mine.ask())
+        with theirs(BARE, answer, request) as bare:
+            seen = alternate({"mnist-serve": mine, "bare Starlette route": bare}, clients=1)
+    print_table("one uint8 digit, binary, one keep-alive connection", seen)
+    mine_, bare_ = seen.values()
+    texts = f"{mine_.p50 * 1e6:.0f} us", f"{bare_.p50 * 1e6:.0f} us"
+    return [Claim("one digit, latency / bare Starlette route", *texts, mine_.p50 / bare_.p50, 1.3)]
+
+
+def many_clients(folder: Path, digit: np.ndarray) -> list[Claim]:
+    """Throughput with 64 connections, against the server that one would write first."""
+    request, text = folder / "binary", folder / "json"
+    pixels = (digit.astype(np.float32) / 256).tolist()
+    text.write_bytes(post(json.dumps({"pixels": pixels}).encode(), "Content-Type: application/json"))
+    tensor = {"name": "pixels", "shape": [1, 784], "datatype": "FP32", "data": pixels}
+    as_text = folder / "v2-json"
+    as_text.write_bytes(post(json.dumps({"inputs": [tensor]}).encode(), "Content-Type: application/json"))
+    with (
+        ours(request, "--model", folder) as batching,
+        ours(request, "--model", folder, "--max-delay-us", 0) as alone,
+        theirs(NAIVE, folder / "mnist.torchscript.pt", text) as naive,
+    ):
+        servers = {
+            "mnist-serve": batching,
+            "the same, --max-delay-us 0": alone,
+            "the same, sent JSON": Server(batching.port, as_text),
+            "FastAPI and torch.jit, sent JSON": naive,
+        }
+        seen = alternate(servers, CLIENTS)
+    print_table(f"one digit a request, {CLIENTS} connections", seen)
+    mine, unbatched, fed_text, first = seen.values()
+    busiest = max(each.busy for each in seen.values())
+    return [
+        rates("batching / none, the linear model", mine, unbatched, 1.5),
+        rates("mnist-serve / FastAPI and torch.jit", mine, first, 3),
+        rates("the same, both sent JSON", fed_text, first, 3),
+        Claim("the load generator's share of a CPU", f"{busiest:.2f}", "1.00", busiest, 0.7),
+    ]
+
+
+def delays(folder: Path) -> None:
+    """What --max-delay-us does, for whoever tunes it."""
+    with ExitStack() as running:
+        options = {f"{delay:,} us": ("--model", folder, "--max-delay-us", delay) for delay in DELAYS}
+        servers = {name: running.enter_context(ours(folder / "binary", *given)) for name, given in options.items()}
+        for clients in (1, 8, CLIENTS):
+            print_table(f"--max-delay-us, {clients} connections", alternate(servers, clients))
+
+
+def heavy_model(folder: Path) -> list[Claim]:
+    """Throughput with 64 connections where a run is worth sharing: 15 MB of weights, read once for a whole batch."""
+    import torch
+    from torch import nn
+
+    from mnist_export import export
+
+    torch.manual_seed(0)
+    layers = [nn.Linear(784, 2048), nn.ReLU(), nn.Linear(2048, 1024), nn.ReLU(), nn.Linear(1024, 10)]
+    export(nn.Sequential(*layers), ["onnx", "onnx-uint8"], folder / "heavy")
+    request = folder / "binary"
+    with (
+        ours(request, "--model", folder / "heavy") as batching,
+        ours(request, "--model", folder / "heavy", "--max-delay-us", 0) as alone,
+    ):
+        seen = alternate({"mnist-serve": batching, "the same, --max-delay-us 0": alone}, CLIENTS)
+    print_table(f"one digit a request, {CLIENTS} connections, a network of 784-2048-1024-10", seen)
+    return [rates("batching / none, a network of 15 MB", *seen.values(), 1.5)]
+
+
+def rates(what: str, mine: Measure, other: Measure, bound: float) -> Claim:
+    return Claim(what, f"{mine.rate:,.0f}/s", f"{other.rate:,.0f}/s", mine.rate / other.rate, bound, at_least=True)
+
+
+def print_table(title: str, measures: dict[str, Measure]) -> None:
+    print(f"\n{title}\n  {'':34}{'answers/s':>10}{'p50':>12}{'p99':>12}{'load generator':>18}")
+    for name, seen in measures.items():
+        milliseconds = f"{seen.p50 * 1e3:>9.3f} ms{seen.p99 * 1e3:>9.3f} ms"
+        print(f"  {name:34}{seen.rate:>10,.0f}{milliseconds}{seen.busy:>9.0%} of a CPU")
+
+
+def main() -> int:
+    digits = load_split("test").images[:1].reshape(1, 784)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        train = [BIN / "mnist-train", "--output-dir", folder, "--device", "cpu"]
+        for command in (train, [BIN / "mnist-export", folder / "mnist.safetensors", "--output-dir", folder]):
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        versions = f"Python {platform.python_version()}, uvicorn {uvicorn.__version__}"
+        print(f"{platform.machine()}, {os.cpu_count()} CPUs, {versions}")
+        claims = [*one_client(folder, digits), *many_clients(folder, digits), *heavy_model(folder)]
+        delays(folder)
+    print(f"\n{'':7}{'':44}{'ours':>11}{'theirs':>11}{'ratio':>8}  bound")
+    for claim in claims:
+        print(claim)
+    return 0 if all(claim.kept for claim in claims) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
