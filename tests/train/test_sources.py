@@ -100,7 +100,7 @@ def test_mapped_images_of_another_dtype_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"text", b"\x1f\x8bno gzip", b"PK\x03\x04no zip", gzip.compress(b"no pickle")]
+    "content", [b"", b"text", b"\x1f\x8bno gzip", b"PK\x03\x04no zip", gzip.compress(b"no pickle", mtime=0)]
 )
 def test_files_of_other_kinds_are_refused(tmp_path, content):
     (tmp_path / "file").write_bytes(content)
@@ -148,3 +148,17 @@ def test_nothing_there_says_what_to_give(tmp_path):
         open_source(str(tmp_path / "missing"))
     with pytest.raises(DataError, match=r"neither x_train.npy nor train-images"):
         open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["digits", "labels"], "holds digits, labels, and no x_train"),
+        (["x_train"], "holds x_train, and no y_train"),
+        (["x_train", "y_train", "x_test"], "holds x_train, y_train, x_test, and no y_test"),
+    ],
+)
+def test_an_npz_without_an_array_that_is_needed_names_the_file_and_what_is_there(tmp_path, names, said):
+    np.savez(tmp_path / "mine.npz", **{name: np.zeros(1, np.uint8) for name in names})
+    with pytest.raises(DataError, match=f"mine.npz {said}; save digits as x_train"):
+        open_source(str(tmp_path / "mine.npz"))

@@ -153,3 +153,19 @@ def test_a_digit_that_is_not_there_is_a_usage_error(run, tmp_path, index):
 def test_describing_the_data_needs_no_torch():
     code = "import sys; sys.modules['torch'] = None; from mnist_train.cli import data; data(['info'])"
     assert b"x_test" in subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["show", "-5"], 2, "there is no digit -5; the test digits are 0 to 9999."),
+        (["save", "-5", "x.npy", "--split", "train"], 2, "there is no digit -5; the train digits are 0 to 49999."),
+        (["show", "--sed", "3"], 2, "No such option '--sed'. Did you mean '--seed'?"),
+        (["fetch", "file:///etc/hostname"], 1, "file:///etc/hostname is neither lab nor a URL of http or https"),
+    ],
+)
+def test_what_mnist_data_cannot_do_is_told_in_a_sentence(run, tmp_path, words, code, sentence):
+    result = run("mnist-data", *words, cwd=tmp_path)
+    assert result.returncode == code
+    assert f"Error: {sentence}" in result.stderr.decode()
+    assert not list(tmp_path.iterdir())

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
-from torch import nn
+from torch import Tensor, nn
 
 from mnist_runtime.files import read_whole, write_atomically
 from mnist_train.errors import CheckpointError, ModelError
@@ -41,8 +42,7 @@ def save(path: str | os.PathLike[str], module: nn.Module, record: dict[str, Any]
     Raises:
         FileWriteError: naming `path`.
     """
-    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
-    data = safetensors.save(weights, metadata={_KEY: json.dumps(record, sort_keys=True)})
+    data = pack(module.state_dict(), _KEY, record)
     write_atomically(path, data)
     return hashlib.sha256(data).hexdigest()
 
@@ -59,9 +59,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     path = Path(path)
     data = read_whole(path, limit=_SIZE_LIMIT, wanted=_WANTED)
     try:
-        weights = safetensors.load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        record = json.loads(header["__metadata__"][_KEY])
+        weights, record = unpack(data, _KEY)
         module = build(record["model"])
         module.load_state_dict(weights)
     except SafetensorError as error:
@@ -74,3 +72,21 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path} does not fit its model ({reason}); {_WANTED}") from error
     return Checkpoint(module.eval(), record, hashlib.sha256(data).hexdigest(), len(data))
+
+
+def pack(tensors: Mapping[str, Tensor], key: str, record: Mapping[str, Any]) -> bytes:
+    """A safetensors file of `tensors`, wherever they are, with `record` as JSON under `key` of its metadata."""
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    return safetensors.save(copies, metadata={key: json.dumps(record, sort_keys=True)})
+
+
+def unpack(data: bytes, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a safetensors file, and the record under `key`; the library does not give metadata from bytes.
+
+    Raises:
+        SafetensorError: it is damaged, or another kind of file.
+        KeyError, ValueError: there is no such record.
+    """
+    tensors = safetensors.load(data)
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return tensors, json.loads(header["__metadata__"][key])

@@ -1,12 +1,14 @@
 """The commands of the training room: `mnist-train` and `mnist-data`."""
 
 import math
+import os
 import re
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -22,6 +24,23 @@ if TYPE_CHECKING:
 
 
 F = TypeVar("F", bound=Callable[..., object])
+
+
+class _Ranks(Command):
+    """A command that torchrun may start many times over: rank 0 speaks for all.
+
+    A machine's first rank also says what is wrong on that machine; an exception that nobody expected is seen of any.
+    """
+
+    def main(self, *args: Any, **extra: Any) -> NoReturn:
+        """As `Command.main`."""
+        with ExitStack() as stack:
+            nobody = stack.enter_context(Path(os.devnull).open("w"))
+            if os.environ.get("RANK", "0") != "0":
+                stack.enter_context(redirect_stdout(nobody))
+            if os.environ.get("LOCAL_RANK", "0") != "0":
+                stack.enter_context(redirect_stderr(nobody))
+            super().main(*args, **extra)
 
 
 class _PositiveFloat(click.ParamType[float]):
@@ -73,7 +92,7 @@ def _option(name: str, kind: Any, explanation: str, **extra: Any) -> Callable[[F
     return click.option(name, type=kind, default=default, show_default=shown, help=explanation, **extra)
 
 
-@click.command("mnist-train", cls=Command)
+@click.command("mnist-train", cls=_Ranks)
 @_option(
     "--model", str, "linear, mlp, or package.module:Class, any nn.Module from [N, 784] to [N, 10].", metavar="NAME"
 )
@@ -129,10 +148,12 @@ def train(ctx: click.Context, /, resume: Any, print_config: bool, **options: Any
         click.echo(settings.to_toml(), nl=False)
         return
 
+    from mnist_train.distributed import join
     from mnist_train.run import Run, Stopped
 
     try:
-        Run(settings, resume, click.echo).train()
+        with join() as group:
+            Run(settings, resume, click.echo, group).train()
     except Stopped as stopped:
         click.echo(stopped, err=True)
         ctx.exit(stopped.exit_code)
@@ -156,6 +177,14 @@ def data() -> None:
 
     Exit codes: 0 done; 1 it could not be done; 2 wrong usage.
     """
+
+
+class _OfDigit(Command):
+    """A command on digit INDEX; one below 0 is told the digits there are, for -5 is no option that anybody mistyped."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.ignore_unknown_options = any(re.fullmatch(r"-\d+", word) for word in args)
+        return super().parse_args(ctx, args)
 
 
 _split_option = click.option(
@@ -207,7 +236,7 @@ def info() -> None:
         click.echo(f"{name:<6}" + "".join(f"{count:>7,}" for count in np.bincount(split.labels, minlength=10)))
 
 
-@data.command()
+@data.command(cls=_OfDigit)
 @click.argument("index", type=int, required=False)
 @_split_option
 @click.option("--seed", type=click.IntRange(min=0), help="Makes the random choice repeatable.")
@@ -226,7 +255,7 @@ def show(index: int | None, split: str, seed: int | None) -> None:
     click.echo(f"\n{split}[{index}] is a {label}")
 
 
-@data.command()
+@data.command(cls=_OfDigit)
 @click.argument("index", type=int)
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
 @_split_option

@@ -23,6 +23,10 @@ class DeviceError(MnistEdgeError, RuntimeError):
     """The device asked for is not there."""
 
 
+class GroupError(MnistEdgeError, RuntimeError):
+    """The processes that torchrun starts cannot train together."""
+
+
 class DivergenceError(MnistEdgeError, ArithmeticError):
     """The loss is no longer a number."""
 

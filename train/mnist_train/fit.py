@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mnist_train.batches import Batches, Data, InMemory
+from mnist_train.distributed import ALONE, Group
 from mnist_train.errors import DivergenceError
 from mnist_train.optimizers import Descent, Optimizer, Schedule, constant
 
@@ -63,6 +64,7 @@ def fit(  # noqa: PLR0913  # one argument a number, and a hook each for its call
     optimizer: Optimizer | None = None,
     schedule: Schedule = constant,
     position: Position | None = None,
+    group: Group = ALONE,
     on_step: Callable[[], object] = lambda: None,
     on_epoch: Callable[[Epoch], object] = lambda _: None,
 ) -> list[Epoch]:
@@ -81,6 +83,7 @@ def fit(  # noqa: PLR0913  # one argument a number, and a hook each for its call
         optimizer: Moves the parameters; by default each goes by `-lr * gradient`, as in the lab.
         schedule: The share of `lr` to use when a share of all steps is done.
         position: Where to start; kept up to date, so that `on_step` and `on_epoch` can save it.
+        group: The processes that train together; `model` is wrapped by it, and the batches are this rank's shares.
         on_step: Called after every step; an exception from it ends the training between two steps.
         on_epoch: Called with the record of every epoch.
 
@@ -96,17 +99,19 @@ def fit(  # noqa: PLR0913  # one argument a number, and a hook each for its call
         losses = _with_room(position.losses[: position.step], steps, next(model.parameters()).device)
         position.losses = losses
         for pixels, labels in train.epoch(position.epoch, batch_size, position.step):
-            loss = F.cross_entropy(model(pixels), labels)
+            count = min(batch_size, len(train) - batch_size * position.step)
+            loss = group.loss(model(pixels), labels, count)
             loss.backward()  # type: ignore[no-untyped-call]
             done = (position.epoch - 1) * steps + position.step
             optimizer.step(lr * schedule(done / (epochs * steps)))
-            losses[position.step] = loss.detach()
+            losses[position.step] = group.mean(loss.detach())
             position.step += 1
             if position.step % _CHECK_EVERY == 0:
                 _require_finite(position, lr, _CHECK_EVERY)
             on_step()
         _require_finite(position, lr, steps)
-        epoch = Epoch(position.epoch, _mean(losses, len(train), batch_size), *evaluate(model, valid), _curve(losses))
+        measured = evaluate(model, valid, group)
+        epoch = Epoch(position.epoch, _mean(losses, len(train), batch_size), *measured, _curve(losses))
         if not math.isfinite(epoch.valid_loss):
             raise _divergence(epoch.valid_loss, position.epoch, position.step, lr)
         position.history.append(epoch)
@@ -155,18 +160,24 @@ def _curve(losses: Tensor) -> tuple[float, ...]:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, data: Data | Batches) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy of `model` in evaluation mode over pixels and labels."""
+def evaluate(model: nn.Module, data: Data | Batches, group: Group = ALONE) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy of `model` in evaluation mode over pixels and labels, of all ranks of `group`."""
     model.eval()
     data = as_batches(data)
-    loss, right = [], []
+    losses, right = [], []
     for pixels, labels in data.epoch(0, _EVALUATION_BATCH):
         logits = model(pixels)
-        loss.append(F.cross_entropy(logits, labels, reduction="sum"))
-        right.append(accuracy(logits, labels) * len(labels))
-    return float(torch.stack(loss).sum()) / len(data), float(torch.stack(right).sum()) / len(data)
+        losses.append(F.cross_entropy(logits, labels, reduction="sum"))
+        right.append(_right(logits, labels).sum())
+    sums = torch.stack([torch.stack(each).cpu().double().sum() for each in (losses, right)])
+    loss, share = (group.sum(sums) / len(data)).tolist()
+    return loss, share
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """The share of rows of `logits` `[N, 10]` whose largest is at their label `[N]`: a scalar without gradient."""
-    return (logits.argmax(dim=1) == labels).float().mean()
+    return _right(logits, labels).float().mean()
+
+
+def _right(logits: Tensor, labels: Tensor) -> Tensor:
+    return logits.argmax(dim=1) == labels

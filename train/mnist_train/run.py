@@ -17,15 +17,16 @@ from mnist_runtime.files import ensure_writable, write_atomically
 from mnist_train import checkpoint
 from mnist_train.batches import Batches, InMemory, OnDisk
 from mnist_train.data import Split
+from mnist_train.distributed import ALONE, Group
 from mnist_train.download import byte_bar
-from mnist_train.errors import DataError, DeviceError, DivergenceError
+from mnist_train.errors import DataError, DeviceError, DivergenceError, GroupError
 from mnist_train.fit import CHANCE_LOSS, Epoch, Position, evaluate, fit
 from mnist_train.models import build
 from mnist_train.optimizers import SCHEDULES, make_optimizer
 from mnist_train.settings import Settings
 from mnist_train.sources import MappedSplit, open_source
-from mnist_train.state import FILE, State, save_state
-from mnist_train.track import make_tracker
+from mnist_train.state import FILE, State, load_state, save_state
+from mnist_train.track import Tracker, Untracked, make_tracker
 
 FILES = ("mnist.safetensors", "metrics.jsonl")
 """What a run leaves in its output folder."""
@@ -37,18 +38,24 @@ THREADS_PAY_FROM = 100_000
 class Stopped(Exception):  # noqa: N818  # no error: somebody asked for it
     """A signal came, and the step it found is finished."""
 
-    def __init__(self, signal_number: int, position: Position, state: Path | None) -> None:
+    def __init__(self, signal_number: int, position: Position, state: Path | None, command: str) -> None:
         self.exit_code = 128 + signal_number
         super().__init__(
             f"Stopped after step {position.step} of epoch {position.epoch}; "
-            + (f"go on with: mnist-train --resume {state}" if state else "the loss was no number, so nothing was saved")
+            + (f"go on with: {command} --resume {state}" if state else "the loss was no number, so nothing was saved")
         )
 
 
 class Run:
-    """A model, its data and where its training stands."""
+    """A model, its data and where its training stands; in a group, one at each rank."""
 
-    def __init__(self, settings: Settings, resumed: State | None = None, echo: Callable[[str], object] = print) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        resumed: State | None = None,
+        echo: Callable[[str], object] = print,
+        group: Group = ALONE,
+    ) -> None:
         """Load data and model, and put them where `resumed` left them; everything that can be wrong is wrong here.
 
         Raises:
@@ -56,20 +63,20 @@ class Run:
         """
         self.settings = settings
         self.echo = echo
+        self.group = group
         self.folder = Path(settings.output_dir)
-        self.device = choose_device(settings.device)
-        ensure_writable(self.folder)
-        self.tracker = make_tracker(settings.tracker, self.folder, settings)
-        if settings.report:
-            from mnist_train.report import require
-
-            require()
-            ensure_writable(settings.report)
-        with byte_bar() as progress:
-            self.data = open_source(settings.data, sha256=settings.sha256 or None, progress=progress)
-        self.digests = self.data.digests()
-        torch.manual_seed(settings.seed)
-        self.model = build(settings.model).to(self.device)
+        with group.together():
+            self.device = choose_device(settings.device, group)
+            self.tracker = Untracked() if group.rank else self._outputs()
+            with byte_bar() as progress:
+                self.data = open_source(
+                    settings.data, sha256=settings.sha256 or None, checked=group.rank > 0, progress=progress
+                )
+            _require_digits_for_all(len(self.data.train), settings.batch_size, group)
+            torch.manual_seed(settings.seed)
+            self.model = build(settings.model).to(self.device)
+            digests = {} if group.rank else dict(self.data.digests())
+        self.digests = group.of_main(digests)
         _choose_threads(self.model)
         self.optimizer = make_optimizer(
             settings.optimizer,
@@ -77,10 +84,31 @@ class Run:
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
         )
+        if group.rank:
+            torch.manual_seed(settings.seed + group.rank)  # dropout must not leave out the same at every rank
         self.position = Position()
-        if resumed:
-            _require_same(resumed.data, self.digests)
-            self.position = resumed.restore(self.model, self.optimizer, self.device)
+        with group.together():
+            if resumed := self._before_the_restart() or resumed:
+                _require_same(resumed.data, self.digests)
+                self.position = resumed.restore(self.model, self.optimizer, self.device, group.rank)
+        self.trained = group.wrap(self.model)
+
+    def _outputs(self) -> Tracker:
+        """See that everything can be written that will be."""
+        ensure_writable(self.folder)
+        if self.settings.report:
+            from mnist_train.report import require
+
+            require()
+            ensure_writable(self.settings.report)
+        return make_tracker(self.settings.tracker, self.folder, self.settings)
+
+    def _before_the_restart(self) -> State | None:
+        """What this same run left behind, if torchrun has started it anew."""
+        if not self.group.of_main(self.group.restarted and self.state.exists()):
+            return None
+        left = load_state(self.state)
+        return left if (left.run_id, left.settings) == (self.group.run_id, self.settings) else None
 
     def train(self) -> None:
         """Train to the end, and write the checkpoint, the metrics and what else was asked for.
@@ -89,8 +117,8 @@ class Run:
             Stopped: by SIGINT or SIGTERM; a resumable checkpoint is there.
             DivergenceError: the loss is no number any more; the last good resumable checkpoint is kept.
         """
-        train = _batches(self.data.train, self.device, self.settings.seed if self.settings.shuffle else None)
-        valid = _batches(self.data.valid, self.device)
+        train = self._batches(self.data.train, self.settings.seed if self.settings.shuffle else None)
+        valid = self._batches(self.data.valid)
         self._introduce(len(train), valid)
         steps = math.ceil(len(train) / self.settings.batch_size)
         done = (self.position.epoch - 1) * steps + self.position.step
@@ -106,15 +134,18 @@ class Run:
             ) as bar,
         ):
             history = self._fit(train, valid, bar, signals)
-        self._finish(history, valid)
+        tested = self._test()
+        if self.group.rank == 0:
+            self._finish(history, tested)
 
     def _introduce(self, count: int, valid: Batches) -> None:
         parameters = sum(p.numel() for p in self.model.parameters())
-        self.echo(f"Training {self.settings.model} of {parameters:,} parameters on {count:,} digits ({self.device}).")
+        where = f"{self.group.size} processes, {self.device.type}" if self.group.size > 1 else self.device
+        self.echo(f"Training {self.settings.model} of {parameters:,} parameters on {count:,} digits ({where}).")
         if self.position.history or self.position.step:
             self.echo(f"resumed     at step {self.position.step} of epoch {self.position.epoch}")
         else:
-            loss, _ = evaluate(self.model, valid)
+            loss, _ = evaluate(self.trained, valid, self.group)
             self.echo(f"untrained   validation loss {loss:.4f}; guessing gives -ln(1/10) = {CHANCE_LOSS:.4f}")
         self.tracker.start(self.model, self.data.train)
 
@@ -123,8 +154,8 @@ class Run:
 
         def on_step() -> None:
             bar.update()
-            if signals.came:
-                raise Stopped(signals.came, position, self.state if self._save() else None)
+            if came := self.group.largest(signals.came):
+                raise Stopped(came, position, self.state if self._save() else None, self.group.command)
             if settings.checkpoint_every and position.step % settings.checkpoint_every == 0:
                 self._save()
 
@@ -140,7 +171,7 @@ class Run:
 
         try:
             return fit(
-                self.model,
+                self.trained,
                 train,
                 valid,
                 lr=settings.lr,
@@ -149,6 +180,7 @@ class Run:
                 optimizer=self.optimizer,
                 schedule=SCHEDULES[settings.schedule],
                 position=position,
+                group=self.group,
                 on_step=on_step,
                 on_epoch=on_epoch,
             )
@@ -163,10 +195,11 @@ class Run:
         return self.folder / FILE
 
     def _save(self) -> bool:
-        return save_state(self.state, self.settings, self.digests, self.model, self.optimizer, self.position)
+        return save_state(
+            self.state, self.settings, self.digests, self.model, self.optimizer, self.position, group=self.group
+        )
 
-    def _finish(self, history: list[Epoch], valid: Batches) -> None:
-        tested = self._test()
+    def _finish(self, history: list[Epoch], tested: dict[str, float]) -> None:
         record = {
             "model": self.settings.model,
             "hyperparameters": self.settings.hyperparameters(),
@@ -185,15 +218,19 @@ class Run:
         if self.settings.report:
             from mnist_train.report import write_report
 
+            valid = _batches(self.data.valid, self.device)
             index = write_report(Path(self.settings.report), self.model, valid, history, record)
             self.echo(f"Wrote {index}.")
 
     def _test(self) -> dict[str, float]:
         if self.data.test is None:
             return {}
-        loss, accuracy = evaluate(self.model, _batches(self.data.test, self.device))
+        loss, accuracy = evaluate(self.trained, self._batches(self.data.test), self.group)
         self.echo(f"test        loss {loss:.4f}   accuracy {accuracy:.2%}")
         return {"test_loss": loss, "test_accuracy": accuracy}
+
+    def _batches(self, split: Split | MappedSplit, shuffle: int | None = None) -> Batches:
+        return _batches(split, self.device, shuffle, self.group)
 
     def _data_name(self) -> str:
         return "mnist" if self.settings.data in {"bundled", "lab"} else Path(self.settings.data).name
@@ -220,20 +257,33 @@ class _Signals:
         self.__exit__()
 
 
-def choose_device(name: str) -> torch.device:
-    """Turn "auto", "cpu", "cuda", "cuda:N" or "mps" into a device that is there.
+def choose_device(name: str, group: Group = ALONE) -> torch.device:
+    """Turn "auto", "cpu", "cuda", "cuda:N" or "mps" into a device that is there; in a group, into one for each rank.
 
     Raises:
         DeviceError: it is not.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        mps = torch.backends.mps.is_available() and group is ALONE
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
     kind, _, index = name.partition(":")
     count = {"cpu": 1, "mps": int(torch.backends.mps.is_available()), "cuda": torch.cuda.device_count()}[kind]
     if int(index or 0) >= count:
         there = f"{f'only {count}' if count else 'no'} {kind.upper()} device{'s' if count > 1 else ''}"
         raise DeviceError(f"--device {name} was asked for and torch finds {there}; use --device cpu or auto")
-    return torch.device(name)
+    return _own_device(name, count, group) if group is not ALONE else torch.device(name)
+
+
+def _own_device(name: str, count: int, group: Group) -> torch.device:
+    if name == "cpu":
+        return torch.device(name)
+    if name == "cuda" and count >= group.local_size:
+        torch.cuda.set_device(group.local_rank)  # where NCCL works
+        return torch.device(name, group.local_rank)
+    raise DeviceError(
+        f"--device {name} cannot be shared by the {group.local_size} processes that torchrun started here, and torch "
+        f"finds {count} CUDA device{'' if count == 1 else 's'}; use --device cuda with a GPU for each, or --device cpu"
+    )
 
 
 def _choose_threads(model: torch.nn.Module) -> None:
@@ -246,10 +296,20 @@ def _choose_threads(model: torch.nn.Module) -> None:
         torch.set_num_threads(1)
 
 
-def _batches(split: Split | MappedSplit, device: torch.device, shuffle: int | None = None) -> Batches:
+def _batches(
+    split: Split | MappedSplit, device: torch.device, shuffle: int | None = None, group: Group = ALONE
+) -> Batches:
     if isinstance(split, MappedSplit):
-        return OnDisk(split.images, split.labels, device, shuffle)
-    return InMemory(*split.tensors(device), shuffle)
+        return OnDisk(split.images, split.labels, device, shuffle, group.rank, group.size)
+    return InMemory(*split.tensors(device), shuffle, group.rank, group.size)
+
+
+def _require_digits_for_all(count: int, batch_size: int, group: Group) -> None:
+    if min(count, batch_size) < group.size:
+        raise GroupError(
+            f"{group.size} processes share batches of {min(count, batch_size)} digits, which leaves some without any; "
+            "start fewer with --nproc-per-node, or use a larger --batch-size"
+        )
 
 
 def _require_same(before: Mapping[str, str], now: Mapping[str, str]) -> None:

@@ -69,13 +69,14 @@ class Dataset:
         }
 
 
-def open_source(source: str, *, sha256: str | None = None, **options: Any) -> Dataset:
+def open_source(source: str, *, sha256: str | None = None, checked: bool = False, **options: Any) -> Dataset:
     """Open what `--data` names.
 
     Args:
         source: "bundled", "lab", an http(s) URL, or the path of a .pkl.gz, a .npz, or a folder of IDX files (raw or
             .gz) or of .npy files; the last are mapped, not read.
         sha256: Of the file to download, in hex; without it only MNIST itself is accepted from a URL.
+        checked: Whether another process has seen that mapped files hold digits; then only their headers are read.
         options: `limit`, `timeout` and `progress` of `download.fetch`.
 
     Raises:
@@ -91,12 +92,19 @@ def open_source(source: str, *, sha256: str | None = None, **options: Any) -> Da
     path = Path(source)
     if not path.exists():
         raise FileMissingError(f"{path} does not exist; {_WANTED}")
-    return _open_folder(path) if path.is_dir() else _open_file(path)
+    return _open_folder(path, checked=checked) if path.is_dir() else _open_file(path)
 
 
 def fetch_source(source: str, *, sha256: str | None = None, **options: Any) -> Path:
-    """Fetch "lab" or a URL into the cache, unless it is there; return its path. Arguments as `open_source`."""
+    """Fetch "lab" or a URL into the cache, unless it is there; return its path. Arguments as `open_source`.
+
+    Raises:
+        DataError: it is neither.
+        DownloadError: it could not be fetched, or is not what was wanted.
+    """
     url = LAB_URL if source == "lab" else source
+    if not re.match("https?://", url):
+        raise DataError(f"{source} is neither lab nor a URL of http or https; a file of yours needs no fetching")
     return fetch(url, verify=_open_file if sha256 else _require_mnist, sha256=sha256, **options)
 
 
@@ -117,9 +125,9 @@ def _open_file(path: Path) -> Dataset:
     raise DataError(f"{path} is neither a .pkl.gz nor a .npz; {_WANTED}")
 
 
-def _open_folder(folder: Path) -> Dataset:
+def _open_folder(folder: Path, *, checked: bool) -> Dataset:
     if (folder / "x_train.npy").exists():
-        return _from_npy(folder)
+        return _from_npy(folder, checked=checked)
     if _idx_path(folder, "train-images", 3).exists():
         return _from_idx(folder)
     raise DataError(f"{folder} holds neither x_train.npy nor train-images-idx3-ubyte; {_WANTED}")
@@ -145,6 +153,7 @@ def _from_npz(path: Path) -> Dataset:
             members = [member for member in archive.infolist() if member.filename in wanted]
             if sum(member.file_size for member in members) > _UNPACKED_LIMIT:
                 raise DataError(f"{path} unpacks to more than {_UNPACKED_LIMIT >> 30} GiB; give a folder of .npy files")
+            _require_pairs(path, [name.removesuffix(".npy") for name in archive.namelist()])
             arrays = {}
             for member in members:
                 with archive.open(member) as stream:
@@ -156,12 +165,24 @@ def _from_npz(path: Path) -> Dataset:
     return _assemble(arrays)
 
 
-def _from_npy(folder: Path) -> Dataset:
+def _require_pairs(path: Path, names: list[str]) -> None:
+    """Images and labels to train on, and labels to all other images."""
+    wanted = ["x_train", "y_train", *(f"y_{name}" for name in SPLITS if f"x_{name}" in names)]
+    missing = next((name for name in wanted if name not in names), None)
+    if missing:
+        raise DataError(
+            f"{path} holds {', '.join(names)}, and no {missing}; save digits as x_train and their labels as y_train, "
+            "with np.savez"
+        )
+
+
+def _from_npy(folder: Path, *, checked: bool) -> Dataset:
     parts = {}
     for name in SPLITS:
         if name == "train" or (folder / f"x_{name}.npy").exists():
             images, labels = (Mapped.open(folder / f"{axis}_{name}.npy") for axis in "xy")
-            _check_mapped(images, labels)
+            if not checked:
+                _check_mapped(images, labels)
             parts[name] = MappedSplit(images, labels)
     if "valid" not in parts:
         whole, cut = parts["train"], _cut(len(parts["train"]))
@@ -232,10 +253,7 @@ def _assemble(arrays: Mapping[str, NDArray[Any]]) -> Dataset:
 
 
 def _split(arrays: Mapping[str, NDArray[Any]], name: str) -> Split:
-    try:
-        pixels, labels = arrays[f"x_{name}"], arrays[f"y_{name}"]
-    except KeyError as error:
-        raise DataError(f"there is no array {error} in the data, only {', '.join(arrays) or 'none'}") from error
+    pixels, labels = arrays[f"x_{name}"], arrays[f"y_{name}"]
     try:
         digits = as_digits(pixels)
     except DigitError as error:

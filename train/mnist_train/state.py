@@ -1,16 +1,16 @@
 """Resumable checkpoints: all that a training run is made of between two steps, in one safetensors file."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors import torch as safetensors
 from torch import Tensor, nn
 
 from mnist_runtime.files import read_whole, write_atomically
+from mnist_train import checkpoint
+from mnist_train.distributed import ALONE, Group
 from mnist_train.errors import CheckpointError
 from mnist_train.fit import Epoch, Position
 from mnist_train.optimizers import Optimizer
@@ -32,13 +32,18 @@ class State:
     data: dict[str, str]
     """SHA-256 of every array."""
     tensors: dict[str, Tensor]
-    """Weights as "model.*", what the optimizer remembers as "optimizer.*", generators as "rng.*", and "losses"."""
+    """Weights as "model.*", what the optimizer remembers as "optimizer.*", each rank's generators as "rng.*.RANK", and
+    "losses"."""
     epoch: int
     step: int
     history: tuple[Epoch, ...]
+    run_id: str
+    """Of the torchrun that started it; empty without."""
 
-    def restore(self, model: nn.Module, optimizer: Optimizer, device: torch.device) -> Position:
-        """Put weights, optimizer and generators where they were; return where to go on.
+    def restore(self, model: nn.Module, optimizer: Optimizer, device: torch.device, rank: int = 0) -> Position:
+        """Put weights, optimizer and the generators of `rank` where they were; return where to go on.
+
+        A rank that was not there before keeps the generators that it has.
 
         Raises:
             CheckpointError: they do not fit.
@@ -46,9 +51,10 @@ class State:
         try:
             model.load_state_dict(self._under("model."))
             optimizer.restore(self._under("optimizer."))
-            torch.set_rng_state(self.tensors["rng.cpu"])
-            if device.type == "cuda" and "rng.cuda" in self.tensors:
-                torch.cuda.set_rng_state(self.tensors["rng.cuda"], device)
+            if (cpu := self.tensors.get(f"rng.cpu.{rank}")) is not None:
+                torch.set_rng_state(cpu)
+            if device.type == "cuda" and (cuda := self.tensors.get(f"rng.cuda.{rank}")) is not None:
+                torch.cuda.set_rng_state(cuda, device)
         except (KeyError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"the resumable checkpoint does not fit ({reason}); {_WANTED}") from error
@@ -59,9 +65,18 @@ class State:
 
 
 def save_state(
-    path: Path, settings: Settings, data: Mapping[str, str], model: nn.Module, optimizer: Optimizer, position: Position
+    path: Path,
+    settings: Settings,
+    data: Mapping[str, str],
+    model: nn.Module,
+    optimizer: Optimizer,
+    position: Position,
+    *,
+    group: Group = ALONE,
 ) -> bool:
     """Write the run as it stands to `path`, atomically; False, and nothing written, if a weight is not finite.
+
+    Every rank of `group` calls it, and rank 0 writes.
 
     Raises:
         FileWriteError: naming `path`.
@@ -70,10 +85,12 @@ def save_state(
     if not all(torch.isfinite(tensor).all() for tensor in weights.values()):
         return False  # the loop will say so; what is on disk is the last that is good
     tensors = weights | {f"optimizer.{name}": tensor for name, tensor in optimizer.tensors().items()}
-    tensors["rng.cpu"] = torch.get_rng_state()
+    generators = {"rng.cpu": torch.get_rng_state()}
     device = next(model.parameters()).device
     if device.type == "cuda":
-        tensors["rng.cuda"] = torch.cuda.get_rng_state(device)
+        generators["rng.cuda"] = torch.cuda.get_rng_state(device)
+    for name, generator in generators.items():
+        tensors |= {f"{name}.{rank}": of_rank for rank, of_rank in enumerate(group.gather(generator))}
     tensors["losses"] = position.losses[: position.step]
     record = {
         "settings": asdict(settings),
@@ -81,9 +98,10 @@ def save_state(
         "epoch": position.epoch,
         "step": position.step,
         "history": [asdict(epoch) for epoch in position.history],
+        "run_id": group.run_id,
     }
-    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_atomically(path, safetensors.save(copies, metadata={_KEY: json.dumps(record, sort_keys=True)}))
+    if group.rank == 0:
+        write_atomically(path, checkpoint.pack(tensors, _KEY, record))
     return True
 
 
@@ -96,12 +114,11 @@ def load_state(path: Path) -> State:
     """
     data = read_whole(path, limit=_LIMIT, wanted=_WANTED)
     try:
-        tensors = safetensors.load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        record = json.loads(header["__metadata__"][_KEY])
+        tensors, record = checkpoint.unpack(data, _KEY)
         history = tuple(Epoch(**{**epoch, "curve": tuple(epoch["curve"])}) for epoch in record["history"])
         losses, step = len(tensors["losses"]), record["step"]
-        state = State(Settings(**record["settings"]), record["data"], tensors, record["epoch"], step, history)
+        settings = Settings(**record["settings"])
+        state = State(settings, record["data"], tensors, record["epoch"], step, history, record["run_id"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is not a resumable checkpoint ({error}); {_WANTED}") from error
     if losses != step:

@@ -1,0 +1,507 @@
+"""Training by torchrun: real processes over gloo, which reach one process's weights, and survive the loss of any."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mnist_train import batches as room
+from mnist_train.arrays import Mapped
+from mnist_train.batches import Batches, InMemory, OnDisk
+from mnist_train.checkpoint import load
+from mnist_train.data import Split
+from mnist_train.distributed import ALONE, Group, TorchrunGroup, join
+from mnist_train.errors import DeviceError, GroupError
+from mnist_train.fit import evaluate, fit
+from mnist_train.models import build
+from mnist_train.run import Run, choose_device
+from mnist_train.settings import Settings
+from mnist_train.state import FILE, load_state
+
+BIN = Path(sys.executable).parent
+CHECKPOINT = "mnist.safetensors"
+CPU = torch.device("cpu")
+COUNT, HELD_OUT = 1985, 500
+"""31 batches of 64 and one of a single digit, of which all ranks but one have nothing."""
+BATCH, EPOCHS, LR = 64, 2, 0.02
+U = 2.0**-24
+
+Torchrun = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, train_split: Split, validation: Split) -> Path:
+    """Real digits to be mapped."""
+    folder = tmp_path_factory.mktemp("npy")
+    for name, split, count in (("train", train_split, COUNT), ("valid", validation, HELD_OUT)):
+        np.save(folder / f"x_{name}.npy", split.images[:count])
+        np.save(folder / f"y_{name}.npy", split.labels[:count])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def archive(folder: Path) -> Path:
+    """The same digits, to be read into memory."""
+    np.savez(folder / "digits.npz", **{path.stem: np.load(path) for path in folder.glob("*.npy")})
+    return folder / "digits.npz"
+
+
+def launch(size: int, *words: object, restarts: int = 0) -> list[str]:
+    return list(
+        map(str, [BIN / "torchrun", "--standalone", f"--nproc-per-node={size}", f"--max-restarts={restarts}", *words])
+    )
+
+
+@pytest.fixture
+def torchrun() -> Torchrun:
+    """`torchrun -m mnist_train`, or a script of ours in its place."""
+
+    def run(size: int, *args: object, script: Path | None = None, restarts: int = 0, **options: object):
+        command = launch(size, *([script] if script else ["-m", "mnist_train"]), *args, restarts=restarts)
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)
+
+    return run
+
+
+def arguments(data: Path, *more: object) -> tuple[object, ...]:
+    return ("--device", "cpu", "--data", data, "--epochs", EPOCHS, "--lr", LR, "--batch-size", BATCH, *more)
+
+
+def digits(data: Path, shuffle: int | None = None) -> Batches:
+    if data.is_dir():
+        return OnDisk(*(Mapped.open(data / f"{axis}_train.npy") for axis in "xy"), CPU, shuffle)
+    with np.load(data) as arrays:
+        return InMemory(*Split(arrays["x_train"], arrays["y_train"]).tensors(), shuffle)
+
+
+def first_weights() -> torch.Tensor:
+    """Weights and bias of the linear model before the first step, float64 `[10, 785]`."""
+    torch.manual_seed(0)
+    return flat(build("linear"))
+
+
+def flat(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([model.lin.weight, model.lin.bias[:, None]], dim=1).detach().double()
+
+
+def gamma(count: torch.Tensor | int) -> torch.Tensor | float:
+    return count * U / (1 - count * U)
+
+
+def exactly(batches: Batches) -> tuple[torch.Tensor, float]:
+    """Where plain descent leads in float64, and how far from there float32 may end, whoever adds up in any order.
+
+    docs/scale.md derives it, step by step; both to first order in U.
+    """
+    weights, bound = first_weights(), 0.0
+    for epoch in range(1, EPOCHS + 1):
+        for pixels, labels in batches.epoch(epoch, BATCH):
+            x = torch.cat([pixels.double(), torch.ones(len(pixels), 1)], dim=1)
+            assert LR * (x**2).sum(1).mean() / 2 <= 2, "an error may grow from step to step"
+            logits = x @ weights.T
+            errors = torch.softmax(logits, 1) - F.one_hot(labels, 10)
+            gradient = errors.T @ x / len(x)
+            moved = weights - LR * gradient
+
+            lit = (x > 0).sum(1, keepdim=True) + 1
+            of_logits = (gamma(lit) * (x.abs() @ weights.abs().T)).norm(dim=1) / 2
+            of_softmax = gamma(32 + 4 * (logits.max(1).values - logits.min(1).values))
+            of_sum = gamma(len(x) + 16) * errors.norm(dim=1)
+            of_gradient = ((of_logits + of_softmax + of_sum) * x.norm(dim=1)).mean()
+            bound += float(LR * of_gradient + U * (moved.norm() + 2 * LR * gradient.norm()))
+            weights = moved
+    return weights, bound
+
+
+def mean_of_means(batches: Batches, size: int) -> torch.Tensor:
+    """Where it would lead to take the mean of the ranks' mean gradients, as if their shares were even."""
+    weights = first_weights().requires_grad_()
+    for epoch in range(1, EPOCHS + 1):
+        for pixels, labels in batches.epoch(epoch, BATCH):
+            x = torch.cat([pixels.double(), torch.ones(len(pixels), 1)], dim=1)
+            shares = (slice(*room.share(0, len(x), rank, size)) for rank in range(size))
+            losses = [F.cross_entropy(x[rows] @ weights.T, labels[rows]) for rows in shares if len(x[rows])]
+            (gradient,) = torch.autograd.grad(sum(losses) / size, weights)
+            weights = (weights - LR * gradient).detach().requires_grad_()
+    return weights.detach()
+
+
+COUNTING = """
+import atexit, collections, os
+from mnist_train.arrays import Mapped
+from mnist_train.cli import train
+
+original, read = Mapped.rows, collections.Counter()
+
+def rows(self, first, stop):
+    read[self.path.stem] += stop - first
+    return original(self, first, stop)
+
+Mapped.rows = rows
+atexit.register(lambda: open(f"{os.environ['COUNTS']}.{os.environ['RANK']}", "w").write(repr(dict(read))))
+train()
+"""
+"""mnist-train, which tells how many rows of each file it mapped."""
+
+
+@pytest.fixture(scope="module")
+def recipe(folder, archive) -> Callable[[int], tuple[Path, tuple[object, ...]]]:
+    """Data and options of the run with so many processes: from memory and disk, in file order and shuffled."""
+    recipes = {1: (folder, ("--shuffle",)), 2: (folder, ("--shuffle",)), 3: (archive, ())}
+    return recipes.__getitem__
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_any_number_of_processes_reaches_the_weights_of_one(run, torchrun, recipe, size, tmp_path):
+    data, options = recipe(size)
+    script = tmp_path / "counting.py"
+    script.write_text(COUNTING)
+    env = os.environ | {"COUNTS": str(tmp_path / "rows")}
+    done = torchrun(size, *arguments(data, *options), "--output-dir", tmp_path / "many", script=script, env=env)
+    assert done.returncode == 0, done.stderr
+    alone = run("mnist-train", *arguments(data, *options), "--output-dir", tmp_path / "one")
+    assert alone.returncode == 0, alone.stderr
+    many, one = (flat(load(tmp_path / name / CHECKPOINT).module) for name in ("many", "one"))
+    exact, bound = exactly(digits(data, shuffle=0 if options else None))
+    print(f"{size} processes: from one {(many - one).norm():.1e} of {2 * bound:.1e}, ", end="")
+    print(f"from float64 {(many - exact).norm():.1e}, one {(one - exact).norm():.1e}, of {bound:.1e}")
+    assert (many - one).norm() <= 2 * bound
+    assert (many - exact).norm() <= bound
+    if size == 3:
+        assert (mean_of_means(digits(data), size) - exact).norm() > 2 * bound, "the bound must tell them apart"
+
+    only_rank_0_speaks(done, alone, tmp_path)
+    metrics_are_of_all_ranks(tmp_path / "many", data)
+    if data.is_dir():
+        each_rank_read_its_part(tmp_path, size)
+
+
+def only_rank_0_speaks(done, alone, folder: Path) -> None:
+    said, alone_said = done.stdout.splitlines(), alone.stdout.decode().splitlines()
+    assert done.stderr == ""
+    assert [line.split()[0] for line in said] == [line.split()[0] for line in alone_said]
+    assert sorted(path.name for path in (folder / "many").iterdir()) == ["metrics.jsonl", CHECKPOINT]
+
+
+def metrics_are_of_all_ranks(run: Path, data: Path) -> None:
+    """Of the weights that were saved, on all the digits: counts exactly, sums of 500 positive terms within rounding."""
+    metrics = json.loads((run / "metrics.jsonl").read_text().splitlines()[EPOCHS - 1])
+    model = load(run / CHECKPOINT).module
+    with np.load(data.parent / "digits.npz" if data.is_file() else data / "digits.npz") as arrays:
+        loss, accuracy = evaluate(model, Split(arrays["x_valid"], arrays["y_valid"]).tensors())
+    assert metrics["valid_accuracy"] == accuracy
+    assert metrics["valid_loss"] == pytest.approx(loss, rel=2 * gamma(HELD_OUT))
+
+
+def each_rank_read_its_part(folder: Path, size: int) -> None:
+    for rank in range(size):
+        read = eval((folder / f"rows.{rank}").read_text())  # what our own script wrote
+        for name, count, passes in (("train", COUNT, EPOCHS), ("valid", HELD_OUT, EPOCHS + 1)):
+            for axis, checks in (("x", 1), ("y", 2)):  # rank 0 alone goes through all: for SHA-256, and labels' range
+                own = read[f"{axis}_{name}"] - (0 if rank else checks * count)
+                assert abs(own - passes * count / size) <= passes, (rank, read)
+
+
+@pytest.fixture
+def on_disk(folder, monkeypatch) -> Callable[..., OnDisk]:
+    """Digits on disk in small blocks, so that there are many."""
+    monkeypatch.setattr(room, "_BLOCK_BYTES", 784 * 128)
+    monkeypatch.setattr(room, "_BUFFER_BYTES", 4 * 784 * 128)
+    x, y = (Mapped.open(folder / f"{axis}_train.npy") for axis in "xy")
+    return lambda shuffle=None, rank=0, ranks=1: OnDisk(x, y, CPU, shuffle, rank, ranks)
+
+
+def in_memory(folder: Path) -> Callable[..., InMemory]:
+    split = Split(np.load(folder / "x_train.npy"), np.load(folder / "y_train.npy")).tensors()
+    return lambda shuffle=None, rank=0, ranks=1: InMemory(*split, shuffle, rank, ranks)
+
+
+def rows(pixels: torch.Tensor, labels: torch.Tensor) -> list[tuple[bytes, int]]:
+    return sorted((row.numpy().tobytes(), int(label)) for row, label in zip(pixels, labels, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+@pytest.mark.parametrize("shuffle", [None, 3])
+@pytest.mark.parametrize("start", [0, 3, 31, 32])
+@pytest.mark.parametrize("ranks", [2, 3, 5])
+def test_the_ranks_shares_make_up_every_batch(folder, on_disk, kind, shuffle, start, ranks):
+    make = on_disk if kind == "disk" else in_memory(folder)
+    shares = [make(shuffle, rank, ranks).epoch(1, BATCH, start) for rank in range(ranks)]
+    for whole, *parts in zip(make(shuffle).epoch(1, BATCH, start), *shares, strict=True):
+        assert rows(*whole) == rows(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+
+@pytest.mark.parametrize("shuffle", [None, 3])
+def test_a_rank_reads_the_rows_that_no_other_reads(on_disk, shuffle, monkeypatch):
+    read: list[list[int]] = []
+    original = Mapped.rows
+
+    def noting(self: Mapped, first: int, stop: int):
+        if len(self.shape) == 3:
+            read[-1] += range(first, stop)
+        return original(self, first, stop)
+
+    monkeypatch.setattr(Mapped, "rows", noting)
+    for rank in range(3):
+        read.append([])
+        list(on_disk(shuffle, rank, 3).epoch(1, BATCH))
+    assert sorted(chain.from_iterable(read)) == list(range(COUNT))
+    assert max(map(len, read)) - min(map(len, read)) <= COUNT // BATCH + 1
+
+
+KILL = """
+import os, signal, sys
+from mnist_train import optimizers
+from mnist_train.cli import train
+
+rank, at, count = sys.argv.pop(1), int(sys.argv.pop(1)), 0
+original = optimizers.TorchOptimizer.step
+
+def step(self, lr):
+    global count
+    original(self, lr)
+    count += 1
+    if count == at and rank == os.environ["RANK"] and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+optimizers.TorchOptimizer.step = step
+train()
+"""
+"""mnist-train, one rank of which is killed in the middle of a step of its choice, the first time."""
+
+
+def test_a_killed_rank_changes_no_byte(torchrun, archive, tmp_path):
+    """An MLP with dropout, whose gradients come in several pieces and whose every rank draws its own numbers."""
+    size, steps, every, seed = 3, 16, 3, random.randrange(2**32)
+    draw = random.Random(seed)
+    rank, step = draw.randrange(size), draw.randrange(1, 3 * steps + 1)
+    print(f"seed {seed}: rank {rank} is killed in step {step}")
+    script = tmp_path / "kill.py"
+    script.write_text(KILL)
+    args = ("--device", "cpu", "--data", archive, "--model", "mlp", "--optimizer", "adamw", "--lr", 0.001)
+    args = (*args, "--schedule", "cosine", "--shuffle", "--epochs", 3, "--batch-size", -(-COUNT // steps))
+    args = (*args, "--checkpoint-every", every)
+    unbroken = torchrun(size, *args, "--output-dir", tmp_path / "unbroken")
+    assert unbroken.returncode == 0, unbroken.stderr
+    broken = torchrun(size, rank, step, *args, "--output-dir", tmp_path / "broken", script=script, restarts=1)
+    assert broken.returncode == 0, broken.stderr
+    assert f"exitcode: {-signal.SIGKILL}" in broken.stderr, "nothing was killed"
+    assert "Traceback" not in broken.stderr
+    epoch, within = divmod(step - 1, steps)
+    saved = within // every * every
+    assert (f"resumed     at step {saved} of epoch {epoch + 1}" in broken.stdout) == (step > every)
+    for name in (CHECKPOINT, "metrics.jsonl"):
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes(), (rank, step)
+
+
+def test_a_signal_stops_all_ranks_after_the_same_step(run, folder, tmp_path):
+    """SIGINT to torchrun, as from Ctrl-C: it hands it on, and any number of processes goes on from there."""
+    args = ("--data", folder, "--device", "cpu", "--epochs", 1000, "--output-dir", tmp_path)
+    process = subprocess.Popen(
+        launch(2, "-m", "mnist_train", *args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        for line in process.stdout:
+            if line.startswith("epoch  1"):
+                process.send_signal(signal.SIGINT)
+                break
+        _, complaint = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert complaint.count("Stopped after step") == 1, complaint
+    assert f"go on with: torchrun ... -m mnist_train --resume {tmp_path / FILE}" in complaint
+    state = load_state(tmp_path / FILE)
+    assert {name for name in state.tensors if name.startswith("rng.")} == {"rng.cpu.0", "rng.cpu.1"}
+    resumed = run("mnist-train", "--resume", tmp_path / FILE, "--epochs", state.epoch)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"resumed     at step {state.step} of epoch {state.epoch}".encode() in resumed.stdout
+
+
+ELSEWHERE = """
+import os
+from mnist_train.cli import train
+if os.environ["RANK"] == "1":
+    os.chdir("elsewhere")
+train()
+"""
+
+
+def test_what_stops_one_rank_stops_all_in_one_sentence(torchrun, archive, tmp_path):
+    script = tmp_path / "elsewhere.py"
+    script.write_text(ELSEWHERE)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "here.npz").write_bytes(archive.read_bytes())
+    failed = torchrun(2, "--data", "here.npz", "--device", "cpu", script=script, cwd=tmp_path)
+    assert failed.returncode == 1
+    assert failed.stdout == ""
+    (complaint,) = [line for line in failed.stderr.splitlines() if line.startswith("Error")]
+    assert complaint.startswith("Error: rank 1: here.npz does not exist")
+
+
+def test_a_refusal_is_said_once(torchrun, tmp_path):
+    refused = torchrun(2, "--device", "cuda", env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, cwd=tmp_path)
+    assert refused.returncode == 1
+    assert refused.stdout == ""
+    (complaint,) = [line for line in refused.stderr.splitlines() if line.startswith("Error")]
+    assert complaint.startswith("Error: --device cuda was asked for and torch finds no CUDA device")
+
+
+def test_half_an_environment_is_refused(run, tmp_path):
+    refused = run("mnist-train", env={"RANK": "0", "WORLD_SIZE": "2"}, cwd=tmp_path)
+    assert refused.returncode == 1
+    assert refused.stderr.decode().startswith("Error: the environment gives RANK, WORLD_SIZE, as to one of several")
+    assert b"not LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT" in refused.stderr
+
+
+class Pair(Group):
+    """The second of two processes on a machine."""
+
+    rank = local_rank = 1
+    size = local_size = 2
+
+
+def test_a_batch_of_fewer_digits_than_ranks_is_refused(archive, tmp_path):
+    settings = Settings(data=str(archive), output_dir=str(tmp_path), device="cpu", batch_size=1)
+    with pytest.raises(GroupError, match="2 processes share batches of 1 digits, which leaves some without any"):
+        Run(settings, group=Pair())
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:1", "mps"])
+def test_a_device_that_is_not_there_for_each_is_refused(name, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1 if name == "cuda" else 2)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    with pytest.raises(DeviceError, match=f"--device {name} cannot be shared by the 2 processes"):
+        choose_device(name, Pair())
+
+
+def test_auto_is_the_cpu_where_there_is_no_cuda(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("auto", Pair()) == CPU
+
+
+@pytest.fixture
+def torchrun_environment(monkeypatch) -> None:
+    """What torchrun tells one process of one."""
+    words = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    for name, value in {**words, "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def group(torchrun_environment) -> Iterator[Group]:
+    """This very process as a group of one."""
+    with join() as group:
+        yield group
+
+
+def test_without_torchrun_a_process_is_alone():
+    with join() as group:
+        assert group is ALONE
+
+
+def test_a_group_of_one_says_what_one_process_says(group):
+    assert isinstance(group, TorchrunGroup)
+    values = torch.arange(3.0)
+    assert torch.equal(group.sum(values), values)
+    assert torch.equal(group.mean(values[2]), values[2])
+    assert torch.equal(group.gather(values)[0], values)
+    assert group.largest(15) == 15
+    assert group.of_main({"x": "y"}) == {"x": "y"}
+    with pytest.raises(GroupError, match="it"), group.together():
+        raise GroupError("it")
+
+
+def threads() -> list[str]:
+    return [task.joinpath("comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at the threads in /proc")
+@pytest.mark.parametrize("error", [None, GroupError("it")])
+def test_a_group_leaves_no_threads_behind(torchrun_environment, error):
+    """PyTorch's thread that still holds a tensor when the interpreter ends aborts the process."""
+
+    def train(group: Group) -> None:
+        wrapped = group.wrap(build("linear"))
+        assert "pt_gloo_runloop" in threads()
+        if error:
+            raise error
+        del wrapped
+
+    with suppress(GroupError), join() as group:
+        train(group)
+    assert "pt_gloo_runloop" not in threads()
+
+
+class WithSpare(torch.nn.Module):
+    """A linear model with a parameter that has no part in it, and statistics of its batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.lin = torch.nn.BatchNorm1d(784), torch.nn.Linear(784, 10)
+        self.spare = torch.nn.Parameter(torch.ones(3))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.lin(self.norm(pixels))
+
+
+def test_any_module_is_wrapped_without_changing_it(group, validation):
+    model, pixels = WithSpare(), validation.tensors()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    wrapped = group.wrap(model)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    fit(wrapped, pixels, pixels, epochs=1, lr=0.1, group=group)
+    assert torch.equal(model.spare, torch.ones(3))
+    assert evaluate(wrapped, pixels, group)[1] > 0.8
+
+
+@pytest.fixture
+def start(torchrun_environment, monkeypatch, archive, tmp_path) -> Callable[[str, int, float], int]:
+    """Start a run as torchrun would, save it in its second epoch; return the epoch that it began in."""
+
+    def start(run_id: str, restarts: int, lr: float) -> int:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", run_id)
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restarts))
+        with join() as group:
+            run = Run(Settings(data=str(archive), output_dir=str(tmp_path), device="cpu", lr=lr), group=group)
+            began, run.position.epoch = run.position.epoch, 2
+            run._save()
+        return began
+
+    return start
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "taken_up"),
+    [
+        (("job-7", 0, LR), ("job-7", 0, LR), True),  # a torchrun that joined several machines late counts from 0
+        (("job-7", 0, LR), ("job-8", 0, LR), False),
+        (("job-7", 0, LR), ("job-7", 1, 2 * LR), False),
+        (("none", 0, LR), ("none", 0, LR), False),  # torchrun's own default says nothing
+        (("none", 0, LR), ("none", 1, LR), True),
+    ],
+)
+def test_only_what_the_same_run_left_is_taken_up(start, before, now, taken_up):
+    assert start(*before) == 1
+    assert start(*now) == (2 if taken_up else 1)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices: NCCL gives each rank its own")
+def test_nccl_reaches_the_weights_of_one_gpu(run, torchrun, archive, tmp_path):
+    args = ("--device", "cuda", *arguments(archive)[2:])
+    assert run("mnist-train", *args, "--output-dir", tmp_path / "one").returncode == 0
+    done = torchrun(2, *args, "--output-dir", tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+    one, two = (flat(load(tmp_path / name / CHECKPOINT).module) for name in ("one", "two"))
+    assert (two - one).norm() <= 2 * exactly(digits(archive))[1]
