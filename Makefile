@@ -14,7 +14,7 @@ COMPAT_TESTS := pytest hypothesis jsonschema onnx scikit-learn
 
 SECONDS ?= 600
 
-.PHONY: demo test test-browser check bench soak compat fuzz model clean
+.PHONY: demo test test-browser test-ray check bench soak compat fuzz model clean
 
 demo: .venv/demo .venv-edge/demo  ## train, export, prove parity, and recognise a digit without torch
 	@echo "\n== Train: the lab's loop on 50,000 digits =="
@@ -29,10 +29,13 @@ demo: .venv/demo .venv-edge/demo  ## train, export, prove parity, and recognise 
 	$(EDGE)/mnist-infer artifacts/digit.npy --model artifacts/mnist.onnx
 
 test: check  ## every test, doctests and branch coverage
-	$(BIN)/python -m pytest -n 2 --dist loadfile -rs --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/cluster -rs --cov --cov-report=term-missing:skip-covered
 
 test-browser: .venv/dev  ## the page in a real Chromium, which must be there
 	REQUIRE_CHROMIUM=1 $(BIN)/python -m pytest tests/browser
+
+test-ray: .venv/dev  ## mnist-score on a Ray of two nodes of this machine, with scorers and runs killed; two minutes or so
+	$(BIN)/python -m pytest tests/cluster --cov --cov-config=tests/cluster/coverage.toml --cov-report=term-missing
 
 check: .venv/dev  ## style, types and import directions
 	$(BIN)/ruff check .
@@ -84,7 +87,7 @@ clean:  ## forget the environments and caches; artifacts stay
 
 .venv/dev: .venv/demo
 	@echo "Adding the tools of development to .venv."
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable './runtime[image,serve]' --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable './runtime[image,ray,serve]' --editable '.[dev]'
 	@touch $@
 
 .venv-edge/demo: .venv/demo

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mnist_runtime.errors import (
         ArtifactError,
         ClosedError,
+        ClusterError,
         DigitError,
         ExtraMissingError,
         FileMissingError,
@@ -33,6 +34,7 @@ __all__ = [
     "ArtifactError",
     "Classifier",
     "ClosedError",
+    "ClusterError",
     "DigitError",
     "ExtraMissingError",
     "FileMissingError",

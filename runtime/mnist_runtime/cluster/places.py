@@ -1,0 +1,162 @@
+"""Files wherever PyArrow's filesystems reach, as Ray's do: the local disk, a shared mount, s3://, gs://, hdfs://."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import pyarrow as pa
+from pyarrow import fs
+
+from mnist_runtime.errors import FileMissingError, FileReadError, FileWriteError
+from mnist_runtime.files import publish
+
+_TEMPORARY = ".mnist-score.tmp"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file or folder, which may be there or not; names of files within it are relative paths with "/"."""
+
+    filesystem: fs.FileSystem
+    path: str
+    """Absolute, in the filesystem's own terms."""
+
+    @classmethod
+    def at(cls, given: str) -> Self:
+        """The place that a path or URI of the command line names.
+
+        Raises:
+            FileReadError: there is no such kind of URI, or the filesystem cannot be reached.
+        """
+        try:
+            filesystem, path = fs.FileSystem.from_uri(given if "://" in given else str(Path(given).absolute()))
+        except (pa.ArrowException, OSError, ImportError, ValueError) as error:
+            raise FileReadError(
+                f"{given} cannot be reached ({reason(error)}); give a path, or a URI such as s3://bucket/digits"
+            ) from error
+        return cls(filesystem, path.rstrip("/") or "/")
+
+    @property
+    def name(self) -> str:
+        """What it is called in records: its kind and path, and none of a URI's credentials and options."""
+        return f"{self.filesystem.type_name}://{self.path}"
+
+    @property
+    def parent(self) -> "Place":
+        """The folder that it lies in."""
+        return Place(self.filesystem, self.path.rpartition("/")[0])
+
+    def file(self, name: str) -> str:
+        """The path of a file within it."""
+        return f"{self.path}/{name}"
+
+    def overlaps(self, other: "Place") -> bool:
+        """Whether one is the other, or lies in it."""
+        ours, theirs = f"{self.path}/", f"{other.path}/"
+        return self.filesystem == other.filesystem and (ours.startswith(theirs) or theirs.startswith(ours))
+
+    def info(self) -> fs.FileInfo:
+        """What stands there.
+
+        Raises:
+            FileReadError: nobody can tell.
+        """
+        try:
+            return self.filesystem.get_file_info(self.path)
+        except (pa.ArrowException, OSError) as error:
+            raise FileReadError(f"{self.path} cannot be read ({reason(error)}); see that it can be reached") from error
+
+    def files(self) -> dict[str, fs.FileInfo]:
+        """Every file below it by its name, sorted; none if it is not there.
+
+        Raises:
+            FileReadError: they cannot be listed.
+        """
+        selector = fs.FileSelector(self.path, allow_not_found=True, recursive=True)
+        try:
+            found = self.filesystem.get_file_info(selector)
+        except (pa.ArrowException, OSError) as error:
+            raise FileReadError(f"{self.path} cannot be listed ({reason(error)}); give a folder") from error
+        files = {info.path[len(self.path) :].lstrip("/"): info for info in found if info.is_file}
+        return dict(sorted(files.items()))
+
+    def open(self, name: str) -> pa.NativeFile:
+        """Open a file within it for reading at any place.
+
+        Raises:
+            FileMissingError: it is not there.
+        """
+        try:
+            return self.filesystem.open_input_file(self.file(name))
+        except FileNotFoundError as error:
+            raise FileMissingError(f"{self.file(name)} is not there (any more, or on this node)") from error
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[pa.NativeFile]:
+        """Write a file within it that appears whole or not at all, under a temporary name of its own until then.
+
+        On the local disk it is fsynced and renamed. An object store has no rename: there the whole object is copied
+        to its name, which appears at once, and the temporary one is deleted.
+        """
+        folder, _, base = self.file(name).rpartition("/")
+        temporary = f"{folder}/.{base}.{os.urandom(4).hex()}{_TEMPORARY}"
+        self.filesystem.create_dir(folder, recursive=True)
+        try:
+            with self.filesystem.open_output_stream(temporary) as sink:
+                yield sink
+            if isinstance(self.filesystem, fs.LocalFileSystem):
+                publish(Path(temporary), Path(self.file(name)))
+            else:
+                self.filesystem.move(temporary, self.file(name))
+        except BaseException:
+            with contextlib.suppress(OSError, pa.ArrowException):
+                self.filesystem.delete_file(temporary)
+            raise
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a whole file within it.
+
+        Raises:
+            FileWriteError: it cannot be written.
+        """
+        with _write_errors(self.file(name)), self.writing(name) as sink:
+            sink.write(data)
+
+    def create(self) -> None:
+        """Make it a folder, if it is none yet.
+
+        Raises:
+            FileWriteError: that cannot be done.
+        """
+        with _write_errors(self.path):
+            self.filesystem.create_dir(self.path, recursive=True)
+
+    def remove(self, name: str) -> None:
+        """Delete a file within it.
+
+        Raises:
+            FileWriteError: it cannot be deleted.
+        """
+        with _write_errors(self.file(name)):
+            self.filesystem.delete_file(self.file(name))
+
+
+@contextlib.contextmanager
+def _write_errors(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise FileWriteError(f"cannot write {path} ({reason(error)}); choose another place for it") from error
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a run that was killed has left this file behind."""
+    return name.endswith(_TEMPORARY)
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
