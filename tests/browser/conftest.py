@@ -95,6 +95,7 @@ class Drawing:
         tab.set_default_timeout(PATIENCE)
         tab.on("console", lambda message: message.type in {"error", "warning"} and self.complaints.append(message.text))
         tab.on("pageerror", lambda error: self.complaints.append(str(error)))
+        tab.on("filechooser", lambda _: None)  # told at the click, Chromium may open one itself
         tab.on("request", lambda request: self.requests.append(request.url))
         tab.add_init_script(KEEP_PICTURES)
         tab.goto(address)

@@ -358,6 +358,7 @@ def test_no_width_scrolls_sideways_in_any_state(page, width):
     assert overflow() <= 0
     drawing.draw(SEVEN)
     drawing.label()
+    assert len({bar.bounding_box()["height"] for bar in drawing.tab.locator("#bars li").all()}) == 1  # none wraps
     drawing.tab.locator("#model summary").click()
     assert overflow() <= 0
     drawing.drop("drop", "text/plain", "notes.txt", b"no image at all")

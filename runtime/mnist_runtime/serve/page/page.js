@@ -284,7 +284,7 @@ const bars = Array.from({ length: 10 }, (_, digit) => {
   return get("bars").appendChild(row);
 });
 
-const percent = (probability) => `${(100 * probability).toFixed(2)} %`;
+const percent = (probability) => `${(100 * probability).toFixed(2)}\u00a0%`;
 const milliseconds = (ms) => `${ms < 1 ? ms.toPrecision(2) : ms.toFixed(1)} ms`;
 
 function show(said) {
