@@ -1,5 +1,6 @@
 """What the server says while it runs, a line each: requests answered and events, as text or as JSON."""
 
+import contextlib
 import json
 import time
 from typing import Any, Literal, TextIO, TypeAlias
@@ -35,8 +36,9 @@ class Log:
             self._write(f"{self._now()} {client} {method} {_printable(path)} {status} {seconds * 1e3:.1f} ms")
 
     def _write(self, line: str) -> None:
-        self._stream.write(line + "\n")
-        self._stream.flush()
+        with contextlib.suppress(OSError):  # who has closed the log wants none; requests are answered all the same
+            self._stream.write(line + "\n")
+            self._stream.flush()
 
     def _now(self) -> str:
         """The time in UTC, ISO 8601, to the millisecond."""

@@ -1,5 +1,6 @@
 """The command of the server: `mnist-serve`."""
 
+import math
 import re
 import sys
 from pathlib import Path
@@ -22,6 +23,12 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 def _check_name(ctx: click.Context, param: click.Parameter, value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", value):
         raise click.BadParameter(f"{value!r} is not letters, digits, '.', '_' and '-' alone", ctx, param)
+    return value
+
+
+def _check_timeout(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    if not 0 < value < math.inf:
+        raise click.BadParameter(f"{value:g} is no number of seconds above 0", ctx, param)
     return value
 
 
@@ -66,7 +73,8 @@ def _check_name(ctx: click.Context, param: click.Parameter, value: str) -> str:
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, min_open=True),
+    type=float,
+    callback=_check_timeout,
     default=20.0,
     show_default=True,
     metavar="SECONDS",

@@ -4,7 +4,7 @@ import asyncio
 import json
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEAD = 2**16
 """Bytes of the request line and headers of one request."""
@@ -22,6 +22,11 @@ class PatientConnection(HttpToolsProtocol):
         self._head_bytes = 0
         self._is_in_head = True
         self._is_in_request = False
+        self._has_ended_head = False
+        """In the data that are being read."""
+        self._unanswered: list[RequestResponseCycle] = []
+        self._refusal: tuple[int, str] | None = None
+        """Status and sentence for what follows on the last request that makes sense, until that is answered."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Begin to wait for the first request."""
@@ -30,6 +35,7 @@ class PatientConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing more."""
+        self._tell_that_client_has_gone()
         super().connection_lost(exc)
         for timer in (self._sending, self._reading):
             if timer:
@@ -37,8 +43,11 @@ class PatientConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on; what a whole request takes is one call and no timer."""
+        if self._refusal:
+            return
+        was_in_body, self._has_ended_head = self._is_in_body, False
         super().data_received(data)
-        if self._is_in_head:
+        if self._is_in_head and not (was_in_body or self._has_ended_head):  # all of the data are of this head
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD:
                 self._refuse(431, f"the headers are larger than {MAX_HEAD:,} bytes; send fewer or shorter ones")
@@ -56,8 +65,9 @@ class PatientConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The body begins."""
-        self._is_in_head, self._head_bytes = False, 0
+        self._is_in_head, self._head_bytes, self._has_ended_head = False, 0, True
         super().on_headers_complete()
+        self._unanswered = [cycle for cycle in (*self._unanswered, self.cycle) if not cycle.response_complete]
 
     def on_message_complete(self) -> None:
         """The request ends."""
@@ -71,17 +81,21 @@ class PatientConnection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The client reads more slowly than it is sent to."""
         super().pause_writing()
-        self._reading = self.loop.call_later(self._patience, self.transport.abort)
+        self._reading = self.loop.call_later(self._patience, self._abort)
 
     def resume_writing(self) -> None:
         """The client reads on."""
         super().resume_writing()
         if self._reading:
             self._reading.cancel()
+            self._reading = None
+        self._close_for_good()
 
     def on_response_complete(self) -> None:
         """A connection that is to be closed shall close, even if the client never reads what is left."""
         super().on_response_complete()
+        if self._refusal and self.cycle.response_complete:
+            self._refuse(*self._refusal)
         self._close_for_good()
 
     def timeout_keep_alive_handler(self) -> None:
@@ -91,7 +105,21 @@ class PatientConnection(HttpToolsProtocol):
 
     def _close_for_good(self) -> None:
         if self.transport.is_closing() and not self._reading:
-            self._reading = self.loop.call_later(self._patience, self.transport.abort)
+            self._reading = self.loop.call_later(self._patience, self._abort)
+
+    def _abort(self) -> None:
+        self._tell_that_client_has_gone()
+        self.transport.abort()
+
+    def _tell_that_client_has_gone(self) -> None:
+        """Tell every request that waits in a row; uvicorn tells the last one alone."""
+        for cycle in self._unanswered:
+            cycle.disconnected = True
+            cycle.message_event.set()
+
+    @property
+    def _is_in_body(self) -> bool:
+        return self._is_in_request and not self._is_in_head
 
     def _give_up_on_sender(self) -> None:
         left = self._began + self._patience - self.loop.time()
@@ -104,7 +132,7 @@ class PatientConnection(HttpToolsProtocol):
             self._close_for_good()
             return
         self._refuse(408, f"the request did not come within {self._patience:g} seconds; send it faster, or less of it")
-        if not self._is_in_head:
+        if self._is_in_body:
             self.cycle.disconnected = True  # the application, which is waiting for more, is told so
             self.cycle.message_event.set()
 
@@ -112,8 +140,11 @@ class PatientConnection(HttpToolsProtocol):
         return not self._is_in_head and self.cycle.response_started
 
     def _refuse(self, status: int, sentence: str) -> None:
-        """Answer what never became a request, and close."""
+        """Answer what never became a request, after those that came before it, and close."""
         if self.transport.is_closing():
+            return
+        if self.cycle and not (self.cycle.response_complete or self._is_in_body):
+            self._refusal = status, sentence
             return
         body = json.dumps({"error": sentence}).encode()
         head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)

@@ -110,8 +110,11 @@ def parse(body: bytes, json_length: bytes | None, raw_datatype: str) -> InferReq
     length = len(body) if json_length is None else _length(json_length, len(body))
     if length == 0 and json_length is not None:
         return _read_raw(body, raw_datatype)
-    head = (_read_head if length > _SHORT else _read_short_head)(body[:length])
-    return InferRequest(head.id, _read_tensor(head, body, length), head.outputs)
+    try:
+        head = (_read_head if length > _SHORT else _read_short_head)(body[:length])
+        return InferRequest(head.id, _read_tensor(head, body, length), head.outputs)
+    except RecursionError as error:  # when it is quoted; what is nested deeper still does not even load
+        raise RequestError("the request is nested too deeply; send what the protocol describes") from error
 
 
 def render(request: InferRequest, scores: Scores, model: str) -> InferResponse:
@@ -123,12 +126,14 @@ def render(request: InferRequest, scores: Scores, model: str) -> InferResponse:
         if output.binary
     ]
     if len(tensors) == len(arrays):
-        head = _binary_head(model, request.id, request.outputs, len(request.digits))
+        head = _binary_head(model, request.outputs, len(request.digits))
     else:
         data = [
             None if output.binary else to_json(array) for output, array in zip(request.outputs, arrays, strict=True)
         ]
-        head = _head(model, request.id, request.outputs, len(request.digits), data)
+        head = _head(model, request.outputs, len(request.digits), data)
+    if request.id is not None:
+        head = b'{"id":%b,%b' % (orjson.dumps(request.id), head.removeprefix(b"{"))
     return InferResponse(b"".join([head, *tensors]), len(head) if tensors else None)
 
 
@@ -166,10 +171,8 @@ class _Head:
     outputs: tuple[Output, ...]
 
 
-def _head(
-    model: str, name: str | None, outputs: tuple[Output, ...], count: int, data: Sequence[list[Any] | None]
-) -> bytes:
-    """The JSON of a response; of a binary tensor without its data."""
+def _head(model: str, outputs: tuple[Output, ...], count: int, data: Sequence[list[Any] | None]) -> bytes:
+    """The JSON of a response without an id; of a binary tensor without its data."""
     described = []
     for output, values in zip(outputs, data, strict=True):
         shape = [count] if output.name == "label" else [count, len(CLASSES)]
@@ -179,14 +182,13 @@ def _head(
         else:
             tensor["data"] = values
         described.append(tensor)
-    identity = {} if name is None else {"id": name}
-    return orjson.dumps({**identity, "model_name": model, "model_version": VERSION, "outputs": described})
+    return orjson.dumps({"model_name": model, "model_version": VERSION, "outputs": described})
 
 
 @lru_cache(maxsize=256)
-def _binary_head(model: str, name: str | None, outputs: tuple[Output, ...], count: int) -> bytes:
-    """The JSON of a response whose tensors are all binary: the same again and again, but for requests with an id."""
-    return _head(model, name, outputs, count, [None] * len(outputs))
+def _binary_head(model: str, outputs: tuple[Output, ...], count: int) -> bytes:
+    """The JSON of a response whose tensors are all binary: the same again and again."""
+    return _head(model, outputs, count, [None] * len(outputs))
 
 
 def _length(text: bytes, size: int) -> int:

@@ -29,9 +29,10 @@ def check_shape(shape: object) -> int:
     Raises:
         RequestError: it is another one, or none.
     """
-    match shape:
-        case [int(n), 784] if n >= 0 and type(n) is int:
-            return n
+    if type(shape) is list and len(shape) == 2 and {*map(type, shape)} == {int}:
+        count, pixels = shape
+        if count >= 0 and pixels == PIXELS:
+            return int(count)
     raise RequestError(f"the shape of pixels is {_short(shape)}, and must be [N, {PIXELS}]; flatten every digit")
 
 

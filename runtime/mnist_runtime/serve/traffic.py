@@ -63,7 +63,7 @@ class Traffic:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        status = _GONE
+        status, body = _GONE, _Body(receive)
 
         async def watched(message: Message) -> None:
             nonlocal status
@@ -74,13 +74,13 @@ class Traffic:
             await send(message)
 
         try:
-            await self._pass_on(scope, receive, watched)
+            await self._pass_on(scope, body.receive, watched)
         except RequestError as error:
             if status != _GONE:
                 raise
             if error.reason:
                 self._metrics.rejected(error.reason)
-            await error_response(error)(scope, receive, watched)
+            await _refuse(error, body, watched)
         except Exception:
             status = 500
             raise
@@ -104,6 +104,28 @@ class Traffic:
             self._log.request(client[0] if client else "-", scope["method"], scope["path"], status, seconds)
 
 
-def error_response(error: RequestError) -> JSONResponse:
-    """The protocol's way to say what is wrong."""
-    return JSONResponse({"error": str(error)}, error.status, dict(error.headers))
+class _Body:
+    """The body of one request, and whether more of it is to come."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._has_more = True
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._has_more = message.get("more_body", False)
+        return message
+
+    async def drain(self) -> None:
+        """Take the rest: the system resets a connection that closes with something unread, and its answer is lost."""
+        while self._has_more:
+            await self.receive()
+
+
+async def _refuse(error: RequestError, body: _Body, send: Send) -> None:
+    """Say in the protocol's way what is wrong, before the rest of the request has come."""
+    response = JSONResponse({"error": str(error)}, error.status, dict(error.headers))
+    await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+    await send({"type": "http.response.body", "body": response.body, "more_body": True})
+    await body.drain()
+    await send({"type": "http.response.body"})

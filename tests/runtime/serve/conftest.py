@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,12 @@ class Server:
             if key == name + wanted:
                 return float(value)
         return 0.0
+
+    def wait_for_in_flight(self, count: int) -> None:
+        """Until that many requests are being answered."""
+        start = time.monotonic()
+        while self.metric("mnist_serve_requests_in_flight") != count:
+            assert time.monotonic() < start + PATIENCE, f"there never were {count} requests in flight"
 
     def connect(self) -> socket.socket:
         """A bare connection."""

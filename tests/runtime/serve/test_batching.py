@@ -152,8 +152,7 @@ def hold_the_door(server, digits):
     """A request whose last bytes have not come: others wait for it, as long as the server's delay is."""
     body = json.dumps(server.document(digits)).encode()
     connection = server.send(body, part=slice(-10))
-    while not server.metric("mnist_serve_requests_in_flight"):
-        pass
+    server.wait_for_in_flight(1)
     return connection, body[-10:]
 
 
@@ -162,8 +161,7 @@ def test_the_server_batches_what_waits_together(serve, classifier, digits):
     late, rest = hold_the_door(server, digits[:1])
     with ThreadPoolExecutor(20) as threads:
         asked = [threads.submit(server.infer, digits[row : row + 1]) for row in range(1, 21)]
-        while server.metric("mnist_serve_requests_in_flight") < 21:
-            pass
+        server.wait_for_in_flight(21)
         assert server.metric("mnist_serve_batch_digits_count") == 0
         late.sendall(rest)
         labels = [each.result().json()["outputs"][2]["data"][0] for each in asked]
@@ -180,6 +178,7 @@ def test_in_the_server_a_bad_tensor_fails_alone(serve, digits):
     answers = {}
     good = threading.Thread(target=lambda: answers.update(good=server.infer(digits[1:2])))
     good.start()
+    server.wait_for_in_flight(2)
     assert server.infer(np.full((1, 784), 2, np.float32)).status_code == 400
     late.sendall(rest)
     good.join()
@@ -193,8 +192,7 @@ def test_in_the_server_a_client_that_leaves_is_dropped_from_its_batch(serve, dig
     late, rest = hold_the_door(server, digits[:1])
     body = json.dumps(server.document(digits[:1])).encode()
     leaving = server.send(body)
-    while server.metric("mnist_serve_requests_in_flight") < 2:
-        pass
+    server.wait_for_in_flight(2)
     leaving.close()
     server.wait_for("request", status=499)
     late.sendall(rest)

@@ -111,10 +111,25 @@ def test_a_client_that_leaves_in_the_middle_of_chunks_is_not_answered(small):
         connection.sendall(
             b"POST /v2/models/mnist/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{"
         )
-        while not small.metric("mnist_serve_requests_in_flight"):
-            pass
+        small.wait_for_in_flight(1)
     small.wait_for("request", status=499)
     assert not [line for line in small.log if line["event"] == "error"]
+
+
+def test_what_is_too_large_is_told_so_on_a_connection_that_closes(small):
+    """While most of it is unread, which would have the system reset the connection."""
+    assert small.answer(small.send(bytes(30_000_000), "Connection: close"))[0] == 413
+
+
+def test_long_ids_are_not_kept(serve):
+    server = serve()
+    document = server.document(np.empty((0, 784), np.uint8))
+    before = server.metric("process_resident_memory_bytes")
+    for number in range(40):
+        name = str(number) * 2_000_000
+        answer = server.http.post(INFER, json={**document, "id": name, "parameters": {"binary_data_output": True}})
+        assert json.loads(answer.content[: int(answer.headers["inference-header-content-length"])])["id"] == name
+    assert server.metric("process_resident_memory_bytes") < before + 60_000_000
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zlib.compress, raw_deflate])

@@ -1,5 +1,6 @@
 """Slow clients, endless heads and what is not HTTP: none of them holds the server."""
 
+import contextlib
 import json
 import socket
 import struct
@@ -70,21 +71,23 @@ def test_a_request_that_takes_its_time_within_the_timeout_is_answered(server, di
     body = json.dumps(server.document(digits[:1])).encode()
     connection = server.send(body, part=slice(-10))
     with connection:
-        assert server.metric("mnist_serve_requests_in_flight") == 1
+        server.wait_for_in_flight(1)
         connection.sendall(body[-10:])
         assert connection.recv(15) == b"HTTP/1.1 200 OK"
 
 
-def test_requests_in_a_row_each_have_their_own_time(hasty, digits):
+def test_requests_in_a_row_each_have_their_own_time(serve, digits):
     """A client that never pauses is not slow, however long it goes on."""
-    body = json.dumps(hasty.document(digits[:1])).encode()
+    patience = 3.0  # longer than a busy machine may keep this client from going on
+    server = serve("--timeout", patience)
+    body = json.dumps(server.document(digits[:1])).encode()
     request = b"POST /v2/models/mnist/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     half = len(request) // 2
     answers = b""
-    with hasty.connect() as connection:
+    with server.connect() as connection:
         connection.sendall(request[:half])
         start = time.monotonic()
-        while time.monotonic() < start + 3 * PATIENCE:
+        while time.monotonic() < start + 1.5 * patience:
             connection.sendall(request[half:] + request[:half])
             answers += connection.recv(65536)
     assert answers.startswith(b"HTTP/1.1 200 OK")
@@ -126,6 +129,27 @@ def test_a_client_that_reads_slowly_gets_all_of_it(server, large):
         sending.join()
 
 
+def test_a_client_that_stops_reading_on_the_way_is_left(hasty, large):
+    """Even one that had been slow before and had gone on."""
+    before = hasty.metric("process_open_fds")
+    with narrow(hasty, 4096) as connection, connection.makefile("rb") as answers:
+        sending = threading.Thread(target=ignoring_resets, args=[lambda: connection.sendall(large * 10)])
+        sending.start()
+        for _ in range(2):
+            answers.readline()
+            answers.read(int(parse_headers(answers)["content-length"]))
+        sending.join()
+        start = time.monotonic()
+        while hasty.metric("process_open_fds") > before:
+            assert time.monotonic() < start + 60
+    assert not [line for line in hasty.log if line["event"] == "error"]
+
+
+def ignoring_resets(call):
+    with contextlib.suppress(ConnectionError):
+        call()
+
+
 @pytest.mark.parametrize(
     "head",
     [
@@ -140,6 +164,28 @@ def test_a_head_without_an_end_is_refused(server, head):
     status, said = server.answer(connection)
     assert status == 431
     assert said["error"].startswith("the headers are larger than 65,536 bytes")
+
+
+def test_the_end_of_a_long_body_is_not_taken_for_headers(server):
+    request = b"POST /v2/models/mnist/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\n\r\n" + b" " * 90_000
+    last = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with server.connect() as connection, connection.makefile("rb") as answers:
+        connection.sendall(request[:100])
+        connection.sendall(request[100:] + last[:40])
+        assert answers.readline() == b"HTTP/1.1 400 Bad Request\r\n"
+        assert answers.read(int(parse_headers(answers)["content-length"])).startswith(
+            b'{"error":"the request is not JSON'
+        )
+        connection.sendall(last[40:])
+        assert answers.readline() == b"HTTP/1.1 200 OK\r\n"
+
+
+def test_what_makes_no_sense_is_refused_after_what_does_is_answered(server, large):
+    with server.connect() as connection:
+        connection.sendall(large + large + b"hello\r\n\r\n")
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert [received.count(b"HTTP/1.1 %d " % status) for status in (200, 400)] == [2, 1]
+    assert received.endswith(b'{"error": "this is not a request of HTTP/1.1 (invalid http request received)"}')
 
 
 @pytest.mark.parametrize("sent", [b"\x16\x03\x01\x02\x00\x01\x00", b"hello\r\n\r\n", b"GET /v2 HTTP/9.9\r\n\r\n"])

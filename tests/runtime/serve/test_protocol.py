@@ -9,6 +9,8 @@ import pytest
 
 INFER = "/v2/models/mnist/infer"
 BLANK = [0] * 784
+DEEP = '{"a":' + "[" * 1000 + "]" * 1000 + "}"
+"""JSON that is nested almost as deeply as can be read."""
 LENGTH = "Inference-Header-Content-Length"
 
 
@@ -118,6 +120,15 @@ CASES = [
     text("two of it", 400, "the request is not JSON (", "{}{}"),
     text("a list", 400, 'the request is not a JSON object; send {"inputs": [...]}', "[]"),
     text("nothing in it", 400, "inputs must be a list of one tensor, pixels", "{}"),
+    *(
+        text(
+            f"deep {name}",
+            400,
+            "the request is nested too deeply",
+            json.dumps({"inputs": [tensor(**{name: 0})]}).replace(f'"{name}": 0', f'"{name}": {DEEP}'),
+        )
+        for name in ("name", "datatype", "shape", "data")
+    ),
     text("too deep", 400, "the request is not JSON (depth limit exceeded", "[" * 200_000),
     Case("not unicode", 400, "the request is not JSON", body=b'{"id": "\xff"}'),
     ask("inputs no list", 400, "inputs must be a list of one tensor", document={"inputs": {}}),
@@ -143,6 +154,7 @@ CASES = [
     ask("other width", 400, "the shape of pixels is [1, 783]", shape=[1, 783]),
     ask("negative shape", 400, "the shape of pixels is [-1, 784]", shape=[-1, 784]),
     ask("fractional shape", 400, "the shape of pixels is [1.0, 784]", shape=[1.0, 784]),
+    ask("fractional width", 400, "the shape of pixels is [1, 784.0]", shape=[1, 784.0]),
     ask("boolean shape", 400, "the shape of pixels is [True, 784]", shape=[True, 784]),
     ask("endless shape", 400, "takes 784,000,000,000,000 values, and the data of pixels has 784", shape=[10**12, 784]),
     ask("too few values", 400, "takes 784 values, and the data of pixels has 783; make shape", data=BLANK[1:]),

@@ -24,7 +24,9 @@ def test_help_and_version_need_neither_numpy_nor_the_extra():
     [
         (["--port", "70000"], "'--port'"),
         (["--name", "a/b"], "'a/b' is not letters, digits, '.', '_' and '-' alone"),
-        (["--timeout", "0"], "'--timeout'"),
+        (["--timeout", "0"], "'--timeout': 0 is no number of seconds above 0"),
+        (["--timeout", "nan"], "'--timeout': nan is no number"),
+        (["--timeout", "inf"], "'--timeout': inf is no number"),
         (["--max-body", "16MB"], "'--max-body'"),
         (["--reload"], "--reload needs a --model FILE or FOLDER to watch."),
         (["--frobnicate"], "No such option"),

@@ -45,8 +45,7 @@ def test_while_it_stops_it_is_alive_not_ready_and_answers_only_what_it_has_accep
     server = serve()
     body = json.dumps(server.document(digits[:1])).encode()
     accepted = server.send(body, part=slice(-10))
-    while not server.metric("mnist_serve_requests_in_flight"):
-        pass
+    server.wait_for_in_flight(1)
     server.process.send_signal(signal.SIGTERM)
     server.wait_for("stopping", in_flight=1)
     assert server.http.get("/v2/health/live").status_code == 200
@@ -54,8 +53,9 @@ def test_while_it_stops_it_is_alive_not_ready_and_answers_only_what_it_has_accep
     assert (not_ready.status_code, not_ready.json()) == (503, {"ready": False})
     not_ready = server.http.get("/v2/models/mnist/ready")
     assert (not_ready.status_code, not_ready.json()) == (503, {"name": "mnist", "ready": False})
-    refused = server.infer(digits[:1])
-    assert (refused.status_code, refused.headers["connection"]) == (503, "close")
+    for refused in (server.infer(digits[:1]), server.http.post(INFER, content=bytes(6_000_000))):
+        assert (refused.status_code, refused.headers["connection"]) == (503, "close")
+        assert refused.headers["retry-after"] == "1"
     assert refused.json()["error"] == "the server is stopping; send this to another one"
     accepted.sendall(body[-10:])
     status, said = server.answer(accepted)
@@ -66,8 +66,7 @@ def test_while_it_stops_it_is_alive_not_ready_and_answers_only_what_it_has_accep
 def test_a_second_signal_ends_it_at_once(serve, digits):
     server = serve()
     held = server.send(json.dumps(server.document(digits[:1])).encode(), part=slice(-10))
-    while not server.metric("mnist_serve_requests_in_flight"):
-        pass
+    server.wait_for_in_flight(1)
     server.process.send_signal(signal.SIGTERM)
     server.wait_for("stopping")
     assert server.stop() == 1

@@ -1,6 +1,9 @@
 """What is admitted, counted and logged."""
 
+import contextlib
+import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +12,8 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+
+from mnist_runtime.serve.access_log import Log
 
 INFER = "/v2/models/mnist/infer"
 
@@ -19,8 +24,7 @@ def busy(serve, digits):
     server = serve("--max-concurrency", 2)
     body = json.dumps(server.document(digits[:1])).encode()
     held = [server.send(body, part=slice(-10)) for _ in range(2)]
-    while server.metric("mnist_serve_requests_in_flight") < 2:
-        pass
+    server.wait_for_in_flight(2)
 
     def release() -> list[bytes]:
         for connection in held:
@@ -109,3 +113,15 @@ def test_requests_are_logged_as_text_unless_told_not_to(home, flags, lines):
     if lines:
         assert re.fullmatch(r"\S+Z 127\.0\.0\.1 GET /v2/health/live 200 \d+\.\d ms", requests[0])
         assert r'"/a\u001b[31m" 404' in requests[1]
+
+
+def test_a_log_that_nobody_reads_any_more_is_no_error():
+    """It would end the server while it stops, and with it the requests that it had accepted."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = io.TextIOWrapper(io.FileIO(writer, "w"))
+    log = Log(stream)
+    log.say("stopping", "Stopping.")
+    log.request("127.0.0.1", "GET", "/", 200, 0.001)
+    with contextlib.suppress(BrokenPipeError):
+        stream.close()
