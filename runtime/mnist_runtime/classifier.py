@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,8 +15,8 @@ import numpy as np
 from mnist_runtime.artifact import BUNDLED, SIZE_LIMIT, Artifact, Contract
 from mnist_runtime.digits import CLASSES, PIXELS, as_batch, is_unit_float32
 from mnist_runtime.errors import ArtifactError, ClosedError, DigitError, OptionError
-from mnist_runtime.files import read_whole
-from mnist_runtime.session import Settings
+from mnist_runtime.files import read_whole, reading
+from mnist_runtime.session import Provider, Settings
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 CHUNK = 1024
 """Digits computed at a time: their float32 pixels, 3 MiB, stay in the processor's cache."""
 
+_WANTED = "give a .onnx file that mnist-export wrote"
 _ONE_DIGIT = frozenset([(PIXELS,), (28, 28), (1, PIXELS), (1, 28, 28), (1, 1, 28, 28)])
 _UINT8 = np.dtype(np.uint8)
 _FLOAT32 = np.dtype(np.float32)
@@ -87,7 +89,7 @@ class Classifier:
         model: Model | None = None,
         *,
         threads: int | Literal["auto"] = 1,
-        providers: Sequence[str] = ("CPUExecutionProvider",),
+        providers: Sequence[Provider] = ("CPUExecutionProvider",),
         session_options: ort.SessionOptions | None = None,
         trusted_contract: Contract | None = None,
     ) -> None:
@@ -98,7 +100,8 @@ class Classifier:
                 given both graphs, uint8 digits take the uint8 one. The bundled model if not given.
             threads: Of one call; "auto" takes the CPUs that affinity and cgroup quota grant. A model this small is
                 fastest with one.
-            providers: onnxruntime's execution providers, the preferred one first.
+            providers: onnxruntime's execution providers, the preferred one first; each by its name, or with its
+                options as a pair.
             session_options: onnxruntime's own options, taken as they are instead of `threads` and our defaults.
             trusted_contract: "float32" (pixels are intensity / 256) or "uint8" (raw), for a model without our
                 metadata, which is refused otherwise.
@@ -172,12 +175,12 @@ class Classifier:
         Raises:
             ArtifactError: one carries none, or cannot compute them.
         """
-        return [replace(artifact.replay(), name=artifact.name) for artifact in self._artifacts.values()]
+        return [replace(artifact.replay(), name=artifact.name) for artifact in self._opened().values()]
 
     @property
     def digests(self) -> list[str]:
         """SHA-256, in hex, of each model file it was made from."""
-        return [artifact.sha256 for artifact in self._artifacts.values()]
+        return [artifact.sha256 for artifact in self._opened().values()]
 
     def close(self) -> None:
         """Free the model and onnxruntime's session; closing twice is fine."""
@@ -197,7 +200,8 @@ class Classifier:
         if not self._models:
             return "<Classifier, closed>"
         models = " and ".join(name for _, name in self._models)
-        return f"<Classifier of {models}, {self._settings.threads} thread(s), {', '.join(self._settings.providers)}>"
+        providers = ", ".join(map(str, self._settings.providers))
+        return f"<Classifier of {models}, {self._settings.threads} thread(s), {providers}>"
 
     def __getstate__(self) -> dict[str, Any]:
         """Pack the model's own bytes: the session is built again where they arrive."""
@@ -267,31 +271,32 @@ class Classifier:
 
     def _chunks(self, digits: NDArray[Any], outputs: list[str]) -> Iterator[tuple[int, list[NDArray[np.float32]]]]:
         """Check and compute `[N, 784]` of any accepted dtype, a cache-full at a time."""
-        artifact = self._artifact_for(digits.dtype)
+        wanted = "float32" if digits.dtype.kind == "f" else "uint8"
+        artifact = self._opened().get(wanted) or self.artifact
         run = _inner_run(artifact)
         ready = digits.dtype == _UINT8 and artifact.dtype == "uint8"  # every value of it is an intensity
         for start in range(0, len(digits), CHUNK):
             chunk = digits[start : start + CHUNK]
             yield start, run(outputs, {"pixels": chunk if ready else artifact.prepare(chunk)}, None)
 
-    def _artifact_for(self, dtype: np.dtype[Any]) -> Artifact:
+    def _opened(self) -> dict[str, Artifact]:
+        """The models, opened where they are not."""
         if not self._artifacts:
             if not self._models:
                 raise ClosedError("this classifier is closed; make another one")
             self._open()  # in a forked child, at first use
-        wanted = "float32" if dtype.kind == "f" else "uint8"
-        return self._artifacts.get(wanted) or self.artifact
+        return self._artifacts
 
     def forget_session(self) -> None:
         """Open the model anew at next use, as a forked child must: the session's threads and locks stayed behind."""
         if self._artifacts:
-            _left_behind.append(self._artifacts)  # to free a session may mean to join its threads, which are not there
+            for artifact in self._artifacts.values():  # to free a session may mean to join threads that are not there
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(artifact))  # and the interpreter frees all that it can
             self._uint8_run = self._float32_run = None
             self._artifacts = {}
 
 
 _alive: WeakSet[Classifier] = WeakSet()
-_left_behind: list[Any] = []
 
 
 def _after_fork() -> None:
@@ -304,9 +309,14 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
 
 
 def _inner_run(artifact: Artifact | None) -> Any:
-    """The run of onnxruntime's C++ session, which its Python session wraps; the wrapper, should that ever change."""
+    """The run of onnxruntime's C++ session, which its Python session wraps; the wrapper, should that ever change.
+
+    Of a model that was taken on trust, a run whose answers are checked.
+    """
     if artifact is None:
         return None
+    if not artifact.metadata:
+        return artifact.run_checked
     return getattr(artifact.session, "_sess", artifact.session).run
 
 
@@ -326,11 +336,13 @@ def _read_models(model: Model | None) -> list[tuple[bytes, str]]:
         return [(model, f"the model of {len(model):,} bytes")]
     if not isinstance(model, (str, os.PathLike)):
         raise OptionError(f"the model is a {type(model).__name__}, and must be a path, bytes or a published folder")
-    return _read_folder(Path(model)) if Path(model).is_dir() else [_read_file(model, str(model))]
+    with reading(model, _WANTED):
+        is_folder = Path(model).is_dir()
+    return _read_folder(Path(model)) if is_folder else [_read_file(model, str(model))]
 
 
 def _read_file(path: str | os.PathLike[str], name: str) -> tuple[bytes, str]:
-    return read_whole(path, limit=SIZE_LIMIT, wanted="give a .onnx file that mnist-export wrote"), name
+    return read_whole(path, limit=SIZE_LIMIT, wanted=_WANTED), name
 
 
 def _read_folder(folder: Path) -> list[tuple[bytes, str]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mnist_runtime import __version__
-from mnist_runtime.command import FAILURE, Command, complain, note
+from mnist_runtime.command import FAILURE, Command, complain, note, uninterrupted
 from mnist_runtime.selection import choose_model
 
 # NumPy and onnxruntime are imported where they are used: --help and --version answer without them.
@@ -109,11 +109,20 @@ def infer(
         raise click.UsageError("--shard needs --output, which names the files of the parts.")
     if output and (show or form != "text" or top_k > 1):
         raise click.UsageError("--output writes a .npy; --format, --top-k and --show are for printing.")
+    if labels and (show or form != "text" or top_k > 1 or (probabilities and not output)):
+        raise click.UsageError(
+            "--labels prints the accuracy; --format, --top-k, --probabilities and --show are without it."
+        )
+    if show and form != "text":
+        raise click.UsageError(
+            "--show draws for people, and json, jsonl and csv are for programs; leave one of them out."
+        )
     # This command multiplies no matrices in NumPy; the threads of its BLAS would cost a quarter of the start.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from mnist_runtime import inference
-    from mnist_runtime.classifier import Classifier
-    from mnist_runtime.formats import Detail
+    with uninterrupted():
+        from mnist_runtime import inference
+        from mnist_runtime.classifier import Classifier
+        from mnist_runtime.formats import Detail
 
     failed: list[str] = []
     model = choose_model(model, note)
@@ -149,8 +158,9 @@ def parity(path: Path | None, form: str) -> int:
 
     Exit codes: 0 parity holds; 1 it does not, or something is damaged or missing; 2 wrong usage.
     """
-    from mnist_runtime.artifact import BUNDLED
-    from mnist_runtime.verification import verify_file, verify_folder
+    with uninterrupted():
+        from mnist_runtime.artifact import BUNDLED
+        from mnist_runtime.verification import verify_file, verify_folder
 
     path = choose_model(path, note) or BUNDLED
     findings = verify_folder(path) if path.is_dir() else [verify_file(path)]

@@ -1,8 +1,12 @@
 """How every command of the project ends: results on stdout, one sentence on stderr, a documented exit code."""
 
+import contextlib
+import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -34,7 +38,7 @@ class Command(click.Command):
             status = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains
+            _give_up_stdout()
             return 0
         return status
 
@@ -42,6 +46,7 @@ class Command(click.Command):
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> NoReturn:
         """Run with `args` (default: the process's) and exit."""
+        _complete_streams()
         sys.exit(self._status(args, prog_name or self.name, extra))
 
     def _status(self, args: Sequence[str] | None, prog_name: str | None, extra: dict[str, Any]) -> int:
@@ -53,6 +58,10 @@ class Command(click.Command):
         except MnistRuntimeError as error:
             complain(str(error))
             return FAILURE
+        except OSError as error:  # what is read and written by name has errors of ours
+            _give_up_stdout()
+            complain(f"standard output cannot be written ({error.strerror}); send it to another place")
+            return FAILURE
         except (KeyboardInterrupt, click.Abort):
             complain("interrupted; nothing half-written stands under its final name")
             return INTERRUPTED
@@ -63,6 +72,33 @@ class Group(Command, click.Group):
     """A group of commands that begins and ends as `Command` does, and so does each of its commands."""
 
     command_class = Command
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold a Ctrl-C back while native modules are imported, which would make an ImportError of it."""
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _complete_streams() -> None:
+    """Make streams that were closed by `>&-` and the like, and write any text to those that cannot hold all of it."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  # as long as the process
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def _give_up_stdout() -> None:
+    """Write what is left nowhere, or the interpreter would complain of it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def complain(sentence: str) -> None:

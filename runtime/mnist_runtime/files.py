@@ -26,6 +26,8 @@ def reading(path: str | os.PathLike[str], wanted: str) -> Iterator[None]:
         raise FileReadError(f"{path} is a folder; {wanted}") from error
     except OSError as error:
         raise FileReadError(f"{path} cannot be read ({error.strerror}); {wanted}") from error
+    except ValueError as error:  # a name with a null byte
+        raise FileReadError(f"{str(path)!r} cannot be a file ({error}); {wanted}") from error
 
 
 def read_whole(path: str | os.PathLike[str], *, limit: int, wanted: str) -> bytes:
@@ -69,12 +71,12 @@ def staged(path: str | os.PathLike[str], data: bytes) -> Iterator[Callable[[], N
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
 
     def commit() -> None:
-        with _write_errors(path):
+        with write_errors(path):
             temporary.replace(path)
             _fsync_folder(path.parent)
 
     try:
-        with _write_errors(path):
+        with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("xb") as file:
                 file.write(data)
@@ -87,9 +89,16 @@ def staged(path: str | os.PathLike[str], data: bytes) -> Iterator[Callable[[], N
 
 
 @contextlib.contextmanager
-def _write_errors(path: Path) -> Iterator[None]:
+def write_errors(path: Path) -> Iterator[None]:
+    """Tell what the system says while `path` is written as one of our errors; ours pass as they are.
+
+    Raises:
+        FileWriteError: naming `path`.
+    """
     try:
         yield
+    except MnistRuntimeError:
+        raise
     except OSError as error:
         raise FileWriteError(f"cannot write {path} ({error.strerror}); choose another place for it") from error
 
@@ -100,13 +109,11 @@ def publish(part: Path, path: Path) -> None:
     Raises:
         FileWriteError: naming `path`.
     """
-    try:
+    with write_errors(path):
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(path)
         _fsync_folder(path.parent)
-    except OSError as error:
-        raise FileWriteError(f"cannot write {path} ({error.strerror}); choose another place for it") from error
 
 
 def ensure_writable(folder: str | os.PathLike[str]) -> None:

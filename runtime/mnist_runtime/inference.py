@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
+from mnist_runtime.artifact import BUNDLED
 from mnist_runtime.classifier import Classifier
 from mnist_runtime.command import complain
 from mnist_runtime.digits import as_digits
@@ -115,9 +116,11 @@ def score_file(
 
 
 def _files_of(model: Path | None) -> list[Path]:
-    """The files that a model is read from; of a published folder, all that its manifest lists."""
-    if model is None or not model.is_dir():
-        return [model] if model else []
+    """The files that a model is read from: of a published folder, all that its manifest lists."""
+    if model is None:
+        return list(BUNDLED.parent.iterdir())
+    if not model.is_dir():
+        return [model]
     from mnist_runtime.manifest import NAME, read_manifest
 
     return [model / file for file in (NAME, *read_manifest(model).files)]

@@ -1,6 +1,7 @@
 """NumPy's .npy files, read without trust: no pickle runs, and no header claims more than the file holds."""
 
 import contextlib
+import io
 import os
 import stat
 from collections.abc import Iterator
@@ -18,8 +19,15 @@ from mnist_runtime.files import reading
 
 WANTED = "give a .npy file as np.save writes it"
 _STREAM_LIMIT = 2**30  # bytes; a stream has to be held in memory
+
+
+class OtherArrayError(DigitError):
+    """A whole array, of something else than digits."""
+
+
 _Header: TypeAlias = tuple[tuple[int, ...], bool, np.dtype[Any]]
 """Shape, whether in Fortran order, dtype."""
+_HEADER_LIMIT = 10_000  # bytes; NumPy's own, which it looks at only once it has read as many as are claimed
 _PIECE = 2**20  # bytes read at a time from a stream that may hold less than it claims
 
 
@@ -172,17 +180,20 @@ def _header(file: BinaryIO, name: str) -> _Header:
     try:
         if version not in ((1, 0), (2, 0)):
             _refuse(name, f"its format version {version} is not 1.0 or 2.0")
+        length = file.read(2 if version == (1, 0) else 4)
+        if int.from_bytes(length, "little") > _HEADER_LIMIT:
+            _refuse(name, f"its header claims more than {_HEADER_LIMIT:,} bytes")
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran_order, dtype = read(file)
+        shape, fortran_order, dtype = read(io.BytesIO(length + file.read(int.from_bytes(length, "little"))))
         np.broadcast_to(np.empty((), dtype), shape)  # takes no memory, and fails where no such shape can exist
     except DigitError:
         raise
     except Exception as error:  # noqa: BLE001  # the parser reads Python literals, and raises what that runs into
         _refuse(name, str(error).splitlines()[0] if str(error) else type(error).__name__, error)
     if dtype.hasobject:
-        raise DigitError(f"{name} holds pickled Python objects, which are never loaded; save numbers with np.save")
+        raise OtherArrayError(f"{name} holds pickled Python objects, which are never loaded; save numbers with np.save")
     if dtype.kind not in "biufc":
-        raise DigitError(f"{name} holds {dtype}, and digits are numbers; save uint8 or float digits with np.save")
+        raise OtherArrayError(f"{name} holds {dtype}, and digits are numbers; save uint8 or float digits with np.save")
     return shape, fortran_order, dtype
 
 
@@ -196,7 +207,7 @@ def _check_digits(shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> No
     try:
         as_batch(np.broadcast_to(np.empty((), dtype), shape))  # an array of that shape in the memory of one number
     except DigitError as error:
-        raise DigitError(f"{name}: {error}") from error
+        raise OtherArrayError(f"{name}: {error}") from error
 
 
 def _refuse(name: str, why: str, cause: Exception | None = None) -> NoReturn:

@@ -5,25 +5,31 @@ what it is made of and, at the end, the SHA-256 of it all; a part is taken up ag
 and a result taken for done only where its bytes are too. Side files that hold anything else are not ours, and are kept.
 """
 
+import contextlib
 import hashlib
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from mnist_runtime.classifier import Classifier
-from mnist_runtime.digits import CLASSES
-from mnist_runtime.errors import FileWriteError, MnistRuntimeError
-from mnist_runtime.files import ensure_writable, publish, read_whole, write_atomically
+from mnist_runtime.digits import CLASSES, PIXELS
+from mnist_runtime.errors import FileWriteError
+from mnist_runtime.files import ensure_writable, publish, read_whole, write_atomically, write_errors
 from mnist_runtime.npy import NpyFile, open_npy
 
-CHUNK = 16_384
-"""Digits between two writes: 12 MiB of uint8 pixels."""
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+CHUNK = 12 * 2**20
+"""Bytes of pixels between two writes: 16,049 digits of uint8."""
 
 SCHEMA = 1
 """Version of the record's layout."""
@@ -84,6 +90,9 @@ def score(
         FileWriteError: the result cannot be written, or a file that is not ours stands where its side files go.
     """
     part, record = side_files(output)
+    with write_errors(output):
+        if output.exists() and not output.is_file():
+            raise FileWriteError(f"{output} is a folder or a device, and has to be a file; {_ELSEWHERE}")
     found = _found(part, record)
     ensure_writable(output.parent)
     about = _about(classifier, digits, rows, probabilities=probabilities)
@@ -94,25 +103,37 @@ def score(
     if known and digest and output.is_file() and not part.exists() and _sha256(output) == digest:
         advance(len(rows))
         return False
-    try:
-        with part.open("r+b" if known and part.exists() else "w+b") as file:
-            if not known:
-                write_atomically(record, _encoded(about))
-            done = _taken_up(file, header, row.itemsize)
-            advance(done)
-            for start in range(done, len(rows), CHUNK):
-                chunk = digits.digits(rows.start + start, rows.start + min(start + CHUNK, len(rows)))
-                said = classifier.predict_proba(chunk) if probabilities else classifier.predict(chunk).astype(np.uint8)
-                file.write(said.tobytes())
-                file.flush()
-                advance(len(chunk))
+    step = max(1, CHUNK // (PIXELS * digits.dtype.itemsize))
+    with write_errors(part), _alone_at(part) as file:
+        if not known:
+            file.truncate()
+            write_atomically(record, _encoded(about))
+        done = _taken_up(file, header, row.itemsize)
+        advance(done)
+        for start in range(done, len(rows), step):
+            chunk = digits.digits(rows.start + start, rows.start + min(start + step, len(rows)))
+            said = classifier.predict_proba(chunk) if probabilities else classifier.predict(chunk).astype(np.uint8)
+            file.write(said.tobytes())
+            file.flush()
+            advance(len(chunk))
         write_atomically(record, _encoded({**about, "sha256": _sha256(part)}))
-    except OSError as error:
-        if isinstance(error, MnistRuntimeError):
-            raise
-        raise FileWriteError(f"cannot write {part} ({error.strerror}); choose another place for it") from error
-    publish(part, output)
+        publish(part, output)
     return True
+
+
+@contextlib.contextmanager
+def _alone_at(part: Path) -> Iterator[BinaryIO]:
+    """Open a part, new or begun, that no other run is writing; until it is closed none begins to (with flock)."""
+    with os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_ours = os.path.samestat(part.stat(), os.fstat(file.fileno()))
+        except (BlockingIOError, FileNotFoundError):  # it is being written, or was published a moment ago
+            is_ours = False
+        if not is_ours:
+            raise FileWriteError(f"another run is writing {part}; wait for its end, or give --output another name")
+        yield file
 
 
 def labels_of(output: Path) -> "np.ndarray[Any, np.dtype[np.int64]]":

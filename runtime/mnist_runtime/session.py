@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 # onnxruntime >= 1.30 reports usage and writes to the user's cache as soon as it is imported, unless told not to.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -16,6 +16,10 @@ from mnist_runtime.errors import ArtifactError, OptionError
 VERSION: str = ort.__version__
 """Of onnxruntime."""
 
+Provider: TypeAlias = str | tuple[str, dict[str, Any]]
+"""The name of an execution provider, or that and its options, as onnxruntime takes them."""
+
+_MOST_THREADS = 1024
 _CPU = "CPUExecutionProvider"
 _FATAL = 4  # every error comes back as an exception, and is told once
 
@@ -26,18 +30,25 @@ class Settings:
 
     threads: int | Literal["auto"] = 1
     """Threads of one call; "auto" takes every CPU that this process may use. A small model gains nothing from them."""
-    providers: Sequence[str] = (_CPU,)
-    """onnxruntime's execution providers, the preferred one first."""
+    providers: Sequence[Provider] = (_CPU,)
+    """onnxruntime's execution providers, the preferred one first; each by its name, or with its options."""
     session_options: ort.SessionOptions | None = None
     """Taken as they are, instead of `threads` and our defaults (no spinning, no logging)."""
 
     def __post_init__(self) -> None:
         """Refuse what onnxruntime would ignore or misread."""
-        if self.threads != "auto" and not (type(self.threads) is int and self.threads >= 1):
-            raise OptionError(f'threads is {self.threads!r}, and must be a whole number from 1, or "auto"')
-        if isinstance(self.providers, str) or not self.providers:
+        if self.threads != "auto" and not (type(self.threads) is int and 1 <= self.threads <= _MOST_THREADS):
+            raise OptionError(
+                f'threads is {self.threads!r}, and must be a whole number from 1 to {_MOST_THREADS:,}, or "auto"'
+            )
+        if not isinstance(self.session_options, ort.SessionOptions | None):
+            raise OptionError(
+                f"session_options is a {type(self.session_options).__name__}, and must be onnxruntime.SessionOptions"
+            )
+        if not isinstance(self.providers, list | tuple) or not self.providers:
             raise OptionError(f'providers is {self.providers!r}, and must be a list such as ["{_CPU}"]')
-        missing = [provider for provider in self.providers if provider not in ort.get_available_providers()]
+        names = [provider[0] if isinstance(provider, tuple) else provider for provider in self.providers]
+        missing = [str(name) for name in names if name not in ort.get_available_providers()]
         if missing:
             raise OptionError(
                 f"this onnxruntime has no {', '.join(missing)}; it has {', '.join(ort.get_available_providers())}"

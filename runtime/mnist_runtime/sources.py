@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mnist_runtime.digits import as_batch
 from mnist_runtime.errors import DigitError, FileMissingError
 from mnist_runtime.files import read_whole, reading
-from mnist_runtime.npy import NpyFile, read_digits
+from mnist_runtime.npy import NpyFile, OtherArrayError, read_digits
 
 CHUNK = 4096
 """Digits read at a time."""
@@ -40,7 +40,9 @@ def expand(path: str, *, recursive: bool) -> Iterator[str]:
         FileMissingError: a folder or glob holds no file that can be read.
     """
     folder = Path(path)
-    if path != STDIN and folder.is_dir():
+    with reading(path, _WANTED):
+        is_there, is_folder = folder.exists(), folder.is_dir()
+    if path != STDIN and is_folder:
         found = sorted(folder.rglob("*") if recursive else folder.iterdir())
         files = [str(file) for file in found if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
         files = [file for file in files if Path(file).is_file()]
@@ -48,8 +50,9 @@ def expand(path: str, *, recursive: bool) -> Iterator[str]:
         if not files:
             raise FileMissingError(f"{path} holds no {', '.join(sorted(SUFFIXES))}{deeper}")
         yield from files
-    elif path != STDIN and not folder.exists() and glob.has_magic(path):  # quoted, or a shell that leaves globs alone
-        files = sorted(glob.glob(path, recursive=recursive))  # noqa: PTH207  # Path.glob takes no absolute pattern
+    elif path != STDIN and not is_there and glob.has_magic(path):  # quoted, or a shell that leaves globs alone
+        matches = sorted(glob.glob(path, recursive=recursive))  # noqa: PTH207  # Path.glob takes no absolute pattern
+        files = [match for match in matches if not Path(match).is_dir()]
         if not files:
             raise FileMissingError(f"{path} matches no file; {_WANTED}")
         yield from files
@@ -111,15 +114,19 @@ def _of_npz(file: BinaryIO, path: str) -> Iterator[Chunk]:
     try:
         with ZipFile(file) as archive:
             for member in archive.infolist():
+                if not member.filename.endswith(".npy"):
+                    continue
                 name = f"{path}:{member.filename.removesuffix('.npy')}"
                 with archive.open(member) as stream:
                     try:
                         array = read_digits(stream, name)  # type: ignore[arg-type]  # all it needs is read
-                    except DigitError as error:
+                    except OtherArrayError as error:
                         skipped.append(str(error))
                         continue
                 found = True
                 yield from _split(name, array)
+    except DigitError:
+        raise
     except Exception as error:  # zipfile raises whatever its parsing ran into
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DigitError(f"{path} is not a .npz file that can be read ({reason}); copy or save it again") from error

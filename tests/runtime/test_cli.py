@@ -1,16 +1,22 @@
 """mnist-infer and mnist-parity as people run them: real processes, real files."""
 
 import csv
+import hashlib
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 
-from mnist_runtime import Classifier, __version__
+import mnist_runtime
+from mnist_runtime import Classifier, FileReadError, MnistRuntimeError, __version__
+from mnist_runtime.command import uninterrupted
 
 
 @pytest.fixture
@@ -158,6 +164,91 @@ def test_a_reader_that_leaves_early_ends_it_quietly(folder, test_split):
     assert result.stdout.startswith(b"schema,source,index,label")
     assert b"Traceback" not in result.stderr
     assert b"Error" not in result.stderr
+
+
+def test_a_name_that_no_file_can_have_leaves_the_others_answered(run, folder):
+    for name in ("x" * 300, "seven.npy/x.npy"):
+        result = run("mnist-infer", name, "seven.npy", "--format", "csv", cwd=folder)
+        assert result.returncode == 1
+        assert b"seven.npy,0,7," in result.stdout
+        (complaint,) = [line for line in result.stderr.decode().splitlines() if line.startswith("Error")]
+        assert complaint.startswith(f"Error: {name} ")
+    for option in ("--model", "--output"):
+        result = run("mnist-infer", "seven.npy", option, "x" * 300, cwd=folder)
+        assert result.returncode == 1
+        assert result.stderr.decode().splitlines()[-1].startswith("Error: ")
+    with pytest.raises(FileReadError, match="null byte"):
+        Classifier("a\0b")
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "says"),
+    [
+        (
+            "mnist-infer seven.npy > /dev/full",
+            1,
+            "Error: standard output cannot be written (No space left on device); ",
+        ),
+        ("mnist-infer seven.npy --format json > /dev/full", 1, "Error: standard output cannot be written"),
+        ("mnist-infer seven.npy >&-", 0, ""),
+        ("mnist-infer - <&-", 1, "Error: -: standard input is empty; "),
+        ("mnist-infer seven.npy -o closed.npy 2>&-", 0, ""),
+        ("PYTHONIOENCODING=ascii mnist-infer seven.npy", 0, ""),
+    ],
+)
+def test_streams_that_are_full_closed_or_poor_are_no_traceback(folder, line, status, says):
+    env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    result = subprocess.run(["bash", "-c", line], cwd=folder, env=env, capture_output=True, check=False, timeout=60)
+    assert result.returncode == status, result.stderr
+    assert says in result.stderr.decode()
+    assert b"Traceback" not in result.stderr
+    assert b"Exception" not in result.stderr
+
+
+def test_a_ctrl_c_while_native_modules_are_imported_waits_for_their_end():
+    reached = False
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        with uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            reached = True
+        pytest.fail("the signal was lost")
+    assert reached
+
+
+def test_the_version_names_engine_and_model(run, bundled):
+    said = run("mnist-infer", "--version").stdout.decode().splitlines()
+    assert said == [
+        f"mnist-infer, version {__version__}",
+        f"onnxruntime {onnxruntime.__version__}",
+        f"bundled model sha256 {hashlib.sha256(bundled.read_bytes()).hexdigest()}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin"),
+    [
+        ("DigitError", ValueError),
+        ("ArtifactError", ValueError),
+        ("IntegrityError", ValueError),
+        ("ManifestError", ValueError),
+        ("FileReadError", OSError),
+        ("FileMissingError", FileNotFoundError),
+        ("FileWriteError", OSError),
+        ("OptionError", ValueError),
+        ("ClosedError", ValueError),
+        ("ExtraMissingError", ImportError),
+        ("ClusterError", RuntimeError),
+    ],
+)
+def test_every_error_is_ours_and_the_builtin_one_would_catch(error, builtin):
+    assert issubclass(getattr(mnist_runtime, error), MnistRuntimeError)
+    assert issubclass(getattr(mnist_runtime, error), builtin)
+
+
+@pytest.mark.parametrize("args", [["--show", "--format", "json"], ["--labels", "y.npy", "--top-k", "2"]])
+def test_options_that_would_do_nothing_are_refused(run, folder, args):
+    result = run("mnist-infer", "seven.npy", *args, cwd=folder)
+    assert (result.returncode, result.stdout) == (2, b"")
 
 
 def test_a_terminal_gets_greys_unless_no_color_is_set(terminal, folder):

@@ -113,6 +113,19 @@ def test_a_file_that_claims_a_million_million_rows_is_refused_before_allocation(
 
 
 @bounded
+@pytest.mark.parametrize("reader", READERS)
+def test_a_header_that_claims_to_be_large_is_refused_before_allocation(fuzz, tmp_path, reader):
+    path, size = tmp_path / "huge.npy", 2**27
+    start = b"\x93NUMPY\x02\x00" + (size - 12).to_bytes(4, "little")
+    path.write_bytes(start)
+    with path.open("r+b") as file:
+        file.truncate(size)  # sparse
+    with fuzz.bounded_memory(64 * 2**20), pytest.raises(ValueError, match="claims more than") as refusal:
+        READERS[reader](start, path)
+    assert not fuzz.ran_out_of_memory(refusal.value)
+
+
+@bounded
 def test_the_bound_on_memory_is_real_and_seen_through_our_errors(fuzz, tmp_path):
     with fuzz.bounded_memory(64 * 2**20), pytest.raises(MemoryError):
         bytearray(2**27)

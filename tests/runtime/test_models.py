@@ -70,6 +70,20 @@ def test_a_model_without_our_metadata_is_refused_unless_the_caller_vouches_for_i
     assert np.array_equal(trusted.predict(test_split.images), Classifier().predict(test_split.images))
 
 
+def test_a_trusted_model_that_answers_nonsense_is_an_error_and_no_answer(stranger, test_split):
+    model = onnx.load_from_string(stranger)
+    for node in model.graph.node:
+        node.output[:] = [{"logits": "all"}.get(name, name) for name in node.output]
+        node.input[:] = [{"logits": "all"}.get(name, name) for name in node.input]
+    third = onnx.helper.make_tensor("third", onnx.TensorProto.BOOL, [3], [False, False, True])
+    model.graph.initializer.append(third)
+    model.graph.node.append(onnx.helper.make_node("Compress", ["all", "third"], ["logits"], axis=0))
+    with Classifier(model.SerializeToString(), trusted_contract="float32") as classifier:
+        for method, count, rows in ((classifier.classify, 1, 0), (classifier.predict, 7, 1)):
+            with pytest.raises(ArtifactError, match=rf"computes \({rows}, 10\) where \({count}, 10\) is wanted"):
+                method(test_split.images[:count])
+
+
 def test_a_trusted_model_with_another_interface_is_refused_all_the_same(stranger):
     model = onnx.load_from_string(stranger)
     model.graph.output.pop()

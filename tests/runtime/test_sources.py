@@ -97,6 +97,26 @@ def test_an_archive_without_digits_or_damaged_is_told(run, tmp_path):
     assert b"Traceback" not in result.stderr
 
 
+def test_an_archive_of_which_some_digits_are_damaged_fails(run, test_split, tmp_path):
+    good, bad = io.BytesIO(), io.BytesIO()
+    np.save(good, test_split.images[:2])
+    np.save(bad, test_split.images[2:4])
+    for damaged in (bad.getvalue()[:-1], bad.getvalue().replace(b"\x01\x00v", b"\x09\x00v")):
+        with zipfile.ZipFile(tmp_path / "some.npz", "w") as archive:
+            archive.writestr("a.npy", good.getvalue())
+            archive.writestr("b.npy", damaged)
+            archive.writestr("notes.txt", "none of ours")
+        result = run("mnist-infer", "some.npz", "--format", "jsonl", cwd=tmp_path)
+        assert (result.returncode, labels(result)) == (1, [7, 2])
+        assert b"some.npz:b " in result.stderr
+
+
+def test_a_glob_passes_over_folders(run, folder):
+    (folder / "deeper").mkdir(exist_ok=True)
+    result = run("mnist-infer", "**", "--recursive", "--format", "jsonl", cwd=folder)
+    assert b"is a folder" not in result.stderr
+
+
 def test_an_archive_that_claims_more_than_it_may_is_refused_unread(run, tmp_path):
     header = io.BytesIO()
     shape = {"descr": "|u1", "fortran_order": False, "shape": (10**12, 28, 28)}

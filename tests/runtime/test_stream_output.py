@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnist_runtime import Classifier, FileWriteError
+from mnist_runtime import Classifier, FileWriteError, inference
 from mnist_runtime.npy import NpyFile
 from mnist_runtime.scoring import CHUNK, Shard, score
 
+ROWS = CHUNK // 784
+"""Digits of uint8 between two writes."""
 INFER = Path(sys.executable).parent / "mnist-infer"
 
 
@@ -64,7 +66,7 @@ def test_a_killed_run_is_taken_up_where_it_was(digits, wanted, tmp_path, torn):
 
     def stop_in_the_second_chunk(count):
         seen.append(count)
-        if sum(seen) > CHUNK:
+        if sum(seen) > ROWS:
             raise Killed
 
     with Classifier() as classifier:
@@ -75,7 +77,7 @@ def test_a_killed_run_is_taken_up_where_it_was(digits, wanted, tmp_path, torn):
             part.write(b"x" * torn)  # as a kill in the middle of a write leaves it
         seen.clear()
         assert score(classifier, file, output, range(50_000), probabilities=True, advance=seen.append)
-        assert seen[0] == 2 * CHUNK
+        assert seen[0] == 2 * ROWS
         assert sum(seen) == 50_000
         assert np.array_equal(np.load(output), classifier.predict_proba(np.load(digits)))
     assert np.array_equal(np.load(output).argmax(axis=1), wanted)
@@ -88,13 +90,13 @@ def test_sigkill_leaves_nothing_under_the_final_name_and_the_next_run_completes_
     output, part = tmp_path / "labels.npy", tmp_path / "labels.npy.part"
     command = [INFER, tmp_path / "huge.npy", "--output", output]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not (part.exists() and part.stat().st_size > 2 * CHUNK):
+    while process.poll() is None and not (part.exists() and part.stat().st_size > 2 * ROWS):
         os.sched_yield()
     process.send_signal(signal.SIGKILL)
     assert process.wait(60) == -signal.SIGKILL
     assert not output.exists()
     done = part.stat().st_size
-    assert done > CHUNK
+    assert done > ROWS
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL, timeout=60)
     assert not part.exists()
     labels = np.load(output)
@@ -107,7 +109,7 @@ def test_ctrl_c_ends_with_130_and_no_result(test_split, tmp_path):
     np.lib.format.open_memmap(tmp_path / "huge.npy", "w+", np.uint8, (100_000_000, 28, 28)).flush()  # sparse
     output, part = tmp_path / "labels.npy", tmp_path / "labels.npy.part"
     process = subprocess.Popen([INFER, tmp_path / "huge.npy", "-o", output], stderr=subprocess.PIPE)
-    while process.poll() is None and not (part.exists() and part.stat().st_size > CHUNK):
+    while process.poll() is None and not (part.exists() and part.stat().st_size > ROWS):
         os.sched_yield()
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
@@ -262,3 +264,47 @@ def test_a_pipe_is_told_to_be_saved_first(run, tmp_path):
     assert result.returncode == 1
     assert b"/dev/stdin is a pipe or a device, and has to be a file here" in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_file_is_never_replaced_by_one(run, test_split, tmp_path):
+    np.save(tmp_path / "x.npy", test_split.images[:10])
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    before = sorted(file.name for file in tmp_path.iterdir())
+    for output in ("folder", "fifo"):
+        result = run("mnist-infer", "x.npy", "-o", output, cwd=tmp_path)
+        assert result.returncode == 1
+        assert f"Error: {output} is a folder or a device, and has to be a file; " in result.stderr.decode()
+    assert sorted(file.name for file in tmp_path.iterdir()) == before
+    assert (tmp_path / "fifo").is_fifo()
+
+
+def test_the_bundled_models_are_inputs_too(bundled):
+    assert {bundled, bundled.with_suffix(".uint8.onnx")} <= set(inference._files_of(None))
+
+
+def test_a_part_that_another_run_is_writing_is_left_to_it(digits, wanted, tmp_path):
+    output, file = tmp_path / "labels.npy", NpyFile.open(digits)
+
+    def come_too_late(_):
+        with pytest.raises(FileWriteError, match=r"another run is writing .*; wait for its end"):
+            score(classifier, file, output, range(50_000))
+
+    with Classifier() as classifier:
+        assert score(classifier, file, output, range(50_000), advance=come_too_late)
+    assert np.array_equal(np.load(output), wanted)
+
+
+def test_memory_does_not_depend_on_the_dtype(test_split, tmp_path):
+    np.save(tmp_path / "x.npy", test_split.images[:5000] / 256)
+    seen = []
+    with Classifier() as classifier:
+        score(classifier, NpyFile.open(tmp_path / "x.npy"), tmp_path / "o.npy", range(5000), advance=seen.append)
+    assert max(seen) == CHUNK // (784 * 8)
+    assert sum(seen) == 5000
+
+
+def test_a_terminal_gets_a_bar(terminal, digits, tmp_path):
+    seen = terminal("mnist-infer", digits, "-o", tmp_path / "labels.npy").read()
+    assert "labels.npy  [" in seen
+    assert "50000/50000" in seen

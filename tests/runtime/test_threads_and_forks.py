@@ -49,8 +49,12 @@ digits = np.arange(5000 * 784, dtype=np.uint8).reshape(-1, 784)
 wanted = classifier.decision_function(digits)
 child = os.fork()
 if not child:
-    os._exit(0 if np.array_equal(classifier.decision_function(digits), wanted) else 1)
+    assert len(classifier.digests) == len(classifier.replay()) == 2
+    raise SystemExit(0 if np.array_equal(classifier.decision_function(digits), wanted) else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+if not os.fork():
+    raise SystemExit(0)  # a child that has no use for it ends like any other
+assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, timeout=60)
 
@@ -79,6 +83,9 @@ def test_closing_frees_the_session_and_later_calls_say_so():
     for method in (classifier.predict, classifier.classify, classifier.decision_function, classifier.predict_proba):
         with pytest.raises(ClosedError):
             method(np.zeros((28, 28), np.uint8))
+    for ask in (lambda: classifier.digests, classifier.replay):
+        with pytest.raises(ClosedError):
+            ask()
 
 
 @pytest.mark.parametrize(
@@ -89,6 +96,10 @@ def test_closing_frees_the_session_and_later_calls_say_so():
         ({"threads": "all"}, "whole number from 1"),
         ({"providers": "CPUExecutionProvider"}, "must be a list"),
         ({"providers": []}, "must be a list"),
+        ({"providers": 3}, "must be a list"),
+        ({"providers": [("AbacusExecutionProvider", {"beads": 10})]}, "no AbacusExecutionProvider; it has "),
+        ({"threads": 2**40}, "whole number from 1 to 1,024"),
+        ({"session_options": 3}, "session_options is a int, and must be onnxruntime.SessionOptions"),
         ({"providers": ["AbacusExecutionProvider"]}, "no AbacusExecutionProvider; it has "),
         ({"model": 7}, "a path, bytes or a published folder"),
     ],
@@ -140,3 +151,19 @@ def test_idle_threads_do_not_spin_and_ours_is_one():
     options = Classifier().artifact.session.get_session_options()
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+def test_settings_of_the_caller_reach_onnxruntime():
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    classifier = Classifier(providers=[("CPUExecutionProvider", {})], session_options=options)
+    taken = classifier.artifact.session.get_session_options()
+    assert taken.intra_op_num_threads == 3
+    assert taken.get_session_config_entry("session.intra_op.allow_spinning") == "1"
+    assert classifier.artifact.session.get_providers() == ["CPUExecutionProvider"]
+
+
+def test_auto_threads_are_no_more_than_the_quota(monkeypatch):
+    monkeypatch.setattr("mnist_runtime.cpus.cgroup_quotas", lambda: iter([7.5, 0.5]))
+    assert usable_cpus() == 1

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from mnist_runtime import __version__
-from mnist_runtime.command import FAILURE, Command, note
+from mnist_runtime.command import FAILURE, Command, note, uninterrupted
 from mnist_runtime.errors import ExtraMissingError
 from mnist_runtime.selection import choose_model
 
@@ -50,11 +50,11 @@ def score(
     130 interrupted.
     """
     try:
-        from mnist_runtime.cluster import job
+        with uninterrupted():
+            from mnist_runtime.classifier import Classifier
+            from mnist_runtime.cluster import job
     except ImportError as error:
         raise ExtraMissingError('mnist-score needs Ray; install it with pip install "mnist-runtime[ray]"') from error
-    from mnist_runtime.classifier import Classifier
-
     with Classifier(choose_model(model, note)) as classifier:
         plan = job.plan(classifier, given, output, probabilities=probabilities)
         return 0 if job.run(plan, classifier, address, actors) else FAILURE

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from mnist_runtime.command import FAILURE, Command
+from mnist_runtime.command import FAILURE, Command, uninterrupted
 from mnist_runtime.selection import choose_model
 from mnist_runtime.version import describe
 
@@ -114,7 +114,8 @@ def serve(
 
     Exit codes: 0 stopped, everything answered; 1 it could not start, or was stopped at once; 2 wrong usage.
     """
-    from mnist_runtime.serve import Batching, Limits, Log, ServedModel, load_proven, run
+    with uninterrupted():
+        from mnist_runtime.serve import Batching, Limits, Log, ServedModel, load_proven, run
 
     log = Log(sys.stderr, log_format, requests=access_log)  # type: ignore[arg-type]  # click has checked it
     path = choose_model(model, lambda sentence: log.say("model", sentence))
