@@ -58,7 +58,8 @@ def normalise(grey: Grey, name: str) -> Intensities:
     peak = _peak(ink)
     if peak < max(_FAINTEST, _CLEAREST * noise):
         raise DigitError(
-            f"{name} shows no digit: nothing stands out from its background; write bolder, or light it evenly"
+            f"{name} shows no digit: nothing stands out from its background; write bolder, light it evenly, or leave "
+            "some background around it"
         )
     lit = _hanging_together(ink > max(_EDGE * peak, 4 * noise), ink > _SOLID * peak)
     if lit.mean() > _FULLEST:
@@ -81,9 +82,9 @@ def _decode(data: bytes, name: str) -> Grey:
             warnings.simplefilter("ignore")  # what is amiss shows as an error or not at all
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 _check_size(image, name)
-                upright = ImageOps.exif_transpose(image)
-                upright.load()
-                return _luminance(upright)
+                ImageOps.exif_transpose(image, in_place=True)
+                image.load()
+                return _luminance(image)
     except UnidentifiedImageError as error:
         raise DigitError(f"{name} is no PNG, JPEG, BMP or WebP image, nor a .npy or .npz; give one of those") from error
     except Image.DecompressionBombError as error:
@@ -108,10 +109,11 @@ def _check_size(image: Image.Image, name: str) -> None:
 def _luminance(image: Image.Image) -> Grey:
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        image = _on_paper(image.convert("RGBA"))
-    image = image.convert("L")
+    is_transparent = image.has_transparency_data
+    image = image.convert("LA" if is_transparent else "L")
     image.thumbnail((_WORKING_SIDE, _WORKING_SIDE), Image.Resampling.BOX)
+    if is_transparent:
+        image = _on_paper(image.convert("RGBA")).convert("L")
     return np.asarray(image, dtype=np.float64)
 
 

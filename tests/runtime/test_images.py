@@ -1,6 +1,8 @@
 """Images of digits: the recipe does no harm, and what shows no digit is refused."""
 
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -201,3 +203,25 @@ def test_what_is_no_image_is_refused():
         read_image(b"GIF89a, as it happens", "page")
     with pytest.raises(DigitError, match="damaged"):
         read_image(encode(np.zeros((90, 90), np.uint8))[:60], "page")
+
+
+MEASURE = """
+import resource, sys
+from mnist_runtime import DigitError
+from mnist_runtime.images import read_image
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+data = open(sys.argv[1], "rb").read()
+try:
+    read_image(data, "the picture")
+except DigitError as error:
+    assert "nothing stands out" in str(error)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is counted in KiB on Linux alone")
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "RGB"])
+def test_the_largest_picture_takes_no_more_than_twice_its_decoded_size(tmp_path, mode):
+    Image.new(mode, (7050, 7050), "white").save(tmp_path / "large.png")
+    taken = int(subprocess.check_output([sys.executable, "-c", MEASURE, tmp_path / "large.png"], timeout=60))
+    assert taken * 1024 < 2 * 4 * 7050**2 + 60_000_000
