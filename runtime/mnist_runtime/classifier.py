@@ -113,6 +113,8 @@ class Classifier:
             OptionError: a setting makes no sense, or this onnxruntime lacks the provider.
         """
         self._settings = Settings(threads, providers, session_options)
+        if trusted_contract not in (None, "float32", "uint8"):
+            raise OptionError(f'trusted_contract is {trusted_contract!r}, and must be "float32" or "uint8"')
         self._trusted = trusted_contract
         self._models: list[tuple[bytes, str]] = _read_models(model)
         self.classes_ = np.array(CLASSES, dtype=np.int64)
@@ -276,6 +278,7 @@ class Classifier:
         run = _inner_run(artifact)
         ready = digits.dtype == _UINT8 and artifact.dtype == "uint8"  # every value of it is an intensity
         for start in range(0, len(digits), CHUNK):
+            self._opened()  # it may have been closed since the last chunk was asked for
             chunk = digits[start : start + CHUNK]
             yield start, run(outputs, {"pixels": chunk if ready else artifact.prepare(chunk)}, None)
 

@@ -29,7 +29,7 @@ class _Shard(click.ParamType):  # type: ignore[type-arg]  # older clicks have no
         if isinstance(value, tuple):
             return value
         index, _, count = value.partition("/")
-        if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        if not (index.isdecimal() and count.isdecimal() and len(value) < 40 and 1 <= int(index) <= int(count)):
             self.fail(f"{value!r} is not I/N, such as 1/8 to 8/8", param, ctx)
         return int(index), int(count)
 

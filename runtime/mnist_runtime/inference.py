@@ -145,7 +145,7 @@ def _guarded(items: Iterator[Any], path: str, failed: list[str]) -> Iterator[Any
     try:
         yield from items
     except MnistRuntimeError as error:
-        complain(f"{path}: {error}" if path == "-" or path not in str(error) else str(error))
+        complain(str(error) if str(error).startswith((path, repr(path))) else f"{path}: {error}")
         failed.append(path)
 
 

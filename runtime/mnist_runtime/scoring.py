@@ -91,8 +91,9 @@ def score(
     """
     part, record = side_files(output)
     with write_errors(output):
-        if output.exists() and not output.is_file():
-            raise FileWriteError(f"{output} is a folder or a device, and has to be a file; {_ELSEWHERE}")
+        for written in (output, part, record):
+            if written.exists() and not written.is_file():
+                raise FileWriteError(f"{written} is a folder or a device, and has to be a file; {_ELSEWHERE}")
     found = _found(part, record)
     ensure_writable(output.parent)
     about = _about(classifier, digits, rows, probabilities=probabilities)

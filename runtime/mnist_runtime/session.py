@@ -24,6 +24,15 @@ _CPU = "CPUExecutionProvider"
 _FATAL = 4  # every error comes back as an exception, and is told once
 
 
+def _name(provider: object) -> str:
+    match provider:
+        case str() as name:
+            return name
+        case (str() as name, dict()):
+            return name
+    raise OptionError(f'a provider is {provider!r}, and must be a name such as "{_CPU}", or (name, options)')
+
+
 @dataclass(frozen=True)
 class Settings:
     """How a model is run."""
@@ -47,8 +56,7 @@ class Settings:
             )
         if not isinstance(self.providers, list | tuple) or not self.providers:
             raise OptionError(f'providers is {self.providers!r}, and must be a list such as ["{_CPU}"]')
-        names = [provider[0] if isinstance(provider, tuple) else provider for provider in self.providers]
-        missing = [str(name) for name in names if name not in ort.get_available_providers()]
+        missing = [name for name in map(_name, self.providers) if name not in ort.get_available_providers()]
         if missing:
             raise OptionError(
                 f"this onnxruntime has no {', '.join(missing)}; it has {', '.join(ort.get_available_providers())}"

@@ -44,8 +44,8 @@ def expand(path: str, *, recursive: bool) -> Iterator[str]:
         is_there, is_folder = folder.exists(), folder.is_dir()
     if path != STDIN and is_folder:
         found = sorted(folder.rglob("*") if recursive else folder.iterdir())
-        files = [str(file) for file in found if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
-        files = [file for file in files if Path(file).is_file()]
+        shown = (file for file in found if not any(part.startswith(".") for part in file.relative_to(folder).parts))
+        files = [str(file) for file in shown if file.suffix.lower() in SUFFIXES and file.is_file()]
         deeper = "" if recursive else "; --recursive looks into its folders too"
         if not files:
             raise FileMissingError(f"{path} holds no {', '.join(sorted(SUFFIXES))}{deeper}")

@@ -166,6 +166,13 @@ def test_a_reader_that_leaves_early_ends_it_quietly(folder, test_split):
     assert b"Error" not in result.stderr
 
 
+def test_the_file_is_named_even_where_its_name_is_part_of_the_sentence(run, folder):
+    np.save(folder / "bad.npy", np.full((28, 28), np.nan, np.float32))
+    (folder / "bad.npy").rename(folder / "a")
+    assert run("mnist-infer", "a", cwd=folder).stderr.decode().splitlines()[-1].startswith("Error: a: there is a NaN")
+    assert run("mnist-infer", "a", "-o", "o.npy", "--shard", "1/" + "9" * 5000, cwd=folder).returncode == 2
+
+
 def test_a_name_that_no_file_can_have_leaves_the_others_answered(run, folder):
     for name in ("x" * 300, "seven.npy/x.npy"):
         result = run("mnist-infer", name, "seven.npy", "--format", "csv", cwd=folder)

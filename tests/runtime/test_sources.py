@@ -113,6 +113,9 @@ def test_an_archive_of_which_some_digits_are_damaged_fails(run, test_split, tmp_
 
 def test_a_glob_passes_over_folders(run, folder):
     (folder / "deeper").mkdir(exist_ok=True)
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / "x.npy").write_bytes(b"not looked at")
+    assert b".hidden" not in run("mnist-infer", folder, "--recursive").stderr
     result = run("mnist-infer", "**", "--recursive", "--format", "jsonl", cwd=folder)
     assert b"is a folder" not in result.stderr
 

@@ -270,11 +270,13 @@ def test_what_is_no_file_is_never_replaced_by_one(run, test_split, tmp_path):
     np.save(tmp_path / "x.npy", test_split.images[:10])
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "fifo")
+    os.mkfifo(tmp_path / "o.npy.part")
+    os.mkfifo(tmp_path / "p.npy.json")
     before = sorted(file.name for file in tmp_path.iterdir())
-    for output in ("folder", "fifo"):
+    for output, named in {"folder": "folder", "fifo": "fifo", "o.npy": "o.npy.part", "p.npy": "p.npy.json"}.items():
         result = run("mnist-infer", "x.npy", "-o", output, cwd=tmp_path)
         assert result.returncode == 1
-        assert f"Error: {output} is a folder or a device, and has to be a file; " in result.stderr.decode()
+        assert f"Error: {named} is a folder or a device, and has to be a file; " in result.stderr.decode()
     assert sorted(file.name for file in tmp_path.iterdir()) == before
     assert (tmp_path / "fifo").is_fifo()
 

@@ -83,6 +83,11 @@ def test_closing_frees_the_session_and_later_calls_say_so():
     for method in (classifier.predict, classifier.classify, classifier.decision_function, classifier.predict_proba):
         with pytest.raises(ClosedError):
             method(np.zeros((28, 28), np.uint8))
+    with Classifier() as classifier:
+        predictions = classifier.predictions(np.zeros((3000, 784), np.uint8))
+        next(predictions)
+    with pytest.raises(ClosedError):
+        list(predictions)
     for ask in (lambda: classifier.digests, classifier.replay):
         with pytest.raises(ClosedError):
             ask()
@@ -97,6 +102,9 @@ def test_closing_frees_the_session_and_later_calls_say_so():
         ({"providers": "CPUExecutionProvider"}, "must be a list"),
         ({"providers": []}, "must be a list"),
         ({"providers": 3}, "must be a list"),
+        ({"providers": [()]}, "a provider is .*, and must be a name"),
+        ({"providers": [("CPUExecutionProvider", 3)]}, "a provider is .*, and must be a name"),
+        ({"trusted_contract": "x"}, 'trusted_contract is .*, and must be "float32" or "uint8"'),
         ({"providers": [("AbacusExecutionProvider", {"beads": 10})]}, "no AbacusExecutionProvider; it has "),
         ({"threads": 2**40}, "whole number from 1 to 1,024"),
         ({"session_options": 3}, "session_options is a int, and must be onnxruntime.SessionOptions"),
