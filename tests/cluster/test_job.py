@@ -221,7 +221,9 @@ def test_what_cannot_be_written_is_told(tmp_path, act):
 
 
 def test_input_and_output_lie_apart(plan, shards):
-    for place in (shards, shards / "out", shards.parent):
+    shards.with_name("link").symlink_to(shards)
+    roundabout = shards / ".." / shards.name / "out"
+    for place in (shards, shards / "out", shards.parent, roundabout, shards.with_name("link") / "out"):
         with pytest.raises(OptionError, match="lie in one another; keep them apart"):
             plan(output=place)
 

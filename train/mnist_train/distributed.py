@@ -175,6 +175,7 @@ def join() -> Iterator[Group]:
             f"the environment gives {', '.join(sorted(told))}, as to one of several processes, "
             f"but not {', '.join(missing)}; start them with torchrun, or unset the first to train in this process alone"
         )
+    _check_places()
     try:
         _connect()
         yield TorchrunGroup()
@@ -188,6 +189,18 @@ def join() -> Iterator[Group]:
         ) from error
     finally:
         _leave()
+
+
+def _check_places() -> None:
+    """See that this process has a place among the others, for whose absence they would wait."""
+    if odd := [name for name in _ENVIRONMENT if name != "MASTER_ADDR" and not os.environ[name].isdecimal()]:
+        raise GroupError(f"{odd[0]} is {os.environ[odd[0]]!r}, and must be a whole number; start with torchrun")
+    for of_this, of_all in (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE")):
+        if int(os.environ[of_this]) >= int(os.environ[of_all]):
+            raise GroupError(
+                f"{of_this} is {os.environ[of_this]} of {of_all} {os.environ[of_all]}, and counts from 0; start with "
+                "torchrun, which sets both"
+            )
 
 
 def _connect() -> None:

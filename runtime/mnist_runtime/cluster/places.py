@@ -32,7 +32,7 @@ class Place:
             FileReadError: there is no such kind of URI, or the filesystem cannot be reached.
         """
         try:
-            filesystem, path = fs.FileSystem.from_uri(given if "://" in given else str(Path(given).absolute()))
+            filesystem, path = fs.FileSystem.from_uri(given if "://" in given else str(Path(given).resolve()))
         except (pa.ArrowException, OSError, ImportError, ValueError) as error:
             raise FileReadError(
                 f"{given} cannot be reached ({reason(error)}); give a path, or a URI such as s3://bucket/digits"
@@ -135,12 +135,12 @@ class Place:
             self.filesystem.create_dir(self.path, recursive=True)
 
     def remove(self, name: str) -> None:
-        """Delete a file within it.
+        """Delete a file within it, unless somebody else has.
 
         Raises:
             FileWriteError: it cannot be deleted.
         """
-        with _write_errors(self.file(name)):
+        with _write_errors(self.file(name)), contextlib.suppress(FileNotFoundError):
             self.filesystem.delete_file(self.file(name))
 
 
