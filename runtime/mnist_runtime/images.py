@@ -6,6 +6,7 @@ its 50,000 training digits, that middle is pixel (14.0, 14.0), counted from 0.
 """
 
 import io
+import itertools
 import warnings
 
 import numpy as np
@@ -28,6 +29,7 @@ PIXEL_LIMIT = 50_000_000
 
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 _WORKING_SIDE = 256  # pixels; larger images are reduced to this before the ink is sought
+_TILE = 64  # pixels of a reduced image's side that are made at a time
 _SMALLEST_SIDE = 8  # pixels of an image or of its ink: with fewer there is nothing to recognise
 _FAINTEST = 24.0  # grey levels between ink and background
 _CLEAREST = 6.0  # the ink must rise this many deviations of the noise above the background
@@ -82,7 +84,7 @@ def _decode(data: bytes, name: str) -> Grey:
             warnings.simplefilter("ignore")  # what is amiss shows as an error or not at all
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 _check_size(image, name)
-                ImageOps.exif_transpose(image, in_place=True)
+                image.draft(None, (2 * _WORKING_SIDE, 2 * _WORKING_SIDE))  # a JPEG's blocks are unpacked no larger
                 image.load()
                 return _luminance(image)
     except UnidentifiedImageError as error:
@@ -107,14 +109,24 @@ def _check_size(image: Image.Image, name: str) -> None:
 
 
 def _luminance(image: Image.Image) -> Grey:
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    is_transparent = image.has_transparency_data
-    image = image.convert("LA" if is_transparent else "L")
+    image = _on_paper(ImageOps.exif_transpose(_reduced(image))).convert("L")
     image.thumbnail((_WORKING_SIDE, _WORKING_SIDE), Image.Resampling.BOX)
-    if is_transparent:
-        image = _on_paper(image.convert("RGBA")).convert("L")
     return np.asarray(image, dtype=np.float64)
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    """RGBA of at most 4 times the working side, made tile by tile: a whole one of the largest image takes 200 MB."""
+    factor = max(1, max(image.size) // (2 * _WORKING_SIDE))
+    width, height = (-(-side // factor) for side in image.size)
+    reduced = Image.new("RGBA", (width, height))
+    for left, top in itertools.product(range(0, width, _TILE), range(0, height, _TILE)):
+        right, bottom = min((left + _TILE) * factor, image.width), min((top + _TILE) * factor, image.height)
+        tile = image.crop((left * factor, top * factor, right, bottom))
+        if tile.mode.startswith("I;16"):
+            tile = Image.fromarray((np.asarray(tile) >> 8).astype(np.uint8))
+        reduced.paste(tile.convert("RGBA").reduce(factor), (left, top))
+    reduced.info = image.info  # EXIF's orientation
+    return reduced
 
 
 def _on_paper(image: Image.Image) -> Image.Image:
@@ -142,22 +154,31 @@ def _ink(grey: Grey) -> tuple[Grey, float]:
 def _background(grey: Grey) -> tuple[Grey, float]:
     """The background, a quadratic surface, and the noise on it (1 sigma): fit to the border, then to all near the fit.
 
-    Light falls off smoothly and ink does not, so a surface of six coefficients follows the one and not the other. It is
-    fit to every few pixels only, which is as good.
+    Light falls off smoothly and ink does not, so a surface of six coefficients follows the one and not the other. Ink
+    that touches the border is left out by least trimmed squares: fit, keep the half that is nearest, and so on
+    (Rousseeuw and Van Driessen 2006, "Computing LTS Regression for Large Data Sets"). It is fit to every few pixels
+    only, which is as good.
     """
     stride = max(1, max(grey.shape) // 64)
     sample = grey[::stride, ::stride]
     terms, levels = _quadratic_terms(*sample.shape), sample.ravel()
-    near = _border(sample.shape)
+    border = near = _border(sample.shape)
+    for _ in range(10):
+        rest = np.abs(levels - terms @ _fit(terms[near], levels[near]))
+        near = border & (rest <= np.median(rest[border]))
     for _ in range(8):
-        chosen = terms[near]  # six terms on [-1, 1]: the normal equations are well conditioned, and 6x6
-        coefficients = np.linalg.lstsq(chosen.T @ chosen, chosen.T @ levels[near], rcond=None)[0]
-        rest = levels - terms @ coefficients
-        noise = 1.4826 * float(np.median(np.abs(rest[near])))  # of a normal distribution, sigma = 1.4826 MAD
-        near = np.abs(rest) <= max(3 * noise, 3.0)
+        coefficients = _fit(terms[near], levels[near])
+        rest = np.abs(levels - terms @ coefficients)
+        noise = 1.4826 * float(np.median(rest[near]))  # of a normal distribution, sigma = 1.4826 MAD
+        near = rest <= max(3 * noise, 3.0)
         if near.sum() < terms.shape[1]:
             break
     return (_quadratic_terms(*grey.shape) @ coefficients).reshape(grey.shape), noise
+
+
+def _fit(terms: Grey, levels: Grey) -> Grey:
+    """Least squares by the normal equations, which six terms on [-1, 1] keep well conditioned, and 6x6."""
+    return np.linalg.lstsq(terms.T @ terms, terms.T @ levels, rcond=None)[0].astype(np.float64, copy=False)
 
 
 def _border(shape: tuple[int, ...]) -> NDArray[np.bool_]:
