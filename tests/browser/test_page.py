@@ -201,7 +201,8 @@ def test_what_shows_no_digit_is_refused_with_the_servers_sentence(page):
     drawing.drop("paste", "image/png", "blank.png", file.getvalue())
     drawing.wait_for("refused")
     assert drawing.text("#sentence") == (
-        "The image shows no digit: nothing stands out from its background; write bolder, or light it evenly."
+        "The image shows no digit: nothing stands out from its background; write bolder, light it evenly, or "
+        "leave some background around it."
     )
     assert drawing.text("#announcement") == drawing.text("#sentence")
     assert not drawing.tab.locator("#label").is_visible()
