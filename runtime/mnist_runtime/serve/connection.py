@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import deque
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -24,7 +25,8 @@ class PatientConnection(HttpToolsProtocol):
         self._is_in_request = False
         self._has_ended_head = False
         """In the data that are being read."""
-        self._unanswered: list[RequestResponseCycle] = []
+        self._unanswered: deque[RequestResponseCycle] = deque()
+        """The requests of which the answer is not complete, in their order."""
         self._refusal: tuple[int, str] | None = None
         """Status and sentence for what follows on the last request that makes sense, until that is answered."""
 
@@ -67,7 +69,7 @@ class PatientConnection(HttpToolsProtocol):
         """The body begins."""
         self._is_in_head, self._head_bytes, self._has_ended_head = False, 0, True
         super().on_headers_complete()
-        self._unanswered = [cycle for cycle in (*self._unanswered, self.cycle) if not cycle.response_complete]
+        self._unanswered.append(self.cycle)
 
     def on_message_complete(self) -> None:
         """The request ends."""
@@ -93,6 +95,8 @@ class PatientConnection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """A connection that is to be closed shall close, even if the client never reads what is left."""
+        while self._unanswered and self._unanswered[0].response_complete:
+            self._unanswered.popleft()
         super().on_response_complete()
         if self._refusal and self.cycle.response_complete:
             self._refuse(*self._refusal)

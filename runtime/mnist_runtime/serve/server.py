@@ -55,6 +55,7 @@ def run(
         ws="none",
         log_config=None,
         access_log=False,
+        proxy_headers=False,  # or whoever is on this machine could write into the log who he is
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=round(timeout) + 10,

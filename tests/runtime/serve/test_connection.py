@@ -180,6 +180,16 @@ def test_the_end_of_a_long_body_is_not_taken_for_headers(server):
         assert answers.readline() == b"HTTP/1.1 200 OK\r\n"
 
 
+def test_a_long_row_of_requests_is_answered_to_the_last(server):
+    row = b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n" * 10_000 + b"GET /v2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with server.connect() as connection:
+        sending = threading.Thread(target=connection.sendall, args=[row])
+        sending.start()
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+        sending.join()
+    assert received.count(b"HTTP/1.1 200 OK") == 10_001
+
+
 def test_what_makes_no_sense_is_refused_after_what_does_is_answered(server, large):
     with server.connect() as connection:
         connection.sendall(large + large + b"hello\r\n\r\n")

@@ -94,6 +94,12 @@ def test_every_request_is_logged_as_json(serve, digits):
     assert server.wait_for("request", status=404)["path"] == '/a b\nc"'
 
 
+def test_nobody_can_say_in_a_header_who_he_is(serve):
+    server = serve()
+    server.http.get("/v2", headers={"X-Forwarded-For": "1.1.1.1 GET /v2/secret 200 0.1 ms"})
+    assert server.wait_for("request", path="/v2")["client"] == "127.0.0.1"
+
+
 @pytest.mark.parametrize(("flags", "lines"), [([], 2), (["--no-access-log"], 0)])
 def test_requests_are_logged_as_text_unless_told_not_to(home, flags, lines):
     command = Path(sys.executable).parent / "mnist-serve"
