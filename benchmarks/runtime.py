@@ -24,7 +24,6 @@ import tempfile
 import time
 import timeit
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -33,6 +32,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import numpy as np
 import onnxruntime as ort
 import torch
+from _claim import Claim, report
 from _process import measure
 
 import mnist_runtime
@@ -61,28 +61,6 @@ digit = torch.from_numpy(np.load(sys.argv[2]).reshape(1, 784).astype(np.float32)
 with torch.no_grad():
     print(int(model(digit).argmax()))
 """
-
-
-@dataclass
-class Claim:
-    """A ratio and the bound it has to keep."""
-
-    what: str
-    ours: str
-    theirs: str
-    ratio: float
-    bound: float
-    at_least: bool = False
-
-    @property
-    def kept(self) -> bool:
-        """Whether the bound holds."""
-        return self.ratio >= self.bound if self.at_least else self.ratio <= self.bound
-
-    def __str__(self) -> str:
-        sign = ">=" if self.at_least else "<="
-        verdict = "ok" if self.kept else "MISSED"
-        return f"{verdict:7}{self.what:44}{self.ours:>11}{self.theirs:>11}{self.ratio:>8.2f}  {sign} {self.bound:g}"
 
 
 def alternate(candidates: dict[str, Callable[[], float]]) -> dict[str, float]:
@@ -294,10 +272,7 @@ def main() -> int:
             *memory_of_a_large_file(folder),
             *installed_size(),
         ]
-    print(f"\n{'':7}{'':44}{'ours':>11}{'theirs':>11}{'ratio':>8}  bound")
-    for claim in claims:
-        print(claim)
-    return 0 if all(claim.kept for claim in claims) else 1
+    return report(claims)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import uvicorn
+from _claim import Claim, report
 
 from mnist_train.data import load_split
 
@@ -123,28 +124,6 @@ print(listener.getsockname()[1], flush=True)
 config = uvicorn.Config(app, http="httptools", loop="uvloop", ws="none", access_log=False, log_level="error")
 uvicorn.Server(config).run(sockets=[listener])
 """
-
-
-@dataclass
-class Claim:
-    """A ratio and the bound it has to keep."""
-
-    what: str
-    ours: str
-    theirs: str
-    ratio: float
-    bound: float
-    at_least: bool = False
-
-    @property
-    def kept(self) -> bool:
-        """Whether the bound holds."""
-        return self.ratio >= self.bound if self.at_least else self.ratio <= self.bound
-
-    def __str__(self) -> str:
-        sign = ">=" if self.at_least else "<="
-        verdict = "ok" if self.kept else "MISSED"
-        return f"{verdict:7}{self.what:44}{self.ours:>11}{self.theirs:>11}{self.ratio:>8.2f}  {sign} {self.bound:g}"
 
 
 @dataclass(frozen=True)
@@ -326,10 +305,7 @@ def main() -> int:
         print(f"{platform.machine()}, {os.cpu_count()} CPUs, {versions}")
         claims = [*one_client(folder, digits), *many_clients(folder, digits), *heavy_model(folder)]
         delays(folder)
-    print(f"\n{'':7}{'':44}{'ours':>11}{'theirs':>11}{'ratio':>8}  bound")
-    for claim in claims:
-        print(claim)
-    return 0 if all(claim.kept for claim in claims) else 1
+    return report(claims)
 
 
 if __name__ == "__main__":

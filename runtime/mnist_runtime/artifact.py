@@ -36,10 +36,12 @@ PREFIX = "mnist_edge."
 SIZE_LIMIT = 2**31
 """Bytes; protobuf, and so ONNX, holds no more in one file."""
 
+WANTED = "give a .onnx file that mnist-export wrote"
+"""How a sentence ends that refuses a model."""
+
 _UNSEALED = b"0" * 64
 _SEAL_KEY = f"{PREFIX}sha256".encode()
 _SEAL = _SEAL_KEY + b"\x12\x40"  # protobuf: field 2 (the value), 64 bytes long
-_WANTED = "give a .onnx file that mnist-export wrote"
 _INPUT_DTYPES: dict[str, Contract] = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
 
 
@@ -99,7 +101,7 @@ class Artifact:
             ArtifactError: it is not a model of ours, or this onnxruntime cannot load it.
         """
         name = "the bundled model" if path == BUNDLED else str(path)
-        return cls.from_bytes(read_whole(path, limit=SIZE_LIMIT, wanted=_WANTED), name)
+        return cls.from_bytes(read_whole(path, limit=SIZE_LIMIT, wanted=WANTED), name)
 
     @classmethod
     def from_bytes(
@@ -124,7 +126,7 @@ class Artifact:
             properties = session.get_modelmeta().custom_metadata_map
             dtype = _check_interface(session, name)
         except UnicodeDecodeError as error:
-            raise ArtifactError(f"{name} holds names or metadata that are no text ({error}); {_WANTED}") from error
+            raise ArtifactError(f"{name} holds names or metadata that are no text ({error}); {WANTED}") from error
         ours = {key.removeprefix(PREFIX): value for key, value in properties.items() if key.startswith(PREFIX)}
         if not sealed or not ours:
             _check_trust(trusted_contract, dtype, name)
@@ -205,7 +207,7 @@ class Artifact:
 def _check_trust(trusted: Contract | None, dtype: Contract, name: str) -> None:
     if trusted is None:
         raise ArtifactError(
-            f"{name} is an ONNX model without the seal and metadata of mnist-export; {_WANTED}, or vouch for what its "
+            f"{name} is an ONNX model without the seal and metadata of mnist-export; {WANTED}, or vouch for what its "
             f'pixels mean with Classifier(..., trusted_contract="{dtype}")'
         )
     if trusted != dtype:

@@ -12,7 +12,7 @@ from weakref import WeakSet
 
 import numpy as np
 
-from mnist_runtime.artifact import BUNDLED, SIZE_LIMIT, Artifact, Contract
+from mnist_runtime.artifact import BUNDLED, SIZE_LIMIT, WANTED, Artifact, Contract
 from mnist_runtime.digits import CLASSES, PIXELS, as_batch, is_unit_float32
 from mnist_runtime.errors import ArtifactError, ClosedError, DigitError, OptionError
 from mnist_runtime.files import read_whole, reading
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 CHUNK = 1024
 """Digits computed at a time: their float32 pixels, 3 MiB, stay in the processor's cache."""
 
-_WANTED = "give a .onnx file that mnist-export wrote"
 _ONE_DIGIT = frozenset([(PIXELS,), (28, 28), (1, PIXELS), (1, 28, 28), (1, 1, 28, 28)])
 _UINT8 = np.dtype(np.uint8)
 _FLOAT32 = np.dtype(np.float32)
@@ -339,13 +338,13 @@ def _read_models(model: Model | None) -> list[tuple[bytes, str]]:
         return [(model, f"the model of {len(model):,} bytes")]
     if not isinstance(model, (str, os.PathLike)):
         raise OptionError(f"the model is a {type(model).__name__}, and must be a path, bytes or a published folder")
-    with reading(model, _WANTED):
+    with reading(model, WANTED):
         is_folder = Path(model).is_dir()
     return _read_folder(Path(model)) if is_folder else [_read_file(model, str(model))]
 
 
 def _read_file(path: str | os.PathLike[str], name: str) -> tuple[bytes, str]:
-    return read_whole(path, limit=SIZE_LIMIT, wanted=_WANTED), name
+    return read_whole(path, limit=SIZE_LIMIT, wanted=WANTED), name
 
 
 def _read_folder(folder: Path) -> list[tuple[bytes, str]]:
