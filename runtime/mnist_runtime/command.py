@@ -1,6 +1,7 @@
 """How every command of the project ends: results on stdout, one sentence on stderr, a documented exit code."""
 
 import contextlib
+import errno
 import io
 import os
 import signal
@@ -17,6 +18,9 @@ FAILURE = 1
 """Something asked for could not be done; a wrong command line is 2, click's own code."""
 INTERRUPTED = 130
 """Ctrl-C: 128 + SIGINT, as shells report it."""
+
+_UNWRITABLE = frozenset([errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF])
+"""What the system says, naming no file, where standard output takes no more."""
 
 
 class Command(click.Command):
@@ -59,6 +63,8 @@ class Command(click.Command):
             complain(str(error))
             return FAILURE
         except OSError as error:  # what is read and written by name has errors of ours
+            if error.filename is not None or error.errno not in _UNWRITABLE:
+                raise
             _give_up_stdout()
             complain(f"standard output cannot be written ({error.strerror}); send it to another place")
             return FAILURE

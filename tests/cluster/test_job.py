@@ -220,6 +220,12 @@ def test_what_cannot_be_written_is_told(tmp_path, act):
         act(Place.at(str(tmp_path / "file" / "out")))
 
 
+def test_a_link_to_itself_cannot_be_reached(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(FileReadError, match="loop cannot be reached"):
+        Place.at(str(tmp_path / "loop"))
+
+
 def test_input_and_output_lie_apart(plan, shards):
     shards.with_name("link").symlink_to(shards)
     roundabout = shards / ".." / shards.name / "out"

@@ -10,13 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import onnxruntime
 import pytest
 
 import mnist_runtime
 from mnist_runtime import Classifier, FileReadError, MnistRuntimeError, __version__
-from mnist_runtime.command import uninterrupted
+from mnist_runtime.command import Command, uninterrupted
 
 
 @pytest.fixture
@@ -210,6 +211,16 @@ def test_streams_that_are_full_closed_or_poor_are_no_traceback(folder, line, sta
     assert says in result.stderr.decode()
     assert b"Traceback" not in result.stderr
     assert b"Exception" not in result.stderr
+
+
+def test_an_error_of_something_else_is_not_blamed_on_standard_output(capsys):
+    @click.command(cls=Command)
+    def fails():
+        raise TimeoutError("somewhere else")
+
+    with pytest.raises(TimeoutError, match="somewhere else"):
+        fails.main([])
+    assert "standard output" not in capsys.readouterr().err
 
 
 def test_a_ctrl_c_while_native_modules_are_imported_waits_for_their_end():

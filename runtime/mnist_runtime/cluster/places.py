@@ -33,7 +33,7 @@ class Place:
         """
         try:
             filesystem, path = fs.FileSystem.from_uri(given if "://" in given else str(Path(given).resolve()))
-        except (pa.ArrowException, OSError, ImportError, ValueError) as error:
+        except (pa.ArrowException, OSError, ImportError, ValueError, RuntimeError) as error:  # resolve's, of a loop
             raise FileReadError(
                 f"{given} cannot be reached ({reason(error)}); give a path, or a URI such as s3://bucket/digits"
             ) from error
