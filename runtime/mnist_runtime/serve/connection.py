@@ -21,10 +21,11 @@ class PatientConnection(HttpToolsProtocol):
         self._reading: asyncio.TimerHandle | None = None
         self._began = self.loop.time()
         self._head_bytes = 0
+        """Received since there last was an end of headers or something of a body."""
         self._is_in_head = True
         self._is_in_request = False
-        self._has_ended_head = False
-        """In the data that are being read."""
+        self._has_gone_on = False
+        """Whether the data that are being read hold either of these."""
         self._unanswered: deque[RequestResponseCycle] = deque()
         """The requests of which the answer is not complete, in their order."""
         self._refusal: tuple[int, str] | None = None
@@ -47,9 +48,11 @@ class PatientConnection(HttpToolsProtocol):
         """Read on; what a whole request takes is one call and no timer."""
         if self._refusal:
             return
-        was_in_body, self._has_ended_head = self._is_in_body, False
+        self._has_gone_on = False
         super().data_received(data)
-        if self._is_in_head and not (was_in_body or self._has_ended_head):  # all of the data are of this head
+        if self._has_gone_on:
+            self._head_bytes = 0
+        else:  # all of the data are of headers, or of what may stand around the chunks of a body
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD:
                 self._refuse(431, f"the headers are larger than {MAX_HEAD:,} bytes; send fewer or shorter ones")
@@ -65,9 +68,19 @@ class PatientConnection(HttpToolsProtocol):
         self._began = self.loop.time()
         self._is_in_head = self._is_in_request = True
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header comes, or after a chunked body a trailer, which may be ignored (RFC 9110, section 6.5.1)."""
+        if self._is_in_head:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body comes."""
+        self._has_gone_on = True
+        super().on_body(body)
+
     def on_headers_complete(self) -> None:
         """The body begins."""
-        self._is_in_head, self._head_bytes, self._has_ended_head = False, 0, True
+        self._is_in_head, self._has_gone_on = False, True
         super().on_headers_complete()
         self._unanswered.append(self.cycle)
 
@@ -98,7 +111,7 @@ class PatientConnection(HttpToolsProtocol):
         while self._unanswered and self._unanswered[0].response_complete:
             self._unanswered.popleft()
         super().on_response_complete()
-        if self._refusal and self.cycle.response_complete:
+        if self._refusal and not self._unanswered:
             self._refuse(*self._refusal)
         self._close_for_good()
 
@@ -144,11 +157,19 @@ class PatientConnection(HttpToolsProtocol):
         return not self._is_in_head and self.cycle.response_started
 
     def _refuse(self, status: int, sentence: str) -> None:
-        """Answer what never became a request, after those that came before it, and close."""
+        """Answer what never became a whole request, after those that came before it, and close."""
         if self.transport.is_closing():
             return
-        if self.cycle and not (self.cycle.response_complete or self._is_in_body):
+        broken = self.cycle if self._is_in_body else None
+        if self._unanswered and self._unanswered[0] is not broken:
             self._refusal = status, sentence
+            if broken:  # it is the last in the row, and shall not be begun
+                self._unanswered.pop()
+                self.pipeline.popleft()
+            return
+        if broken and broken.response_started:
+            self.transport.close()
+            self._close_for_good()
             return
         body = json.dumps({"error": sentence}).encode()
         head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)

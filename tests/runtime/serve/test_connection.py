@@ -180,6 +180,43 @@ def test_the_end_of_a_long_body_is_not_taken_for_headers(server):
         assert answers.readline() == b"HTTP/1.1 200 OK\r\n"
 
 
+CHUNKED = b"POST /v2/models/%b/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def test_a_body_that_makes_no_sense_takes_no_answer_from_the_request_before(server, large):
+    with server.connect() as connection:
+        connection.sendall(large + CHUNKED % b"mnist" + b"zz\r\n")
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert [received.count(b"HTTP/1.1 %d " % status) for status in (200, 400)] == [1, 1]
+
+
+def test_a_request_is_answered_once_though_its_body_makes_no_sense_later(server):
+    with server.connect() as connection:
+        connection.sendall(CHUNKED % b"cifar" + b"1\r\na\r\n")
+        received = connection.recv(65536)
+        connection.sendall(b"zz\r\n")
+        received += b"".join(iter(lambda: connection.recv(65536), b""))
+    assert [received.count(b"HTTP/1.1 %d " % status) for status in (404, 400)] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "endless", [b"0\r\n" + b"X-Trailer: x\r\n" * 100_000, b"1;" + b"x" * 1_000_000], ids=["trailers", "extension"]
+)
+def test_what_is_around_chunks_is_bounded(server, endless):
+    with server.connect() as connection:
+        connection.sendall(CHUNKED % b"mnist" + b"1\r\n{\r\n" + endless[:1000])
+        with pytest.raises(ConnectionError):
+            connection.sendall(endless[1000:] * 20)
+
+
+def test_a_trailer_is_no_header(server, digits):
+    body = json.dumps(server.document(digits[:1])).encode()
+    request = CHUNKED % b"mnist" + b"%x\r\n%b\r\n0\r\nContent-Encoding: gzip\r\n\r\n" % (len(body), body)
+    with server.connect() as connection:
+        connection.sendall(request)
+        assert connection.recv(15) == b"HTTP/1.1 200 OK"
+
+
 def test_a_long_row_of_requests_is_answered_to_the_last(server):
     row = b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n" * 10_000 + b"GET /v2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     with server.connect() as connection:
