@@ -220,6 +220,16 @@ def test_what_cannot_be_written_is_told(tmp_path, act):
         act(Place.at(str(tmp_path / "file" / "out")))
 
 
+def test_no_manifest_tells_of_what_another_run_has_written_meanwhile(plan, score, plain, output):
+    other = plan(probabilities=True)  # both have found the folder empty
+    score(plan())
+    last = plan()
+    score(other)
+    with pytest.raises(FileWriteError, match="is of another run, whose probabilities was True and not False"):
+        job.run(last, plain, None, None)
+    assert not (output / "_manifest.json").exists()
+
+
 def test_a_link_to_itself_cannot_be_reached(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(FileReadError, match="loop cannot be reached"):

@@ -50,7 +50,7 @@ def plan(classifier: Classifier, given: str, output: str, *, probabilities: bool
         raise OptionError(f"{target.path} and the input {place.path} lie in one another; keep them apart")
     job = Job(place.name, sorted(classifier.digests), probabilities)
     found = target.files()
-    outputs = _scored(job, target, [name for name in found if name.endswith(".parquet")])
+    outputs = _scored(job, target, found)
     wanted = {shard.output: shard for shard in shards}
     if strangers := sorted(outputs.keys() - wanted.keys()):
         raise FileWriteError(f"{target.file(strangers[0])} is of a shard that {place.path} does not hold; remove it")
@@ -76,7 +76,7 @@ def run(plan: Plan, classifier: Classifier, address: str | None, actors: int | N
 
     Raises:
         ClusterError: Ray cannot be had or has given up; what is scored stays so.
-        FileWriteError: the output's folder or the manifest cannot be written.
+        FileWriteError: the output's folder or the manifest cannot be written, or another run has written there.
     """
     output, scored = plan.output, dict(plan.scored)
     if plan.complete:
@@ -93,6 +93,7 @@ def run(plan: Plan, classifier: Classifier, address: str | None, actors: int | N
         failed = total - len(scored)
         click.echo(f"{failed:,} of {_shards(total)} failed; the next run tries them again.", err=True)
         return False
+    _scored(plan.job, output, output.files())  # what another run has put there meanwhile would stand under our manifest
     output.write(MANIFEST, plan.job.manifest(scored))
     click.echo(f"Wrote {output.path}: {sum(scored.values()):,} digits of {_shards(total)}, and {MANIFEST}.", err=True)
     return True
@@ -128,8 +129,9 @@ def _score(plan: Plan, classifier: Classifier, address: str | None, actors: int 
     return scored
 
 
-def _scored(job: Job, output: Place, names: list[str]) -> dict[str, tuple[Shard, int]]:
-    """The shard and rows of each file of answers, read many at a time."""
+def _scored(job: Job, output: Place, found: Iterable[str]) -> dict[str, tuple[Shard, int]]:
+    """The shard and rows of each file of answers in a folder, read many at a time; every one has to be of this job."""
+    names = [name for name in found if name.endswith(".parquet")]
     with ThreadPoolExecutor(_REQUESTS) as pool:
         return dict(zip(names, pool.map(lambda name: job.scored(output, name), names), strict=True))
 
