@@ -10,7 +10,7 @@ COMPAT_VENVS := .venv-compat
 # newest. onnxruntime < 1.19 needs numpy 1.
 COMPAT := onnxruntime==1.15.1,numpy==1.26.0,click==8.1.0,pillow==10.3.0 onnxruntime==1.17.3,numpy==1.26.4 \
   onnxruntime==1.20.1 onnxruntime,numpy,click,pillow
-COMPAT_TESTS := pytest hypothesis jsonschema onnx scikit-learn
+COMPAT_TESTS := pytest pytest-timeout hypothesis jsonschema onnx scikit-learn
 
 SECONDS ?= 600
 
