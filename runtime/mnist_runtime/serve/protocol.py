@@ -23,6 +23,7 @@ from mnist_runtime.serve.tensors import (
     check_shape,
     from_binary,
     from_json,
+    short,
     to_binary,
     to_json,
 )
@@ -42,9 +43,11 @@ _REFUSED = {
 }
 """Parameters that would change the meaning of an answer; all others that are not known are tolerated."""
 
-
 _SHORT = 1024
 """Bytes of JSON that holds no digits, and is remembered."""
+
+_BRACKETS_PER_BYTE = 1 / PIXELS
+"""Lists and objects in long JSON, at most: one of a digit's pixels takes twice as many bytes as it has pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +113,8 @@ def parse(body: bytes, json_length: bytes | None, raw_datatype: str) -> InferReq
     length = len(body) if json_length is None else _length(json_length, len(body))
     if length == 0 and json_length is not None:
         return _read_raw(body, raw_datatype)
-    try:
-        head = (_read_head if length > _SHORT else _read_short_head)(body[:length])
-        return InferRequest(head.id, _read_tensor(head, body, length), head.outputs)
-    except RecursionError as error:  # when it is quoted; what is nested deeper still does not even load
-        raise RequestError("the request is nested too deeply; send what the protocol describes") from error
+    head = (_read_head if length > _SHORT else _read_short_head)(body[:length])
+    return InferRequest(head.id, _read_tensor(head, body, length), head.outputs)
 
 
 def render(request: InferRequest, scores: Scores, model: str) -> InferResponse:
@@ -201,6 +201,8 @@ def _length(text: bytes, size: int) -> int:
 
 
 def _load(text: bytes) -> dict[str, Any]:
+    if len(text) > _SHORT and text.count(b"[") + text.count(b"{") > _SHORT + len(text) * _BRACKETS_PER_BYTE:
+        raise RequestError("the request has more lists and objects than digits need; send what the protocol describes")
     try:
         document = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -229,7 +231,7 @@ def _read_head(text: bytes) -> _Head:
     tensor = _only_input(document.get("inputs"))
     datatype = tensor.get("datatype")
     if type(datatype) is not str or datatype not in DIGIT_DATATYPES:
-        raise RequestError(f"the datatype of {INPUT} is {str(datatype)[:20]!r}; it must be FP32 (0-1) or UINT8 (0-255)")
+        raise RequestError(f"the datatype of {INPUT} is {short(datatype)}; it must be FP32 (0-1) or UINT8 (0-255)")
     count = check_shape(tensor.get("shape"))
     size = _parameters(tensor, f"input {INPUT}").get("binary_data_size")
     if (size is None) != ("data" in tensor):
@@ -247,7 +249,7 @@ def _only_input(inputs: object) -> dict[str, Any]:
         raise RequestError(f"inputs must be a list of one tensor, {INPUT}, with name, datatype, shape and data")
     tensor: dict[str, Any] = inputs[0]
     if tensor.get("name") != INPUT:
-        raise RequestError(f"the input {str(tensor.get('name'))[:60]!r} is unknown; this model takes one, {INPUT}")
+        raise RequestError(f"the input {short(tensor.get('name'))} is unknown; this model takes one, {INPUT}")
     return tensor
 
 
@@ -259,7 +261,7 @@ def _read_tensor(head: _Head, body: bytes, start: int) -> Intensities | Pixels:
         return from_json(head.data, head.datatype, head.count)
     if type(head.size) is not int or head.size != after:
         raise RequestError(
-            f"binary_data_size is {str(head.size)[:20]}, and {after:,} bytes follow the JSON; say in "
+            f"binary_data_size is {short(head.size)}, and {after:,} bytes follow the JSON; say in "
             "Inference-Header-Content-Length where the JSON ends, and here how many bytes come after it"
         )
     return from_binary(body, start, head.datatype, head.count)
@@ -274,7 +276,7 @@ def _read_outputs(outputs: object, *, binary: bool) -> tuple[Output, ...]:
     for output in outputs:
         name = output.get("name") if type(output) is dict else None
         if type(name) is not str or name not in OUTPUTS:
-            raise RequestError(f"the output {str(name)[:60]!r} is unknown; this model gives {', '.join(OUTPUTS)}")
+            raise RequestError(f"the output {short(name)} is unknown; this model gives {', '.join(OUTPUTS)}")
         if name in wanted:
             raise RequestError(f"the output {name} is asked for twice; name it once")
         wanted[name] = Output(name, _flag(_parameters(output, f"output {name}"), "binary_data", default=binary))

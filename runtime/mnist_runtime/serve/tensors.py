@@ -5,6 +5,7 @@ What is read is checked before it is used: sizes before memory is taken, then ev
 
 from collections.abc import Sequence
 from itertools import chain
+from reprlib import Repr
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ DIGIT_DATATYPES = ("FP32", "UINT8")
 """What digits may be: intensity / 256, or raw intensities 0-255."""
 
 _UINT8 = np.dtype(np.uint8)
+_REPR = Repr()
+_REPR.maxlevel, _REPR.maxstring = 1, 40
 _KINDS: dict[str, set[type]] = {"FP32": {int, float}, "UINT8": {int}}
 
 
@@ -33,7 +36,7 @@ def check_shape(shape: object) -> int:
         count, pixels = shape
         if count >= 0 and pixels == PIXELS:
             return int(count)
-    raise RequestError(f"the shape of pixels is {_short(shape)}, and must be [N, {PIXELS}]; flatten every digit")
+    raise RequestError(f"the shape of pixels is {short(shape)}, and must be [N, {PIXELS}]; flatten every digit")
 
 
 def from_binary(body: bytes, start: int, datatype: str, count: int) -> Intensities | Pixels:
@@ -60,7 +63,7 @@ def from_json(data: object, datatype: str, count: int) -> Intensities | Pixels:
         DigitError: a value is no pixel.
     """
     if type(data) is not list:
-        raise RequestError(f"the data of pixels is {_short(data)}, and must be a list of numbers")
+        raise RequestError(f"the data of pixels is {short(data)}, and must be a list of numbers")
     values = _flat(data, count) if data and type(data[0]) is list else data
     if len(values) != count * PIXELS:
         raise RequestError(
@@ -89,6 +92,15 @@ def to_json(array: NDArray[Any]) -> list[Any]:
     return values
 
 
+def short(value: object) -> str:
+    """A value of JSON as a sentence can hold it, whatever its size.
+
+    >>> short([1] * 10**6), short({"a": 1}), short("x" * 10**6)
+    ('[1, 1, 1, 1, 1, 1, ...]', 'an object', "'xxxxxxxxxxxxxxxxx...xxxxxxxxxxxxxxxxxx'")
+    """
+    return "an object" if type(value) is dict else _REPR.repr(value)
+
+
 def _flat(rows: Sequence[Any], count: int) -> list[Any]:
     if len(rows) != count or any(type(row) is not list or len(row) != PIXELS for row in rows):
         raise RequestError(f"nested data of shape [{count}, {PIXELS}] are {count:,} lists of {PIXELS} numbers each")
@@ -104,9 +116,3 @@ def _checked(array: NDArray[Any]) -> Intensities | Pixels:
 
 def _json_name(kind: type) -> str:
     return {bool: "boolean", str: "string", float: "fraction", list: "list", dict: "object"}.get(kind, "null")
-
-
-def _short(value: object, limit: int = 60) -> str:
-    """A value as Python writes it, cut where it grows long."""
-    text = repr(value)
-    return text if len(text) <= limit else f"{text[:limit]}..."

@@ -9,7 +9,7 @@ import pytest
 
 INFER = "/v2/models/mnist/infer"
 BLANK = [0] * 784
-DEEP = '{"a":' + "[" * 1000 + "]" * 1000 + "}"
+DEEP = "[" * 1000 + "]" * 1000
 """JSON that is nested almost as deeply as can be read."""
 LENGTH = "Inference-Header-Content-Length"
 
@@ -124,12 +124,19 @@ CASES = [
         text(
             f"deep {name}",
             400,
-            "the request is nested too deeply",
+            says,
             json.dumps({"inputs": [tensor(**{name: 0})]}).replace(f'"{name}": 0', f'"{name}": {DEEP}'),
         )
-        for name in ("name", "datatype", "shape", "data")
+        for name, says in (
+            ("name", "the input [[...]] is unknown"),
+            ("datatype", "the datatype of pixels is [[...]]; it must be FP32"),
+            ("shape", "the shape of pixels is [[...]], and must be [N, 784]"),
+            ("data", "nested data of shape [1, 784] are 1 lists of 784 numbers each"),
+        )
     ),
-    text("too deep", 400, "the request is not JSON (depth limit exceeded", "[" * 200_000),
+    text("too deep", 400, "the request is not JSON (", "[" * 1025),
+    text("too many lists", 400, "more lists and objects than digits need", '{"x": [' + "[]," * 2_000 + "[]]}"),
+    text("too many objects", 400, "more lists and objects than digits need", '{"x": [' + "{}," * 2_000 + "{}]}"),
     Case("not unicode", 400, "the request is not JSON", body=b'{"id": "\xff"}'),
     ask("inputs no list", 400, "inputs must be a list of one tensor", document={"inputs": {}}),
     ask("no inputs", 400, "inputs must be a list of one tensor", document={"inputs": []}),
@@ -139,15 +146,15 @@ CASES = [
     ask("parameters no object", 400, "the parameters of the request must be an object", document={"parameters": 1}),
     # What is wrong with the tensor
     ask("unknown input", 400, "the input 'image' is unknown; this model takes one, pixels", name="image"),
-    ask("nameless input", 400, "the input 'None' is unknown", name=None),
+    ask("nameless input", 400, "the input None is unknown", name=None),
     ask(
         "unknown datatype",
         400,
         "the datatype of pixels is 'FP64'; it must be FP32 (0-1) or UINT8 (0-255)",
         datatype="FP64",
     ),
-    ask("no datatype", 400, "the datatype of pixels is 'None'", datatype=None),
-    ask("datatype no string", 400, "the datatype of pixels is \"['", datatype=["UINT8"]),
+    ask("no datatype", 400, "the datatype of pixels is None;", datatype=None),
+    ask("datatype no string", 400, "the datatype of pixels is ['UINT8']; it must be FP32", datatype=["UINT8"]),
     ask("no shape", 400, "the shape of pixels is None, and must be [N, 784]; flatten every digit", shape=None),
     ask("square shape", 400, "the shape of pixels is [1, 28, 28], and must be [N, 784]", shape=[1, 28, 28]),
     ask("shape of one", 400, "the shape of pixels is [784]", shape=[784]),
@@ -209,7 +216,7 @@ CASES = [
         "the output 'scores' is unknown; this model gives logits",
         document={"outputs": [{"name": "scores"}]},
     ),
-    ask("output no object", 400, "the output 'None' is unknown", document={"outputs": ["label"]}),
+    ask("output no object", 400, "the output None is unknown", document={"outputs": ["label"]}),
     ask("outputs no list", 400, "outputs must be a list of tensors", document={"outputs": "label"}),
     ask("output twice", 400, "the output label is asked for twice", document={"outputs": [{"name": "label"}] * 2}),
     ask(
@@ -264,7 +271,7 @@ CASES = [
     binary(
         "binary size no number",
         400,
-        "binary_data_size is 784, and 784 bytes follow",
+        "binary_data_size is '784', and 784 bytes follow",
         parameters={"binary_data_size": "784"},
     ),
     binary(
