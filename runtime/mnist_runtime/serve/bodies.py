@@ -36,10 +36,11 @@ class BoundedBodies:
             await self._app(scope, receive, send)
             return
         headers = headers_of(scope)
-        length, encoding = headers.get(b"content-length", b""), headers.get(b"content-encoding")
+        length = headers.get(b"content-length", b"")
+        encoding = b", ".join(value for name, value in scope["headers"] if name == b"content-encoding")
         if length and not (len(length) < 20 and int(length) <= self._max_body):
             raise _too_large(self._max_body)
-        if encoding is None and (length or b"transfer-encoding" not in headers):  # no more can come than was said
+        if not encoding and (length or b"transfer-encoding" not in headers):  # no more can come than was said
             await self._app(scope, receive, send)
         else:
             await self._app(scope, _Body(receive, self._max_body, _unpacker(encoding)).receive, send)
@@ -102,7 +103,7 @@ def _is_zlib(data: bytes) -> bool:
     return data[0] & 0x0F == 8 and (len(data) < 2 or int.from_bytes(data[:2]) % 31 == 0)
 
 
-def _unpacker(encoding: bytes | None) -> _Unpacker | None:
+def _unpacker(encoding: bytes) -> _Unpacker | None:
     name = (encoding or b"identity").decode("latin-1").strip().lower()
     if name == "identity":
         return None

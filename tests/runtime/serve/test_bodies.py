@@ -4,7 +4,7 @@ import gzip
 import json
 import re
 import zlib
-from http.client import HTTPConnection
+from http.client import HTTPConnection, parse_headers
 from pathlib import Path
 
 import numpy as np
@@ -69,16 +69,24 @@ def test_what_is_not_packed_as_it_says_is_refused(server, encoding, body, status
     assert (answer.status_code, answer.json()["error"][: len(says)]) == (status, says)
 
 
+def test_a_body_that_says_twice_how_it_is_packed_is_refused(server):
+    headers = [("Content-Encoding", "gzip"), ("Content-Encoding", "identity")]
+    answer = server.http.post(INFER, content=b"{}", headers=headers)
+    assert answer.status_code == 415
+    assert answer.json()["error"].startswith("Content-Encoding is 'gzip, identity'")
+
+
 def test_a_body_that_says_it_is_too_large_is_not_waited_for(small):
     with small.send(b"", f"X-Padding: {'x' * 100}") as connection:
         assert connection.recv(15) == b"HTTP/1.1 400 Ba"
-    head = b"POST /v2/models/mnist/infer HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+    head = b"POST /v2/models/mnist/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
     for size in (LIMIT + 1, 10**15):
-        connection = small.connect()
-        connection.sendall(head % size)
-        status, said = small.answer(connection)
-        assert status == 413
+        with small.connect() as connection, connection.makefile("rb") as answer:
+            connection.sendall(head % size)
+            assert answer.readline().startswith(b"HTTP/1.1 413 ")
+            said = json.loads(answer.read(int(parse_headers(answer)["content-length"])))
         assert said["error"].startswith("the body is larger than 100,000 bytes; send fewer digits")
+    assert small.metric("mnist_serve_requests_total", route="/v2/models/{model}/infer", status="413") >= 2
 
 
 def test_a_client_that_sends_all_of_it_still_learns_why(small):
