@@ -53,7 +53,7 @@ def create_app(
         limits: What one client may cost.
         batching: How requests are put together.
         log: Where requests are told; nowhere if not given.
-        routes: More of them, under the same limits.
+        routes: More of them, under the same limits; those of `mnist_runtime.serve.page` are the page.
 
     Returns:
         The application. Its `state.gate` tells how many requests are inside, and lets none enter once `is_stopping`;
@@ -63,12 +63,12 @@ def create_app(
     metrics = Metrics(lambda: gate.in_flight)
     metrics.serving(model.name, model.classifier.digests)
     infer = InferEndpoint(model, Batcher(model.compute, batching, metrics.ran))
-    every = [*_protocol_routes(model, gate, infer), *_documents(model, metrics), *routes]
-    names = {route.endpoint: route.path for route in reversed(every) if isinstance(route, Route)}
+    every = [*_protocol_routes(model, gate, infer), *routes]
+    every += _documents(model, metrics, every)
     app = Starlette(
         routes=every,
         middleware=[
-            Middleware(Traffic, gate=gate, metrics=metrics, log=log, routes=names),
+            Middleware(Traffic, gate=gate, metrics=metrics, log=log, routes=every),
             Middleware(BoundedBodies, max_body=limits.max_body),
             Middleware(
                 Shortcut, path=_INFER.format(model=model.name), path_params={"model": model.name}, endpoint=infer
@@ -112,14 +112,16 @@ def _protocol_routes(model: ServedModel, gate: Gate, infer: InferEndpoint) -> li
     ]
 
 
-def _documents(model: ServedModel, metrics: Metrics) -> list[Route]:
+def _documents(model: ServedModel, metrics: Metrics, others: Sequence[BaseRoute]) -> list[Route]:
     async def scrape(_: Request) -> Response:
         return Response(metrics.text(), media_type=metrics.content_type)
 
     async def describe(_: Request) -> Response:
-        return JSONResponse(document(model.name))
+        return JSONResponse(described)
 
-    return [Route("/metrics", scrape), Route("/openapi.json", describe)]
+    routes = [Route("/metrics", scrape), Route("/openapi.json", describe)]
+    described = document(model.name, {route.path for route in [*others, *routes] if isinstance(route, Route)})
+    return routes
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

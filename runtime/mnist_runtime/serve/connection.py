@@ -3,27 +3,44 @@
 import asyncio
 import json
 from collections import deque
-from typing import Any
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Any, TypeAlias
 
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEAD = 2**16
 """Bytes of the request line and headers of one request."""
 
+Refused: TypeAlias = Callable[[str, int, float], None]
+"""Is told of what never became a request: its client, the status that it got, and the seconds that were spent on it."""
+
+
+class _Phase(Enum):
+    """What is read next."""
+
+    IDLE = auto()
+    """A request, of which nothing has come."""
+    HEAD = auto()
+    BODY = auto()
+
 
 class PatientConnection(HttpToolsProtocol):
     """Closes on a client that takes longer than `patience` seconds to send a request, or to read on."""
 
-    def __init__(self, *args: Any, patience: float, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, patience: float, refused: Refused, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._patience = patience
+        self._refused = refused
+        self._phase = _Phase.IDLE
+        self._began = self.loop.time()
         self._sending: asyncio.TimerHandle | None = None
         self._reading: asyncio.TimerHandle | None = None
-        self._began = self.loop.time()
+        self._unread = 0
+        """Bytes that the client had not taken when it was last looked at."""
         self._head_bytes = 0
         """Received since there last was an end of headers or something of a body."""
-        self._is_in_head = True
-        self._is_in_request = False
         self._has_gone_on = False
         """Whether the data that are being read hold either of these."""
         self._unanswered: deque[RequestResponseCycle] = deque()
@@ -48,63 +65,74 @@ class PatientConnection(HttpToolsProtocol):
         """Read on; what a whole request takes is one call and no timer."""
         if self._refusal:
             return
+        self._unset_keepalive_if_required()
         self._has_gone_on = False
-        super().data_received(data)
+        try:
+            self._parse(data)
+        except HttpParserError as error:
+            reason = "invalid URL" if isinstance(error, HttpParserCallbackError) else str(error).lower()
+            self._refuse(400, f"this is not a request of HTTP/1.1 ({reason})")
         if self._has_gone_on:
             self._head_bytes = 0
         else:  # all of the data are of headers, or of what may stand around the chunks of a body
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD:
-                self._refuse(431, f"the headers are larger than {MAX_HEAD:,} bytes; send fewer or shorter ones")
-        if self._sending and not self._is_in_request:
+                self._refuse_head()
+        if self._sending and self._phase is _Phase.IDLE:
             self._sending.cancel()
             self._sending = None
-        elif self._is_in_request and not self._sending:
+        elif not self._sending and self._phase is not _Phase.IDLE:
             self._sending = self.loop.call_later(self._patience, self._give_up_on_sender)
 
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
         self._began = self.loop.time()
-        self._is_in_head = self._is_in_request = True
+        self._phase = _Phase.HEAD
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header comes, or after a chunked body a trailer, which may be ignored (RFC 9110, section 6.5.1)."""
-        if self._is_in_head:
+        if self._phase is _Phase.HEAD:
             super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The body begins."""
+        if self.parser.get_method() == b"CONNECT":
+            self._refuse(400, "CONNECT is for proxies, and this is none; the protocol begins at /v2")
+            raise HttpParserError
+        if self.parser.should_upgrade():  # `_parse` sees to it
+            return
+        self._has_gone_on = True
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD:
+            self._refuse_head()
+            raise HttpParserError  # ends the reading, with all that the data still hold
+        super().on_headers_complete()
+        self._phase = _Phase.BODY
+        self._unanswered.append(self.cycle)
 
     def on_body(self, body: bytes) -> None:
         """A part of the body comes."""
         self._has_gone_on = True
         super().on_body(body)
 
-    def on_headers_complete(self) -> None:
-        """The body begins."""
-        self._is_in_head, self._has_gone_on = False, True
-        super().on_headers_complete()
-        self._unanswered.append(self.cycle)
-
     def on_message_complete(self) -> None:
         """The request ends."""
-        self._is_in_request = False
-        super().on_message_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        """Say in the protocol's way that this is not HTTP."""
-        self._refuse(400, f"this is not a request of HTTP/1.1 ({msg.lower().rstrip('.')})")
+        if self._phase is _Phase.BODY:
+            self._phase = _Phase.IDLE
+            super().on_message_complete()
 
     def pause_writing(self) -> None:
         """The client reads more slowly than it is sent to."""
         super().pause_writing()
-        self._reading = self.loop.call_later(self._patience, self._abort)
+        self._wait_for_reader()
 
     def resume_writing(self) -> None:
-        """The client reads on."""
+        """The client has read nearly all."""
         super().resume_writing()
         if self._reading:
             self._reading.cancel()
             self._reading = None
-        self._close_for_good()
+        self._see_it_closed()
 
     def on_response_complete(self) -> None:
         """A connection that is to be closed shall close, even if the client never reads what is left."""
@@ -112,21 +140,58 @@ class PatientConnection(HttpToolsProtocol):
             self._unanswered.popleft()
         super().on_response_complete()
         if self._refusal and not self._unanswered:
-            self._refuse(*self._refusal)
-        self._close_for_good()
+            self._say_refusal(*self._refusal)
+        self._see_it_closed()
 
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection."""
         super().timeout_keep_alive_handler()
-        self._close_for_good()
+        self._see_it_closed()
 
-    def _close_for_good(self) -> None:
+    def _parse(self, data: bytes) -> None:
+        """Read HTTP/1.1 alone, whatever else a client would go on in (RFC 9110, section 7.8, lets a server).
+
+        The parser stops behind the head of a request with the header Upgrade, which `curl --http2` and Java's client
+        send with their first one. That head is then read again without it, and what follows is as always.
+        """
+        rest = memoryview(data)
+        while True:
+            try:
+                self.parser.feed_data(rest)
+            except HttpParserUpgrade as stop:
+                rest, head = rest[stop.args[0] :], self._head_without_upgrade()
+                self.parser = HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+                self.parser.feed_data(head)
+            else:
+                return
+
+    def _head_without_upgrade(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%b: %b" % (name, value) for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _wait_for_reader(self) -> None:
+        """Wait on, as long as the client takes something of what it is sent every `patience` seconds."""
+        self._unread = self.transport.get_write_buffer_size()
+        self._reading = self.loop.call_later(self._patience, self._give_up_on_reader)
+
+    def _give_up_on_reader(self) -> None:
+        if self.transport.get_write_buffer_size() < self._unread:
+            self._wait_for_reader()
+        else:
+            self._tell_that_client_has_gone()
+            self.transport.abort()
+
+    def _close(self) -> None:
+        self.transport.close()
+        self._see_it_closed()
+
+    def _see_it_closed(self) -> None:
+        """Wait for a client to read what is left on a connection that then closes, but not for ever."""
         if self.transport.is_closing() and not self._reading:
-            self._reading = self.loop.call_later(self._patience, self._abort)
-
-    def _abort(self) -> None:
-        self._tell_that_client_has_gone()
-        self.transport.abort()
+            self._wait_for_reader()
 
     def _tell_that_client_has_gone(self) -> None:
         """Tell every request that waits in a row; uvicorn tells the last one alone."""
@@ -134,45 +199,46 @@ class PatientConnection(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
 
-    @property
-    def _is_in_body(self) -> bool:
-        return self._is_in_request and not self._is_in_head
-
     def _give_up_on_sender(self) -> None:
         left = self._began + self._patience - self.loop.time()
         if left > 0 or self.flow.read_paused:  # it began another request since, or is kept waiting itself
             self._sending = self.loop.call_later(max(left, 0.1), self._give_up_on_sender)
             return
         self._sending = None
-        if not self._is_in_request or self._is_answering():
-            self.transport.close()
-            self._close_for_good()
-            return
-        self._refuse(408, f"the request did not come within {self._patience:g} seconds; send it faster, or less of it")
-        if self._is_in_body:
-            self.cycle.disconnected = True  # the application, which is waiting for more, is told so
-            self.cycle.message_event.set()
+        if self._phase is _Phase.IDLE:
+            self._close()
+        else:
+            self._refuse(
+                408, f"the request did not come within {self._patience:g} seconds; send it faster, or less of it"
+            )
 
-    def _is_answering(self) -> bool:
-        return not self._is_in_head and self.cycle.response_started
+    def _refuse_head(self) -> None:
+        self._refuse(431, f"the headers are larger than {MAX_HEAD:,} bytes; send fewer or shorter ones")
 
     def _refuse(self, status: int, sentence: str) -> None:
         """Answer what never became a whole request, after those that came before it, and close."""
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._refusal:
             return
-        broken = self.cycle if self._is_in_body else None
+        self._refusal = status, sentence
+        broken = self.cycle if self._phase is _Phase.BODY else None
         if self._unanswered and self._unanswered[0] is not broken:
-            self._refusal = status, sentence
             if broken:  # it is the last in the row, and shall not be begun
                 self._unanswered.pop()
                 self.pipeline.popleft()
+        elif broken and broken.response_started:
+            self._close()
+        else:
+            self._say_refusal(status, sentence)
+
+    def _say_refusal(self, status: int, sentence: str) -> None:
+        if self.transport.is_closing():
             return
-        if broken and broken.response_started:
-            self.transport.close()
-            self._close_for_good()
-            return
+        if self._unanswered:  # the application has begun with it, waits for the rest, and accounts for it
+            self.cycle.scope["state"]["refused"] = status
+            self._tell_that_client_has_gone()
+        else:
+            self._refused(self.client[0] if self.client else "-", status, self.loop.time() - self._began)
         body = json.dumps({"error": sentence}).encode()
         head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
         self.transport.write(STATUS_LINE[status] + head + body)
-        self.transport.close()
-        self._close_for_good()
+        self._close()

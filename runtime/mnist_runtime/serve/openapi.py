@@ -1,9 +1,10 @@
 """The OpenAPI document of the server: every path, what it takes and what it answers."""
 
+from collections.abc import Collection
 from typing import Any
 
 from mnist_runtime import __version__
-from mnist_runtime.digits import PIXELS
+from mnist_runtime.digits import CLASSES, PIXELS
 from mnist_runtime.serve.protocol import INPUT, OUTPUTS, VERSION
 from mnist_runtime.serve.tensors import DIGIT_DATATYPES
 
@@ -21,8 +22,8 @@ _DESCRIPTION = (
 )
 
 
-def document(model: str) -> Schema:
-    """Describe a server of `model`."""
+def document(model: str, served: Collection[str]) -> Schema:
+    """Describe a server of `model`, and of its paths those that are `served`."""
     name = _parameter("model", "path", {"type": "string", "enum": [model]})
     version = _parameter("version", "path", {"type": "string", "enum": [VERSION]})
     paths: Schema = {
@@ -31,6 +32,8 @@ def document(model: str) -> Schema:
         "/v2/health/ready": {"get": _get("Shall requests be sent here?", "Ready", 503)},
         "/metrics": {"get": {"summary": "Metrics for Prometheus", "responses": {"200": _text("Metrics")}}},
         "/openapi.json": {"get": {"summary": "This document", "responses": {"200": _json("OpenAPI", {})}}},
+        "/": {"get": {"summary": "A page to draw a digit on", "responses": {"200": _text("The page", "text/html")}}},
+        "/digit": {"post": _digit()},
     }
     for prefix, parameters in (
         ("/v2/models/{model}", [name]),
@@ -44,7 +47,7 @@ def document(model: str) -> Schema:
     return {
         "openapi": "3.1.0",
         "info": {"title": "mnist-serve", "version": __version__, "description": _DESCRIPTION},
-        "paths": paths,
+        "paths": {path: item for path, item in paths.items() if path in served},
         "components": {"schemas": _schemas(model)},
     }
 
@@ -86,6 +89,19 @@ def _infer() -> Schema:
     }
 
 
+def _digit() -> Schema:
+    picture = {"schema": {"type": "string", "format": "binary"}}
+    kinds = ("image/png", "image/jpeg", "image/webp", "image/bmp")
+    return {
+        "summary": "Recognise the digit in a picture",
+        "requestBody": {"required": True, "content": dict.fromkeys((*kinds, "application/octet-stream"), picture)},
+        "responses": {
+            "200": _json("The digit, the pixels that the model received, and times", _ref("Digit")),
+            **_errors(400, 408, 413, 415, 422, 503),
+        },
+    }
+
+
 def _get(summary: str, schema: str, *statuses: int) -> Schema:
     answer = _json(summary, _ref(schema))
     others = {"503": answer} if 503 in statuses else {}
@@ -99,6 +115,7 @@ def _errors(*statuses: int) -> Schema:
         408: "The body did not come in time",
         413: "The body is too large",
         415: "The body is packed in a way that is not read here",
+        422: "The picture is none, or shows no digit",
         503: "The server is busy or stopping",
     }
     return {str(status): _json(said[status], _ref("Error")) for status in statuses}
@@ -108,8 +125,8 @@ def _json(description: str, schema: Schema) -> Schema:
     return {"description": description, "content": {"application/json": {"schema": schema}}}
 
 
-def _text(description: str) -> Schema:
-    return {"description": description, "content": {"text/plain": {"schema": {"type": "string"}}}}
+def _text(description: str, media_type: str = "text/plain") -> Schema:
+    return {"description": description, "content": {media_type: {"schema": {"type": "string"}}}}
 
 
 def _parameter(name: str, place: str, schema: Schema, description: str = "") -> Schema:
@@ -131,6 +148,7 @@ def _array(items: Schema, **more: Any) -> Schema:
 
 def _schemas(model: str) -> Schema:
     text, flag, count = {"type": "string"}, {"type": "boolean"}, {"type": "integer", "minimum": 0}
+    probability, milliseconds = {"type": "number", "minimum": 0, "maximum": 1}, {"type": "number", "minimum": 0}
     parameters = {"type": "object"}
     output_name = {"type": "string", "enum": list(OUTPUTS)}
     metadata = _array(_object({"name": text, "datatype": text, "shape": _array({"type": "integer"})}))
@@ -161,6 +179,17 @@ def _schemas(model: str) -> Schema:
         {"data": _array({"type": "number"}), "parameters": _object({}, {"binary_data_size": count})},
     )
     return {
+        "Digit": _object(
+            {
+                "label": {"type": "integer", "minimum": 0, "maximum": len(CLASSES) - 1},
+                "probability": probability,
+                "probabilities": _array(probability, minItems=len(CLASSES), maxItems=len(CLASSES)),
+                "pixels": _array({"type": "integer", "minimum": 0, "maximum": 255}, minItems=PIXELS, maxItems=PIXELS),
+                "preprocessing_ms": milliseconds,
+                "inference_ms": milliseconds,
+                "sha256": text,
+            }
+        ),
         "Error": _object({"error": text}),
         "Live": _object({"live": flag}),
         "Ready": _object({"ready": flag}),

@@ -49,9 +49,14 @@ def run(
     listener = _listen(host, port)
     page = routes(lambda: model.classifier)
     app = create_app(model, limits=limits, batching=batching, log=log, routes=page)
+
+    def refused(client: str, status: int, seconds: float) -> None:
+        app.state.metrics.answered("other", status, seconds)
+        log.request(client, "-", "-", status, seconds)
+
     config = uvicorn.Config(
         app,
-        http=partial(PatientConnection, patience=timeout),  # type: ignore[arg-type]  # it makes what is wanted
+        http=partial(PatientConnection, patience=timeout, refused=refused),  # type: ignore[arg-type]  # it makes what is wanted
         ws="none",
         log_config=None,
         access_log=False,

@@ -1,10 +1,11 @@
 """What passes through the server: every request is admitted or turned away, timed, counted and logged."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.responses import JSONResponse
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mnist_runtime.serve.access_log import Log
@@ -48,14 +49,15 @@ class Traffic:
     """The outermost ASGI middleware."""
 
     def __init__(
-        self, app: ASGIApp, *, gate: Gate, metrics: Metrics, log: Log | None, routes: Mapping[Any, str]
+        self, app: ASGIApp, *, gate: Gate, metrics: Metrics, log: Log | None, routes: Sequence[BaseRoute]
     ) -> None:
-        """Watch `app`, whose endpoints have the names `routes`."""
+        """Watch `app`, which has these routes; of those that lead to one endpoint the first gives its name."""
         self._app = app
         self._gate = gate
         self._metrics = metrics
-        self._log = log if log and log.requests else None
-        self._routes = routes
+        self._log = log
+        self._routes = [route for route in routes if isinstance(route, Route)]
+        self._names: dict[Any, str] = {route.endpoint: route.path for route in reversed(self._routes)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, and account for it."""
@@ -98,10 +100,17 @@ class Traffic:
             self._gate.leave()
 
     def _account(self, scope: Scope, status: int, seconds: float) -> None:
-        self._metrics.answered(self._routes.get(scope.get("endpoint"), "other"), status, seconds)
+        if status == _GONE:
+            status = scope.get("state", {}).get("refused", _GONE)  # by its connection, which knows why
+        self._metrics.answered(self._names.get(scope.get("endpoint")) or self._match(scope), status, seconds)
         if self._log:
             client = scope.get("client")
             self._log.request(client[0] if client else "-", scope["method"], scope["path"], status, seconds)
+
+    def _match(self, scope: Scope) -> str:
+        """The name of the route to which a request would have come that the router never saw."""
+        matching = (route for route in self._routes if route.matches(scope)[0] is not Match.NONE)
+        return next((self._names[route.endpoint] for route in matching), "other")
 
 
 class _Body:

@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mnist_runtime.serve import ServedModel, create_app, page
+from mnist_runtime.serve.openapi import document
+
 COMMAND = Path(sys.executable).parent / "schemathesis"
 
 
@@ -20,20 +23,13 @@ def test_schemathesis_finds_nothing_that_the_document_does_not_say(server, tmp_p
     assert int(re.search(r"Tested: (\d+)", done.stdout)[1]) >= 10
 
 
-def test_every_route_is_in_the_document(server):
-    paths = server.http.get("/openapi.json").json()["paths"]
-    assert set(paths) == {
-        "/v2",
-        "/v2/health/live",
-        "/v2/health/ready",
-        "/v2/models/{model}",
-        "/v2/models/{model}/ready",
-        "/v2/models/{model}/infer",
-        "/v2/models/{model}/versions/{version}",
-        "/v2/models/{model}/versions/{version}/ready",
-        "/v2/models/{model}/versions/{version}/infer",
-        "/metrics",
-        "/openapi.json",
+def test_every_route_is_in_the_document_and_no_other(server, classifier):
+    model = ServedModel(classifier)
+    app = create_app(model, routes=page.routes(lambda: classifier))
+    assert set(server.http.get("/openapi.json").json()["paths"]) == {route.path for route in app.routes}
+    without = create_app(model)
+    assert set(document("mnist", [route.path for route in without.routes])["paths"]) == {
+        route.path for route in without.routes
     }
 
 

@@ -42,6 +42,7 @@ def test_beyond_the_most_at_a_time_clients_are_told_to_come_again(busy, digits):
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert answer.json()["error"] == "2 requests are being answered, the most at a time; try again"
     assert server.metric("mnist_serve_requests_rejected_total", reason="busy") == 1
+    assert server.metric("mnist_serve_requests_total", route="/v2/models/{model}/infer", status="503") == 1
     assert release() == [b"HTTP/1.1 200 OK"] * 2
     assert server.infer(digits[:1]).status_code == 200
     assert server.metric("mnist_serve_requests_in_flight") == 0
