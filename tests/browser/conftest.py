@@ -72,10 +72,12 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[str]:
-    """The address of a running mnist-serve."""
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a running mnist-serve, which has the bundled model whatever lies around here."""
+    home = tmp_path_factory.mktemp("serving")
+    clean = {key: value for key, value in os.environ.items() if key != "MNIST_MODEL"}
     command = [Path(sys.executable).parent / "mnist-serve", "--port", "0", "--log-format", "json", "--no-access-log"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, cwd=home, env=clean) as process:
         assert process.stderr
         for line in process.stderr:
             if "url" in (said := json.loads(line)):

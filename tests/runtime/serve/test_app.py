@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import httpx
@@ -105,6 +106,23 @@ def test_the_model_can_be_replaced(classifier, bundled):
         assert (await http.get("/v2/models/mnist")).json()["inputs"][0]["datatype"] == "UINT8"
 
     visit(create_app(model), talk)
+
+
+def test_large_requests_are_computed_beside_the_event_loop(server, classifier, test_split):
+    computing: list[tuple[int, bool]] = []
+
+    class Watched(ServedModel):
+        def compute(self, digits):
+            computing.append((len(digits), threading.current_thread() is threading.main_thread()))
+            return super().compute(digits)
+
+    async def talk(http: httpx.AsyncClient) -> None:
+        for count in (1, 200):
+            document = server.document(test_split.images[:count].reshape(count, 784))
+            assert (await http.post(INFER, json=document)).status_code == 200
+
+    visit(create_app(Watched(classifier)), talk)
+    assert computing == [(1, True), (200, False)]
 
 
 def test_the_rest_of_the_runtime_does_not_load_what_serving_needs():

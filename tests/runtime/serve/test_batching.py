@@ -14,8 +14,8 @@ from mnist_runtime.parity import compare
 from mnist_runtime.serve.batching import Batcher, Batching
 from mnist_runtime.serve.protocol import Scores
 
-LONG = 60_000_000
-"""Microseconds: a delay that no test waits for."""
+LONG = 600_000_000
+"""Microseconds: a delay that no test waits for, longer than any of them waits for anything."""
 
 
 class Recorder:
@@ -86,6 +86,8 @@ def test_a_batch_has_its_limit_and_a_larger_request_runs_alone(classifier, digit
     parts = [digits[:1], digits[1:3], digits[3:6], digits[6:7], digits[7:16]]
     assert recorder.labels(*parts) == [classifier.predict(part).tolist() for part in parts]
     assert sorted(count for _, count in recorder.runs) == [3, 4, 9]
+    assert recorder.crowd(digits[:1]).labels(*(digits[:size] for size in (2, 2, 1, 2, 2)))
+    assert [count for _, count in recorder.runs] == [4, 3, 2]
 
 
 @pytest.mark.parametrize("off", [{"max_delay_us": 0}, {"max_batch": 1}])

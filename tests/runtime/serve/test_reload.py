@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import shutil
 import threading
 
@@ -140,6 +141,30 @@ def test_what_is_the_same_or_not_there_changes_nothing(tmp_path, monkeypatch, fl
     asyncio.run(look())
     assert None in looks
     assert model.classifier.digests == [sha256(uint8)]
+
+
+def test_what_is_still_being_written_is_not_judged(tmp_path, monkeypatch, float32, uint8):
+    """A copy that is not atomic: a part of the file at each look, until it is whole."""
+    monkeypatch.setattr(reload, "INTERVAL", 0.001)
+    path, model, said = tmp_path / "mnist.onnx", ServedModel(Classifier(float32)), io.StringIO()
+    rest = io.BytesIO(uint8)
+
+    def look(at, real=reload._stamp):
+        seen = real(at)
+        with path.open("ab") as file:
+            file.write(rest.read(2000))
+        return seen
+
+    monkeypatch.setattr(reload, "_stamp", look)
+
+    async def copy() -> None:
+        watching = asyncio.create_task(Reloader(model, path, Metrics(lambda: 0), Log(said, "json")).watch())
+        while not said.getvalue():
+            await asyncio.sleep(0)
+        watching.cancel()
+
+    asyncio.run(copy())
+    assert json.loads(said.getvalue())["sha256"] == [sha256(uint8)]
 
 
 def test_a_folder_that_vanishes_changes_nothing(serve, tmp_path, float32, uint8, digits):
