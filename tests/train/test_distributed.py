@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from mnist_train.checkpoint import load
 from mnist_train.data import Split
 from mnist_train.distributed import ALONE, Group, TorchrunGroup, join
 from mnist_train.errors import DeviceError, GroupError
-from mnist_train.fit import evaluate, fit
+from mnist_train.fit import evaluate
 from mnist_train.models import build
 from mnist_train.run import Run, choose_device
 from mnist_train.settings import Settings
@@ -183,7 +182,7 @@ def test_any_number_of_processes_reaches_the_weights_of_one(run, torchrun, recip
         assert (mean_of_means(digits(data), size) - exact).norm() > 2 * bound, "the bound must tell them apart"
 
     only_rank_0_speaks(done, alone, tmp_path)
-    metrics_are_of_all_ranks(tmp_path / "many", data)
+    metrics_are_of_all_ranks(tmp_path / "many", tmp_path / "one", data)
     if data.is_dir():
         each_rank_read_its_part(tmp_path, size)
 
@@ -195,9 +194,12 @@ def only_rank_0_speaks(done, alone, folder: Path) -> None:
     assert sorted(path.name for path in (folder / "many").iterdir()) == ["metrics.jsonl", CHECKPOINT]
 
 
-def metrics_are_of_all_ranks(run: Path, data: Path) -> None:
+def metrics_are_of_all_ranks(run: Path, alone: Path, data: Path) -> None:
     """Of the weights that were saved, on all the digits: counts exactly, sums of 500 positive terms within rounding."""
-    metrics = json.loads((run / "metrics.jsonl").read_text().splitlines()[EPOCHS - 1])
+    metrics, of_one = (
+        json.loads((folder / "metrics.jsonl").read_text().splitlines()[EPOCHS - 1]) for folder in (run, alone)
+    )
+    assert metrics["train_loss"] == pytest.approx(of_one["train_loss"], rel=1e-5)  # one rank's share is 1 % from there
     model = load(run / CHECKPOINT).module
     with np.load(data.parent / "digits.npz" if data.is_file() else data / "digits.npz") as arrays:
         loss, accuracy = evaluate(model, Split(arrays["x_valid"], arrays["y_valid"]).tensors())
@@ -284,15 +286,15 @@ train()
 """mnist-train, one rank of which is killed in the middle of a step of its choice, the first time."""
 
 
-def test_a_killed_rank_changes_no_byte(torchrun, archive, tmp_path):
+def test_a_killed_rank_changes_no_byte(torchrun, archive, folder, tmp_path):
     """An MLP with dropout, whose gradients come in several pieces and whose every rank draws its own numbers."""
     size, steps, every, seed = 3, 16, 3, random.randrange(2**32)
     draw = random.Random(seed)
-    rank, step = draw.randrange(size), draw.randrange(1, 3 * steps + 1)
-    print(f"seed {seed}: rank {rank} is killed in step {step}")
+    rank, step, data = draw.randrange(size), draw.randrange(1, 3 * steps + 1), draw.choice([archive, folder])
+    print(f"seed {seed}: rank {rank} is killed in step {step} on {data.name}")
     script = tmp_path / "kill.py"
     script.write_text(KILL)
-    args = ("--device", "cpu", "--data", archive, "--model", "mlp", "--optimizer", "adamw", "--lr", 0.001)
+    args = ("--device", "cpu", "--data", data, "--model", "mlp", "--optimizer", "adamw", "--lr", 0.001)
     args = (*args, "--schedule", "cosine", "--shuffle", "--epochs", 3, "--batch-size", -(-COUNT // steps))
     args = (*args, "--checkpoint-every", every)
     unbroken = torchrun(size, *args, "--output-dir", tmp_path / "unbroken")
@@ -308,26 +310,65 @@ def test_a_killed_rank_changes_no_byte(torchrun, archive, tmp_path):
         assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes(), (rank, step)
 
 
-def test_a_signal_stops_all_ranks_after_the_same_step(run, folder, tmp_path):
+STOP = """
+import os, signal
+from mnist_train import run
+from mnist_train.cli import train
+
+original = run.Run._save
+
+def save(self):
+    saved = original(self)
+    if os.environ["RANK"] == "1" and self.position.epoch == 2:
+        os.kill(os.getpid(), signal.SIGINT)
+    return saved
+
+run.Run._save = save
+train()
+"""
+"""mnist-train, one rank of which is told to stop once the first epoch is saved."""
+
+
+@pytest.fixture
+def stopped(folder, tmp_path) -> Callable[..., None]:
+    """Run ranks until they stop."""
+
+    def stopped(size: int, *words: object, send: Callable[[subprocess.Popen[str]], object]) -> None:
+        args = ("--data", folder, "--device", "cpu", "--epochs", 1000, "--output-dir", tmp_path)
+        command = launch(size, *words, *args)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            for line in process.stdout:
+                if line.startswith("epoch  1"):
+                    send(process)
+                    break
+            _, complaint = process.communicate(timeout=120)
+        assert process.returncode != 0
+        assert complaint.count("Stopped after step") == 1, complaint
+        assert f"go on with: torchrun ... -m mnist_train --resume {tmp_path / FILE}" in complaint
+
+    return stopped
+
+
+def test_a_signal_stops_all_ranks_after_the_same_step(run, stopped, tmp_path):
     """SIGINT to torchrun, as from Ctrl-C: it hands it on, and any number of processes goes on from there."""
-    args = ("--data", folder, "--device", "cpu", "--epochs", 1000, "--output-dir", tmp_path)
-    process = subprocess.Popen(
-        launch(2, "-m", "mnist_train", *args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    with process:
-        for line in process.stdout:
-            if line.startswith("epoch  1"):
-                process.send_signal(signal.SIGINT)
-                break
-        _, complaint = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert complaint.count("Stopped after step") == 1, complaint
-    assert f"go on with: torchrun ... -m mnist_train --resume {tmp_path / FILE}" in complaint
+    stopped(2, "-m", "mnist_train", send=lambda process: process.send_signal(signal.SIGINT))
     state = load_state(tmp_path / FILE)
     assert {name for name in state.tensors if name.startswith("rng.")} == {"rng.cpu.0", "rng.cpu.1"}
     resumed = run("mnist-train", "--resume", tmp_path / FILE, "--epochs", state.epoch)
     assert resumed.returncode == 0, resumed.stderr
     assert f"resumed     at step {state.step} of epoch {state.epoch}".encode() in resumed.stdout
+
+
+def test_a_signal_to_one_rank_stops_all_and_all_go_on(torchrun, stopped, tmp_path):
+    script = tmp_path / "stop.py"
+    script.write_text(STOP)
+    stopped(3, script, send=lambda process: None)
+    state = load_state(tmp_path / FILE)
+    generators = {name: tensor.numpy().tobytes() for name, tensor in state.tensors.items() if name.startswith("rng.")}
+    assert len(set(generators.values())) == len(generators) == 3, "they would drop out alike"
+    resumed = torchrun(3, "--resume", tmp_path / FILE, "--epochs", state.epoch)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"resumed     at step {state.step} of epoch {state.epoch}" in resumed.stdout
 
 
 ELSEWHERE = """
@@ -360,10 +401,10 @@ def test_a_refusal_is_said_once(torchrun, tmp_path):
 
 
 def test_half_an_environment_is_refused(run, tmp_path):
-    refused = run("mnist-train", env={"RANK": "0", "WORLD_SIZE": "2"}, cwd=tmp_path)
+    refused = run("mnist-train", env={"RANK": "1", "LOCAL_RANK": "1"}, cwd=tmp_path)
     assert refused.returncode == 1
-    assert refused.stderr.decode().startswith("Error: the environment gives RANK, WORLD_SIZE, as to one of several")
-    assert b"not LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT" in refused.stderr
+    assert refused.stderr.decode().startswith("Error: the environment gives LOCAL_RANK, RANK, as to one of several")
+    assert b"not WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT" in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -374,12 +415,15 @@ def test_half_an_environment_is_refused(run, tmp_path):
         ("LOCAL_RANK", "-1", "LOCAL_RANK is '-1', and must be a whole number"),
         ("RANK", "3", "RANK is 3 of WORLD_SIZE 1, and counts from 0"),
         ("LOCAL_RANK", "1", "LOCAL_RANK is 1 of LOCAL_WORLD_SIZE 1, and counts from 0"),
+        ("MASTER_PORT", "99999", "MASTER_PORT is 99999, and ports end at 65535"),
+        ("MASTER_ADDR", "", "MASTER_ADDR is empty, and must be where rank 0 is"),
     ],
 )
-def test_an_environment_that_makes_no_sense_is_refused_at_once(torchrun_environment, monkeypatch, name, value, says):
-    monkeypatch.setenv(name, value)
-    with pytest.raises(GroupError, match=re.escape(says)), join():
-        pass
+def test_an_environment_that_makes_no_sense_is_refused_at_once(torchrun_environment, run, tmp_path, name, value, says):
+    """Whichever rank it makes of this process: there may be no other."""
+    refused = run("mnist-train", env=os.environ | {name: value}, cwd=tmp_path)
+    assert refused.returncode == 1
+    assert refused.stderr.decode().startswith(f"Error: {says}")
 
 
 class Pair(Group):
@@ -462,27 +506,36 @@ def test_a_group_leaves_no_threads_behind(torchrun_environment, error):
     assert "pt_gloo_runloop" not in threads()
 
 
-class WithSpare(torch.nn.Module):
-    """A linear model with a parameter that has no part in it, and statistics of its batches."""
+MODULES = """
+import torch
+from torch import nn
 
-    def __init__(self) -> None:
+class Moody(nn.Module):
+    \"\"\"Of its four branches one has no part in anything, one in training alone, and one by chance.\"\"\"
+
+    def __init__(self):
         super().__init__()
-        self.norm, self.lin = torch.nn.BatchNorm1d(784), torch.nn.Linear(784, 10)
-        self.spare = torch.nn.Parameter(torch.ones(3))
+        self.norm, self.always, self.never = nn.BatchNorm1d(784), nn.Linear(784, 10), nn.Linear(784, 10)
+        self.in_training, self.by_chance = nn.Linear(784, 10), nn.Linear(784, 10)
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.lin(self.norm(pixels))
+    def forward(self, pixels):
+        pixels = self.norm(pixels)
+        logits = self.always(pixels)
+        if self.training:
+            logits = logits + self.in_training(pixels)
+            if torch.rand(()) < 0.5:
+                logits = logits + self.by_chance(pixels)
+        return logits
+"""
 
 
-def test_any_module_is_wrapped_without_changing_it(group, validation):
-    model, pixels = WithSpare(), validation.tensors()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    wrapped = group.wrap(model)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert all(p.grad is None for p in model.parameters())
-    fit(wrapped, pixels, pixels, epochs=1, lr=0.1, group=group)
-    assert torch.equal(model.spare, torch.ones(3))
-    assert evaluate(wrapped, pixels, group)[1] > 0.8
+def test_a_module_of_ones_own_may_use_its_parameters_as_it_likes(torchrun, archive, tmp_path):
+    (tmp_path / "moody.py").write_text(MODULES)
+    args = ("--data", archive, "--device", "cpu", "--model", "moody:Moody", "--lr", 0.02, "--epochs", 2)
+    done = torchrun(2, *args, "--batch-size", COUNT // 5, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    metrics = [json.loads(line) for line in (tmp_path / "artifacts" / "metrics.jsonl").read_text().splitlines()]
+    assert metrics[1]["valid_accuracy"] > 0.5  # after ten steps
 
 
 @pytest.fixture

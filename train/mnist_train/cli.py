@@ -14,6 +14,8 @@ import click
 
 from mnist_runtime import __version__
 from mnist_runtime.command import Command, Group
+from mnist_train.errors import GroupError
+from mnist_train.ranks import Rank
 from mnist_train.settings import CHANGEABLE, Settings
 
 # torch and NumPy are imported where they are used: --help answers at once, and mnist-data needs no torch.
@@ -34,11 +36,15 @@ class _Ranks(Command):
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         """As `Command.main`."""
+        try:
+            place = Rank.told()
+        except GroupError:
+            place = None  # there may be nobody else to say so
         with ExitStack() as stack:
             nobody = stack.enter_context(Path(os.devnull).open("w"))
-            if os.environ.get("RANK", "0") != "0":
+            if place and place.rank:
                 stack.enter_context(redirect_stdout(nobody))
-            if os.environ.get("LOCAL_RANK", "0") != "0":
+            if place and place.local_rank:
                 stack.enter_context(redirect_stderr(nobody))
             super().main(*args, **extra)
 

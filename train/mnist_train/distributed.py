@@ -22,13 +22,13 @@ from torch.nn.parallel import DistributedDataParallel
 from mnist_runtime import MnistRuntimeError
 from mnist_runtime.digits import PIXELS
 from mnist_train.errors import GroupError
+from mnist_train.ranks import Rank
 
 T = TypeVar("T")
 
 _PATIENCE = timedelta(
     hours=2
 )  # for a rank that is silent: rank 0 reads a mapped data set through before the first step
-_ENVIRONMENT = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class Group:
@@ -92,17 +92,21 @@ class TorchrunGroup(Group):
 
     command = "torchrun ... -m mnist_train"
 
-    def __init__(self) -> None:
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self.local_rank, self.local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    def __init__(self, place: Rank) -> None:
+        self.rank, self.size = place.rank, place.size
+        self.local_rank, self.local_size = place.local_rank, place.local_size
         self.run_id = os.environ.get("TORCHELASTIC_RUN_ID", "none")
         # "none" is torchrun's own default, and so of many runs. Where it is not, a new agent may count from 0 again.
         self.restarted = self.run_id != "none" or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """Wrap it in DistributedDataParallel, on the device where it is."""
-        unused = not _backward(model)
-        parallel = DistributedDataParallel(model, find_unused_parameters=unused)
+        """Wrap it in DistributedDataParallel, on the device where it is.
+
+        Of a module that is not ours nobody knows which parameters have a part in a step, for that may depend on chance.
+        """
+        if not type(model).__module__.startswith("mnist_train."):
+            return DistributedDataParallel(model, find_unused_parameters=True)
+        parallel = DistributedDataParallel(model)
         _backward(parallel)  # after the first, it orders its buckets anew: here, so that a resumed run adds up alike
         return parallel
 
@@ -164,21 +168,15 @@ def join() -> Iterator[Group]:
     """Join the group that the environment tells of, as torchrun sets it; without one, this process is alone.
 
     Raises:
-        GroupError: the environment tells half of it, or another process is gone.
+        GroupError: the environment makes no sense, or another process is gone.
     """
-    told = os.environ.keys() & set(_ENVIRONMENT)
-    if not told & {"RANK", "WORLD_SIZE"}:
+    place = Rank.told()
+    if place is None:
         yield ALONE
         return
-    if missing := [name for name in _ENVIRONMENT if name not in told]:
-        raise GroupError(
-            f"the environment gives {', '.join(sorted(told))}, as to one of several processes, "
-            f"but not {', '.join(missing)}; start them with torchrun, or unset the first to train in this process alone"
-        )
-    _check_places()
     try:
-        _connect()
-        yield TorchrunGroup()
+        _connect(place)
+        yield TorchrunGroup(place)
         dist.barrier()  # a rank that leaves before the others looks to them like one that died
     except RuntimeError as error:
         if isinstance(error, MnistRuntimeError) or not _is_of_connection(error):
@@ -191,19 +189,7 @@ def join() -> Iterator[Group]:
         _leave()
 
 
-def _check_places() -> None:
-    """See that this process has a place among the others, for whose absence they would wait."""
-    if odd := [name for name in _ENVIRONMENT if name != "MASTER_ADDR" and not os.environ[name].isdecimal()]:
-        raise GroupError(f"{odd[0]} is {os.environ[odd[0]]!r}, and must be a whole number; start with torchrun")
-    for of_this, of_all in (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE")):
-        if int(os.environ[of_this]) >= int(os.environ[of_all]):
-            raise GroupError(
-                f"{of_this} is {os.environ[of_this]} of {of_all} {os.environ[of_all]}, and counts from 0; start with "
-                "torchrun, which sets both"
-            )
-
-
-def _connect() -> None:
+def _connect(place: Rank) -> None:
     """Connect to the other ranks, through the store that torchrun keeps.
 
     It keeps one store for as long as it runs, and a rank that is started anew could read there where its peers were
@@ -211,7 +197,7 @@ def _connect() -> None:
     each torchrun counts starts for itself, and docs/scale.md says how to have a new store at every start.
     """
     store, rank, size = next(rendezvous("env://", timeout=_PATIENCE))
-    if size == int(os.environ["LOCAL_WORLD_SIZE"]):
+    if place.size == place.local_size:
         store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
     # Both: what the ranks tell one another between two steps must not wait for the GPU.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -241,11 +227,8 @@ def _reason(error: RuntimeError) -> str:
     return re.sub(r"\[[^]]*:\d+\] ", "", str(error).splitlines()[0]).split(". ")[0]
 
 
-def _backward(model: nn.Module) -> bool:
-    """Try it backwards on one digit, which changes nothing of it; whether every parameter has a part in it."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+def _backward(model: nn.Module) -> None:
+    """Go backwards once, from one blank digit, which changes nothing of the module."""
     model.eval()
-    model(torch.zeros(1, PIXELS, device=parameters[0].device)).sum().backward()
-    complete = all(p.grad is not None for p in parameters)
+    model(torch.zeros(1, PIXELS, device=next(model.parameters()).device)).sum().backward()
     model.zero_grad(set_to_none=True)
-    return complete
