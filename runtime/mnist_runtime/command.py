@@ -18,6 +18,8 @@ FAILURE = 1
 """Something asked for could not be done; a wrong command line is 2, click's own code."""
 INTERRUPTED = 130
 """Ctrl-C: 128 + SIGINT, as shells report it."""
+TERMINATED = 143
+"""128 + SIGTERM, of commands that end in a sentence at it."""
 
 _UNWRITABLE = frozenset([errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF])
 """What the system says, naming no file, where standard output takes no more."""

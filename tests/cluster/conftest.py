@@ -117,14 +117,19 @@ def two_nodes() -> Iterator[str]:
 
 
 @pytest.fixture
-def start(tmp_path_factory) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    """Start mnist-score as a process with an empty HOME; what still runs at the test's end is killed."""
-    home = tmp_path_factory.mktemp("home")
+def home(tmp_path_factory) -> Path:
+    """An empty HOME."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def start(home) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """Start mnist-score as a process; what still runs at the test's end is killed."""
     ours = {"MNIST_MODEL", "RAY_USAGE_STATS_ENABLED"}
-    clean = {key: value for key, value in os.environ.items() if key not in ours}
     started = []
 
     def start(*arguments: object) -> "subprocess.Popen[str]":
+        clean = {key: value for key, value in os.environ.items() if key not in ours}
         started.append(
             subprocess.Popen(
                 [SCORE, *map(str, arguments)],

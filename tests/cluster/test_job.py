@@ -220,6 +220,27 @@ def test_what_cannot_be_written_is_told(tmp_path, act):
         act(Place.at(str(tmp_path / "file" / "out")))
 
 
+def test_a_manifest_that_cannot_be_written_is_told_once(output):
+    (output / "_manifest.json").mkdir(parents=True)
+    with pytest.raises(FileWriteError) as told:
+        Place.at(str(output)).write("_manifest.json", b"{}")
+    assert str(told.value).count("cannot write") == 1
+
+
+def test_a_link_to_nothing_is_refused(plan, shards):
+    (shards / "2026" / "c.npy").symlink_to("moved away.npy")
+    with pytest.raises(FileMissingError, match=re.escape(f"{shards}/2026/c.npy is a link to what is not there; mend")):
+        plan()
+    (shards / "2026" / "c.npy").rename(shards / "notes.txt")
+    assert len(plan().missing) == 3
+
+
+def test_a_name_that_is_no_utf_8_is_refused(plan, shards):
+    (shards / "b.npy").rename(os.fsdecode(os.fsencode(shards) + b"/\xff.npy"))
+    with pytest.raises(FileReadError, match=re.escape(f"{shards} holds ") + r".*\\xff\.npy', a name that is no UTF-8"):
+        plan()
+
+
 def test_no_manifest_tells_of_what_another_run_has_written_meanwhile(plan, score, plain, output):
     other = plan(probabilities=True)  # both have found the folder empty
     score(plan())

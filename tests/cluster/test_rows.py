@@ -73,12 +73,14 @@ def npy(array) -> bytes:
 
 
 BLANK = [0] * 784
+TWICE = parquet(pixels=[1], pixel5=[2]).replace(b"pixel5", b"pixels")
 
 
 @pytest.mark.parametrize(
     ("name", "data", "sentence"),
     [
         ("a.parquet", parquet(image=[1], label=[2]), "a.parquet has no column pixels (image, label); name that"),
+        ("a.parquet", TWICE, "a.parquet has 2 columns pixels (pixels, pixels); name that"),
         ("a.parquet", parquet(pixels=["seven"]), "pixels of type string, and they have to be fixed_size_binary(784)"),
         ("a.parquet", parquet(pixels=pa.array([b"x"], pa.binary(1))), "pixels of type fixed_size_binary[1]"),
         ("a.parquet", parquet(pixels=[[0.5] * 784]), "pixels of type list<element: double>"),

@@ -1,7 +1,7 @@
 """The command mnist-score as people run it, on a Ray that it starts itself."""
 
+import contextlib
 import json
-import os
 import re
 import signal
 import subprocess
@@ -29,7 +29,7 @@ def test_damaged_shards_are_told_and_the_others_done_and_the_next_run_tries_them
     assert result.returncode == 1
     errors = sorted(line for line in result.stderr.splitlines() if line.startswith("Error"))
     assert len(errors) == 2
-    assert errors[0].startswith("Error: 1.parquet cannot be scored (Parquet magic bytes not found")
+    assert errors[0].startswith("Error: 1.parquet cannot be read (Parquet magic bytes not found")
     assert errors[1].startswith("Error: 4.npy: the shape is (3, 32, 32), and digits are")
     assert result.stderr.endswith("2 of 7 shards failed; the next run tries them again.\n")
     assert sorted(path.name for path in output.iterdir()) == [f"{k}.parquet" for k in (0, 2, 3, 4, 5)]
@@ -59,30 +59,124 @@ def test_a_terminal_shows_one_line_that_redraws(terminal, millions, tmp_path):
     assert pq.read_schema(tmp_path / "out" / "shift=00" / "digits.parquet").names[-1] == "probability_9"
 
 
-def test_ctrl_c_ends_with_130_and_without_ray(start, millions, tmp_path):
+@pytest.mark.parametrize(
+    ("sig", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_ends_in_one_sentence_and_without_ray(start, millions, tmp_path, sig, code, said):
     process = start(millions, tmp_path / "out")
     deadline = time.monotonic() + PATIENCE
     while not list(tmp_path.rglob("digits.parquet")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sig)
     _, stderr = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130
-    assert stderr.endswith("Error: interrupted; nothing half-written stands under its final name\n")
+    assert process.returncode == code
+    assert stderr.endswith(f"Error: {said}; nothing half-written stands under its final name\n")
     assert "Traceback" not in stderr
     assert not (tmp_path / "out" / "_manifest.json").exists()
     for path in (tmp_path / "out").rglob("*.parquet"):
         pq.read_table(path)
 
 
-def test_ray_reports_no_usage(score, real, tmp_path):
-    np.save(tmp_path / "a.npy", real[:10])
-    result = score(tmp_path / "a.npy", tmp_path / "out")
-    assert result.returncode == 0, result.stderr
-    folder = Path(os.environ["RAY_TMPDIR"], "ray")
-    assert list(folder.glob("session_*/logs"))
-    assert not list(folder.rglob("usage_stats.json"))
+POISONED = """
+import os, signal, sys
+from importlib.machinery import PathFinder
+
+class Poisoned:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name != "mnist_runtime.cluster.scorer":
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        run = spec.loader.exec_module
+
+        def exec_module(module):
+            run(module)
+            original = module.open_rows
+
+            def open_rows(folder, name):
+                if name == "poison.npy":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return original(folder, name)
+
+            module.open_rows = open_rows
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+sys.meta_path.insert(0, Poisoned)
+"""
+"""In every process of Python: a shard of that name kills whoever opens it, as one that takes all memory does."""
+
+
+@pytest.mark.parametrize("actors", [1, 2])
+def test_a_shard_that_kills_its_scorers_is_named_and_the_others_are_done(score, monkeypatch, real, tmp_path, actors):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    for path, text in ((folder, None), (tmp_path / "site", POISONED)):
+        path.mkdir()
+        if text:
+            (path / "sitecustomize.py").write_text(text)
+    for name in ("a", "b", "c", "d", "poison"):
+        np.save(folder / f"{name}.npy", real[:1000])
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    result = score(folder, output, "--actors", actors)
+    assert result.returncode == 1
+    *_, scored, named, summary = result.stderr.splitlines()
+    assert scored.startswith("Scored 4,000 digits in ")
+    assert named == "Error: poison.npy has no answer, for its scorer was lost each time; Ray's logs tell more"
+    assert summary == "1 of 5 shards failed; the next run tries them again."
+    assert sorted(path.name for path in output.iterdir()) == [f"{name}.npy.parquet" for name in "abcd"]
+    assert "Warning" not in result.stderr
+
+
+def environments(process: "subprocess.Popen[str]") -> dict[str, dict[str, str]]:
+    """What each process below this one was given, by its command."""
+    parents: dict[int, int] = {}
+    found: dict[int, tuple[str, dict[str, str]]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            words = (folder / "environ").read_bytes().decode().split("\0")
+            command = (folder / "cmdline").read_bytes().partition(b"\0")[0].decode()
+            found[int(folder.name)] = command, dict(word.partition("=")[::2] for word in words)
+
+    def is_below(pid: int) -> bool:
+        return pid == process.pid or (pid in parents and is_below(parents[pid]))
+
+    return {command: given for pid, (command, given) in found.items() if pid != process.pid and is_below(pid)}
+
+
+def test_ray_reports_no_usage_and_leaves_nothing_in_the_home(start, home, millions, tmp_path):
+    process = start(millions, tmp_path / "out")
+    deadline = time.monotonic() + PATIENCE
+    while not list(tmp_path.rglob("digits.parquet")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    rays = {command: given for command, given in environments(process).items() if "/ray/" in command}
+    assert {"gcs_server", "raylet"} <= {Path(command).name for command in rays}
+    assert {given.get("RAY_USAGE_STATS_ENABLED") for given in rays.values()} == {"0"}
+    _, stderr = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, stderr
+    assert list(home.iterdir()) == []
+
+
+def test_an_output_that_cannot_be_written_is_told_before_ray_is_started(run, real, tmp_path):
+    np.save(tmp_path / "digits.npy", real[:10])
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); "
+    command = "from mnist_runtime.cluster.cli import score; score()"
+    done = subprocess.run(
+        [sys.executable, "-c", limited + command, tmp_path / "digits.npy", tmp_path / "out"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    *_, complaint = done.stderr.splitlines()
+    assert complaint.startswith(f"Error: cannot write {tmp_path}/out (")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -58,9 +58,7 @@ def test_an_undisturbed_run_scores_each_row_once_on_both_nodes(score, two_nodes,
 def test_a_killed_scorer_costs_nothing_but_time(start, two_nodes, millions, check_all, tmp_path):
     process = start(millions, tmp_path / "out", "--address", two_nodes)
     in_the_middle(process, tmp_path / "out")
-    victims = scorers()
-    assert len(victims) == 2
-    os.kill(victims[0], signal.SIGKILL)
+    os.kill(scorers()[0], signal.SIGKILL)
     _, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, stderr
     assert "Error" not in stderr

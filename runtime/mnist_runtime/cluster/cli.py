@@ -1,11 +1,13 @@
 """The command of the cluster: `mnist-score`."""
 
+import signal
+import sys
 from pathlib import Path
 
 import click
 
 from mnist_runtime import __version__
-from mnist_runtime.command import FAILURE, Command, note, uninterrupted
+from mnist_runtime.command import FAILURE, TERMINATED, Command, complain, note, uninterrupted
 from mnist_runtime.errors import ExtraMissingError
 from mnist_runtime.selection import choose_model
 
@@ -47,8 +49,21 @@ def score(
     Without --model: $MNIST_MODEL, else artifacts/mnist.onnx, else the model that comes with the package.
 
     Exit codes: 0 all scored; 1 the model, Ray or some shard failed (the other shards are scored); 2 wrong usage;
-    130 interrupted.
+    130 interrupted; 143 terminated.
     """
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as Ray has it, and before Ray has
+    try:
+        return _score(given, output, model, address, actors, probabilities=probabilities)
+    except SystemExit as end:
+        if end.code != signal.SIGTERM:
+            raise
+        complain("terminated; nothing half-written stands under its final name")
+        return TERMINATED
+
+
+def _score(
+    given: str, output: str, model: Path | None, address: str | None, actors: int | None, *, probabilities: bool
+) -> int:
     try:
         with uninterrupted():
             from mnist_runtime.classifier import Classifier

@@ -12,10 +12,12 @@ from mnist_runtime.cluster.places import Place, is_temporary
 from mnist_runtime.cluster.progress import Display
 from mnist_runtime.cluster.record import MANIFEST, Job
 from mnist_runtime.cluster.shards import Shard, list_shards
-from mnist_runtime.errors import FileWriteError, OptionError
+from mnist_runtime.errors import ClusterError, FileWriteError, OptionError
 
 _REQUESTS = 32  # footers read at a time: on an object store each takes the time of a request
 _REPORT_ROWS = 2**18  # between two reports, times the scorers: the driver hears as much of many as of few
+_MOST_ROWS = 2**23  # between two reports however many there are: Ray takes long silence for a failure
+_NAMED = 10  # shards without an answer
 
 
 @dataclass(frozen=True)
@@ -115,17 +117,26 @@ def _score(plan: Plan, classifier: Classifier, address: str | None, actors: int 
             "job": plan.job,
             "folder": plan.folder,
             "output": plan.output,
-            "report_every": _REPORT_ROWS * count,
+            "report_every": min(_REPORT_ROWS * count, _MOST_ROWS),
         }
-        for report in engine.score(plan.missing, settings, count):
-            display.add(report)
-            if report.error:
-                del unanswered[report.shard]
-            elif report.done:
-                scored[unanswered.pop(report.shard)] = report.rows
+        failure: ClusterError | None = None
+        try:
+            for report in engine.score(plan.missing, settings, count):
+                display.add(report)
+                if report.error:
+                    del unanswered[report.shard]
+                elif report.done:
+                    scored[unanswered.pop(report.shard)] = report.rows
+        except ClusterError as error:
+            failure = error
         display.end(scorers)
-        for name in unanswered:
-            display.complain(f"{name} has no answer, for its scorer was lost; Ray's logs tell more")
+        lost = "" if failure else ", for its scorer was lost each time"
+        for name in list(unanswered)[:_NAMED]:
+            display.complain(f"{name} has no answer{lost}; Ray's logs tell more")
+        if (more := len(unanswered) - _NAMED) > 0:
+            display.complain(f"{_shards(more)} more {'has' if more == 1 else 'have'} no answer")
+        if failure:
+            raise failure
     return scored
 
 

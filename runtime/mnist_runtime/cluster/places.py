@@ -10,7 +10,7 @@ from typing import Self
 import pyarrow as pa
 from pyarrow import fs
 
-from mnist_runtime.errors import FileMissingError, FileReadError, FileWriteError
+from mnist_runtime.errors import FileMissingError, FileReadError, FileWriteError, MnistRuntimeError
 from mnist_runtime.files import publish
 
 _TEMPORARY = ".mnist-score.tmp"
@@ -78,10 +78,19 @@ class Place:
         selector = fs.FileSelector(self.path, allow_not_found=True, recursive=True)
         try:
             found = self.filesystem.get_file_info(selector)
+            files = [info for info in found if info.is_file]
+            return {info.path[len(self.path) :].lstrip("/"): info for info in sorted(files, key=lambda info: info.path)}
+        except UnicodeDecodeError as error:
+            raise FileReadError(f"{self.path} holds {error.object!r}, a name that is no UTF-8; rename it") from error
         except (pa.ArrowException, OSError) as error:
             raise FileReadError(f"{self.path} cannot be listed ({reason(error)}); give a folder") from error
-        files = {info.path[len(self.path) :].lstrip("/"): info for info in found if info.is_file}
-        return dict(sorted(files.items()))
+
+    def dead_links(self) -> list[str]:
+        """The names of links below it that lead nowhere, which `files` passes over; there are none but on a disk."""
+        if not isinstance(self.filesystem, fs.LocalFileSystem):
+            return []
+        below = (Path(folder, name) for folder, _, names in os.walk(self.path) for name in names)
+        return [path.relative_to(self.path).as_posix() for path in below if path.is_symlink() and not path.exists()]
 
     def open(self, name: str) -> pa.NativeFile:
         """Open a file within it for reading at any place.
@@ -100,17 +109,21 @@ class Place:
 
         On the local disk it is fsynced and renamed. An object store has no rename: there the whole object is copied
         to its name, which appears at once, and the temporary one is deleted.
+
+        Raises:
+            FileWriteError: it cannot be written, which any OSError of the block is taken for that is none of ours.
         """
         folder, _, base = self.file(name).rpartition("/")
         temporary = f"{folder}/.{base}.{os.urandom(4).hex()}{_TEMPORARY}"
-        self.filesystem.create_dir(folder, recursive=True)
         try:
-            with self.filesystem.open_output_stream(temporary) as sink:
-                yield sink
-            if isinstance(self.filesystem, fs.LocalFileSystem):
-                publish(Path(temporary), Path(self.file(name)))
-            else:
-                self.filesystem.move(temporary, self.file(name))
+            with _write_errors(self.file(name)):
+                self.filesystem.create_dir(folder, recursive=True)
+                with self.filesystem.open_output_stream(temporary) as sink:
+                    yield sink
+                if isinstance(self.filesystem, fs.LocalFileSystem):
+                    publish(Path(temporary), Path(self.file(name)))
+                else:
+                    self.filesystem.move(temporary, self.file(name))
         except BaseException:
             with contextlib.suppress(OSError, pa.ArrowException):
                 self.filesystem.delete_file(temporary)
@@ -122,17 +135,24 @@ class Place:
         Raises:
             FileWriteError: it cannot be written.
         """
-        with _write_errors(self.file(name)), self.writing(name) as sink:
+        with self.writing(name) as sink:
             sink.write(data)
 
     def create(self) -> None:
-        """Make it a folder, if it is none yet.
+        """Make it a folder that can be written, if it is none yet.
 
         Raises:
             FileWriteError: that cannot be done.
         """
+        probe = f".{os.urandom(4).hex()}{_TEMPORARY}"
         with _write_errors(self.path):
             self.filesystem.create_dir(self.path, recursive=True)
+            try:
+                with self.filesystem.open_output_stream(self.file(probe)) as sink:
+                    sink.write(b"can be written")
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    self.filesystem.delete_file(self.file(probe))
 
     def remove(self, name: str) -> None:
         """Delete a file within it, unless somebody else has.
@@ -148,6 +168,8 @@ class Place:
 def _write_errors(path: str) -> Iterator[None]:
     try:
         yield
+    except MnistRuntimeError:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise FileWriteError(f"cannot write {path} ({reason(error)}); choose another place for it") from error
 

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -11,10 +11,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mnist_runtime.cluster.places import Place
+from mnist_runtime.cluster.places import Place, reason
 from mnist_runtime.digits import PIXELS, Intensities
-from mnist_runtime.errors import DigitError
+from mnist_runtime.errors import DigitError, FileReadError, MnistRuntimeError
 from mnist_runtime.npy import stream_digits
+
+T = TypeVar("T")
 
 BATCH = 4096
 """Digits in memory at a time: 3 MiB of uint8."""
@@ -44,26 +46,52 @@ def open_rows(folder: Place, name: str) -> Iterator[Rows]:
 
     Raises:
         FileMissingError: it is not there.
-        DigitError: it holds no digits; one that is bad may also be found by the batch that it is in.
-        OSError, pyarrow.ArrowException: it cannot be read.
+        FileReadError: it cannot be read.
+        DigitError: it holds no digits. What is bad may also be found by the batch that it is in.
     """
     with folder.open(name) as file:
         if name.endswith(".npy"):
-            count, chunks = stream_digits(file, file.size(), name, BATCH)
-            yield Rows(count, pa.schema([]), ((chunk, []) for chunk in chunks))
+            with _read_errors(name):
+                count, chunks = stream_digits(file, file.size(), name, BATCH)
+            yield Rows(count, pa.schema([]), _reading(((chunk, []) for chunk in chunks), name))
             return
-        with pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True) as parquet:
+        with _read_errors(name):
+            parquet = pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True)
+        with parquet:
             yield _of_parquet(parquet, name)
 
 
+@contextlib.contextmanager
+def _read_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except MnistRuntimeError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise FileReadError(
+            f"{name} cannot be read ({reason(error)}); mend it, and the next run tries it again"
+        ) from error
+
+
+def _reading(batches: Iterator[T], name: str) -> Iterator[T]:
+    while True:
+        with _read_errors(name):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
 def _of_parquet(parquet: pq.ParquetFile, name: str) -> Rows:
-    schema = parquet.schema_arrow
-    if COLUMN not in schema.names:
-        raise DigitError(f"{name} has no column {COLUMN} ({', '.join(schema.names)}); name that of the digits so")
+    with _read_errors(name):
+        schema = parquet.schema_arrow
+    if (count := schema.names.count(COLUMN)) != 1:
+        found = f"{count} columns" if count else "no column"
+        raise DigitError(f"{name} has {found} {COLUMN} ({', '.join(schema.names)}); name that of the digits so")
     at = schema.get_field_index(COLUMN)
 
     def batches() -> Iterator[tuple[NDArray[Any], list[pa.Array]]]:
-        for batch in parquet.iter_batches(BATCH, use_threads=False):
+        for batch in _reading(parquet.iter_batches(BATCH, use_threads=False), name):
             columns = batch.columns
             yield _pixels(columns.pop(at), name), columns
 

@@ -32,7 +32,7 @@ def list_shards(place: Place) -> tuple[Place, list[Shard]]:
     "_", as Hadoop, Spark and Hive have it.
 
     Raises:
-        FileMissingError: there is nothing there, or no shard in it.
+        FileMissingError: there is nothing there, or no shard in it, or one is a link to nothing.
         FileReadError: it cannot be listed.
         OptionError: two shards would write the same file.
     """
@@ -41,11 +41,10 @@ def list_shards(place: Place) -> tuple[Place, list[Shard]]:
         folder, found = place.parent, {info.base_name: info}
     else:
         folder, found = place, {name: info for name, info in place.files().items() if not _is_hidden(name)}
-    shards = [
-        Shard(name, info.size, info.mtime_ns or 0)
-        for name, info in found.items()
-        if name.endswith((".parquet", ".npy"))
-    ]
+        for name in place.dead_links():
+            if _is_shard(name) and not _is_hidden(name):
+                raise FileMissingError(f"{place.file(name)} is a link to what is not there; mend or remove it")
+    shards = [Shard(name, info.size, info.mtime_ns or 0) for name, info in found.items() if _is_shard(name)]
     if not shards:
         missing = "is not there" if info.type.name == "NotFound" else "holds no .parquet and no .npy"
         raise FileMissingError(f"{place.path} {missing}; {_WANTED}")
@@ -55,6 +54,10 @@ def list_shards(place: Place) -> tuple[Place, list[Shard]]:
             raise OptionError(f"two shards of {place.path} would write {shard.output}; rename one of them")
         taken.add(shard.output)
     return folder, shards
+
+
+def _is_shard(name: str) -> bool:
+    return name.endswith((".parquet", ".npy"))
 
 
 def _is_hidden(name: str) -> bool:
