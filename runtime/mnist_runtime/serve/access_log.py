@@ -15,7 +15,7 @@ class Log:
         """Write to `stream`; of single requests only if `requests`."""
         self._stream = stream
         self._form = form
-        self._tells_requests = requests
+        self.tells_requests = requests
         self._second = 0
         self._stamp = ""
 
@@ -28,7 +28,7 @@ class Log:
 
     def request(self, client: str, method: str, path: str, status: int, seconds: float) -> None:
         """Tell of one request: who, what, how it ended and how long it took."""
-        if not self._tells_requests:
+        if not self.tells_requests:
             return
         if self._form == "json":
             facts = {"client": client, "method": method, "path": path, "status": status}

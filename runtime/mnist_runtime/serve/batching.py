@@ -127,6 +127,9 @@ class Batcher:
             for seat in batch:
                 self._run([seat])
             return
+        if len(batch) == 1:
+            batch[0].scores.set_result(scores)
+            return
         start = 0
         for seat in batch:
             seat.scores.set_result(scores[start : start + len(seat.digits)])

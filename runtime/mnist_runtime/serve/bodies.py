@@ -36,14 +36,14 @@ class BoundedBodies:
             await self._app(scope, receive, send)
             return
         headers = headers_of(scope)
-        length = headers.get(b"content-length", b"")
-        encoding = b", ".join(value for name, value in scope["headers"] if name == b"content-encoding")
+        length, encoding = headers.get(b"content-length", b""), headers.get(b"content-encoding")
         if length and not (len(length) < 20 and int(length) <= self._max_body):
             raise _too_large(self._max_body)
-        if not encoding and (length or b"transfer-encoding" not in headers):  # no more can come than was said
+        if encoding is None and (length or b"transfer-encoding" not in headers):  # no more can come than was said
             await self._app(scope, receive, send)
-        else:
-            await self._app(scope, _Body(receive, self._max_body, _unpacker(encoding)).receive, send)
+            return
+        encodings = [value for name, value in scope["headers"] if name == b"content-encoding"]
+        await self._app(scope, _Body(receive, self._max_body, _unpacker(b", ".join(encodings))).receive, send)
 
 
 class _Body:

@@ -39,8 +39,10 @@ class PatientConnection(HttpToolsProtocol):
         self._reading: asyncio.TimerHandle | None = None
         self._unread = 0
         """Bytes that the client had not taken when it was last looked at."""
+        self._size = 0
+        """Of the data that are being read."""
         self._head_bytes = 0
-        """Received since there last was an end of headers or something of a body."""
+        """Received before them, since there last was an end of headers or something of a body."""
         self._has_gone_on = False
         """Whether the data that are being read hold either of these."""
         self._unanswered: deque[RequestResponseCycle] = deque()
@@ -66,7 +68,7 @@ class PatientConnection(HttpToolsProtocol):
         if self._refusal:
             return
         self._unset_keepalive_if_required()
-        self._has_gone_on = False
+        self._has_gone_on, self._size = False, len(data)
         try:
             self._parse(data)
         except HttpParserError as error:
@@ -75,7 +77,7 @@ class PatientConnection(HttpToolsProtocol):
         if self._has_gone_on:
             self._head_bytes = 0
         else:  # all of the data are of headers, or of what may stand around the chunks of a body
-            self._head_bytes += len(data)
+            self._head_bytes += self._size
             if self._head_bytes > MAX_HEAD:
                 self._refuse_head()
         if self._sending and self._phase is _Phase.IDLE:
@@ -90,23 +92,19 @@ class PatientConnection(HttpToolsProtocol):
         self._began = self.loop.time()
         self._phase = _Phase.HEAD
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A header comes, or after a chunked body a trailer, which may be ignored (RFC 9110, section 6.5.1)."""
-        if self._phase is _Phase.HEAD:
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         """The body begins."""
-        if self.parser.get_method() == b"CONNECT":
+        if self.parser.should_upgrade():
+            if self.parser.get_method() != b"CONNECT":
+                return  # `_parse` sees to it
             self._refuse(400, "CONNECT is for proxies, and this is none; the protocol begins at /v2")
-            raise HttpParserError
-        if self.parser.should_upgrade():  # `_parse` sees to it
-            return
-        self._has_gone_on = True
-        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD:
-            self._refuse_head()
             raise HttpParserError  # ends the reading, with all that the data still hold
+        self._has_gone_on = True
+        if self._head_bytes + self._size > MAX_HEAD and self._size_of_head() > MAX_HEAD:
+            self._refuse_head()
+            raise HttpParserError
         super().on_headers_complete()
+        self.headers = []  # trailers would come here, and may be ignored (RFC 9110, section 6.5.1)
         self._phase = _Phase.BODY
         self._unanswered.append(self.cycle)
 
@@ -154,17 +152,20 @@ class PatientConnection(HttpToolsProtocol):
         The parser stops behind the head of a request with the header Upgrade, which `curl --http2` and Java's client
         send with their first one. That head is then read again without it, and what follows is as always.
         """
-        rest = memoryview(data)
+        rest: bytes | memoryview = data
         while True:
             try:
                 self.parser.feed_data(rest)
             except HttpParserUpgrade as stop:
-                rest, head = rest[stop.args[0] :], self._head_without_upgrade()
+                rest, head = memoryview(rest)[stop.args[0] :], self._head_without_upgrade()
                 self.parser = HttpRequestParser(self)
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
                 self.parser.feed_data(head)
             else:
                 return
+
+    def _size_of_head(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _head_without_upgrade(self) -> bytes:
         version = self.parser.get_http_version().encode()

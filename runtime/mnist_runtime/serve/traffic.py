@@ -55,7 +55,7 @@ class Traffic:
         self._app = app
         self._gate = gate
         self._metrics = metrics
-        self._log = log
+        self._log = log if log and log.tells_requests else None
         self._routes = [route for route in routes if isinstance(route, Route)]
         self._names: dict[Any, str] = {route.endpoint: route.path for route in reversed(self._routes)}
 
