@@ -130,14 +130,17 @@ def _score(plan: Plan, classifier: Classifier, address: str | None, actors: int 
         except ClusterError as error:
             failure = error
         display.end(scorers)
-        lost = "" if failure else ", for its scorer was lost each time"
-        for name in list(unanswered)[:_NAMED]:
-            display.complain(f"{name} has no answer{lost}; Ray's logs tell more")
-        if (more := len(unanswered) - _NAMED) > 0:
-            display.complain(f"{_shards(more)} more {'has' if more == 1 else 'have'} no answer")
+        _tell_unanswered(list(unanswered), display, "" if failure else ", for its scorer was lost each time")
         if failure:
             raise failure
     return scored
+
+
+def _tell_unanswered(names: list[str], display: Display, why: str) -> None:
+    for name in names[:_NAMED]:
+        display.complain(f"{name} has no answer{why}; Ray's logs tell more")
+    if (more := len(names) - _NAMED) > 0:
+        display.complain(f"{_shards(more)} more {'has' if more == 1 else 'have'} no answer")
 
 
 def _scored(job: Job, output: Place, found: Iterable[str]) -> dict[str, tuple[Shard, int]]:
