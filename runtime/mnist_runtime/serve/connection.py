@@ -3,11 +3,12 @@
 import asyncio
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from enum import Enum, auto
 from typing import Any, TypeAlias
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEAD = 2**16
@@ -26,6 +27,18 @@ class _Phase(Enum):
     BODY = auto()
 
 
+class _FlowControl(FlowControl):
+    """uvicorn's, but that it reads on only once no request waits for others: what it would read is not bounded."""
+
+    def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        if not self._pipeline:
+            super().resume_reading()
+
+
 class PatientConnection(HttpToolsProtocol):
     """Closes on a client that takes longer than `patience` seconds to send a request, or to read on."""
 
@@ -41,8 +54,10 @@ class PatientConnection(HttpToolsProtocol):
         """Bytes that the client had not taken when it was last looked at."""
         self._size = 0
         """Of the data that are being read."""
+        self._reads_of_head = 0
+        """Bytes of all data that hold something of the head that is being read: it is no larger."""
         self._head_bytes = 0
-        """Received before them, since there last was an end of headers or something of a body."""
+        """Received since there last was an end of headers or something of a body."""
         self._has_gone_on = False
         """Whether the data that are being read hold either of these."""
         self._unanswered: deque[RequestResponseCycle] = deque()
@@ -53,6 +68,7 @@ class PatientConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Begin to wait for the first request."""
         super().connection_made(transport)
+        self.flow = _FlowControl(transport, self.pipeline)
         self._sending = self.loop.call_later(self._patience, self._give_up_on_sender)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -67,8 +83,8 @@ class PatientConnection(HttpToolsProtocol):
         """Read on; what a whole request takes is one call and no timer."""
         if self._refusal:
             return
-        self._unset_keepalive_if_required()
         self._has_gone_on, self._size = False, len(data)
+        self._reads_of_head += self._size
         try:
             self._parse(data)
         except HttpParserError as error:
@@ -80,7 +96,7 @@ class PatientConnection(HttpToolsProtocol):
             self._head_bytes += self._size
             if self._head_bytes > MAX_HEAD:
                 self._refuse_head()
-        if self._sending and self._phase is _Phase.IDLE:
+        if self._sending and self._phase is _Phase.IDLE and self._has_gone_on:
             self._sending.cancel()
             self._sending = None
         elif not self._sending and self._phase is not _Phase.IDLE:
@@ -89,7 +105,9 @@ class PatientConnection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
+        self._unset_keepalive_if_required()  # and not at any data: empty lines may come before a request
         self._began = self.loop.time()
+        self._reads_of_head = self._size
         self._phase = _Phase.HEAD
 
     def on_headers_complete(self) -> None:
@@ -100,7 +118,7 @@ class PatientConnection(HttpToolsProtocol):
             self._refuse(400, "CONNECT is for proxies, and this is none; the protocol begins at /v2")
             raise HttpParserError  # ends the reading, with all that the data still hold
         self._has_gone_on = True
-        if self._head_bytes + self._size > MAX_HEAD and self._size_of_head() > MAX_HEAD:
+        if self._reads_of_head > MAX_HEAD and self._size_of_head() > MAX_HEAD:
             self._refuse_head()
             raise HttpParserError
         super().on_headers_complete()
@@ -116,7 +134,7 @@ class PatientConnection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The request ends."""
         if self._phase is _Phase.BODY:
-            self._phase = _Phase.IDLE
+            self._phase, self._has_gone_on = _Phase.IDLE, True
             super().on_message_complete()
 
     def pause_writing(self) -> None:
@@ -160,7 +178,9 @@ class PatientConnection(HttpToolsProtocol):
                 rest, head = memoryview(rest)[stop.args[0] :], self._head_without_upgrade()
                 self.parser = HttpRequestParser(self)
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+                began = self._began
                 self.parser.feed_data(head)
+                self._began = began
             else:
                 return
 

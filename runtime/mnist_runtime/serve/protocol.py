@@ -46,8 +46,8 @@ _REFUSED = {
 _SHORT = 1024
 """Bytes of JSON that holds no digits, and is remembered."""
 
-_BRACKETS_PER_BYTE = 1 / PIXELS
-"""Lists and objects in long JSON, at most: one of a digit's pixels takes twice as many bytes as it has pixels."""
+_BRACKETS, _BRACKETS_PER_BYTE = 2**16, 1 / 32
+"""Lists and objects in JSON, at most: more than digits of 28 lists of 28 have, who are told what is wrong there."""
 
 
 class Output(NamedTuple):  # which is hashed faster than a dataclass, for `_binary_head`
@@ -200,7 +200,7 @@ def _length(text: bytes, size: int) -> int:
 
 
 def _load(text: bytes) -> dict[str, Any]:
-    if len(text) > _SHORT and text.count(b"[") + text.count(b"{") > _SHORT + len(text) * _BRACKETS_PER_BYTE:
+    if len(text) > _BRACKETS and text.count(b"[") + text.count(b"{") > _BRACKETS + len(text) * _BRACKETS_PER_BYTE:
         raise RequestError("the request has more lists and objects than digits need; send what the protocol describes")
     try:
         document = orjson.loads(text)

@@ -26,6 +26,8 @@ from mnist_runtime.serve.reload import Reloader
 from mnist_runtime.serve.traffic import Gate
 
 _BACKLOG = 2048
+_UNSENT = 2**16
+"""Bytes of answers that the system keeps for a client that reads slowly. Of more we would not see that it reads on."""
 _M_ARENA_MAX = -8
 """Of glibc's malloc.h."""
 _KEEP_ALIVE = 75
@@ -128,10 +130,13 @@ class _Handler(logging.Handler):
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise OptionError(f"cannot listen on {host} port {port} ({reason}); give another --host or --port") from error
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # connections inherit it
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
+    return listener
 
 
 def _share_one_arena() -> None:

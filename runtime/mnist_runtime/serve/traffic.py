@@ -100,8 +100,7 @@ class Traffic:
             self._gate.leave()
 
     def _account(self, scope: Scope, status: int, seconds: float) -> None:
-        if status == _GONE:
-            status = scope.get("state", {}).get("refused", _GONE)  # by its connection, which knows why
+        status = scope.get("state", {}).get("refused", status)  # by its connection, whose answer it was
         self._metrics.answered(self._names.get(scope.get("endpoint")) or self._match(scope), status, seconds)
         if self._log:
             client = scope.get("client")

@@ -156,20 +156,57 @@ def ignoring_resets(call):
         call()
 
 
-def test_a_client_that_reads_on_is_not_left_however_long_it_takes(hasty, test_split):
-    """It takes several times the server's patience for one answer, and never pauses for as long as that."""
+def test_a_client_that_reads_on_is_not_left_however_slowly(hasty, test_split):
+    """Several times the server's patience for a part of the answer, with no pause that is nearly as long."""
     digits = np.tile(test_split.images.reshape(-1, 784), (2, 1))  # 8 MB of answer are more than a system keeps
-    with narrow(hasty, 4096) as connection:
+    with narrow(hasty, 2**16) as connection:
         connection.sendall(asking_for_json(digits))
         start, received, size = time.monotonic(), bytearray(), 1
         while len(received) < size:
-            received += (part := connection.recv(2**16))
+            received += (part := connection.recv(40_000))
             assert part
             head, end, _ = received.partition(b"\r\n\r\n")
             size = len(head + end) + int(re.search(rb"content-length: (\d+)", head)[1])
-            due = start + 3 * PATIENCE * len(received) / size  # a part of all, at its part of the time
-            time.sleep(max(0, due - time.monotonic()))
+            if time.monotonic() < start + 3 * PATIENCE:
+                time.sleep(0.2)
     assert json.loads(received[len(head + end) :])["outputs"][2]["shape"] == [20_000]
+
+
+def test_empty_lines_keep_no_connection(hasty):
+    with hasty.connect() as connection:
+        connection.sendall(b"\r\n")
+        assert connection.recv(100) == b""
+
+
+def test_what_is_read_for_requests_in_a_row_is_bounded(server):
+    """Each that is answered must not let in more of what comes behind all of them."""
+    before = server.metric("process_resident_memory_bytes")
+    size = 300_000_000
+    with server.connect() as connection:
+
+        def send() -> None:
+            connection.sendall(b"GET /v2 HTTP/1.1\r\n\r\n" * 3000)
+            connection.sendall(b"POST /v2/models/mnist/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size)
+            connection.sendall(bytes(size))
+
+        sending = threading.Thread(target=ignoring_resets, args=[send])
+        sending.start()
+        received, largest = b"", 0.0
+        while b"HTTP/1.1 413 " not in received:
+            received = received[-20:] + connection.recv(2**16)
+            largest = max(largest, server.metric("process_resident_memory_bytes"))
+        connection.shutdown(socket.SHUT_RDWR)
+        sending.join()
+    assert largest < before + 50_000_000
+
+
+def test_the_log_tells_what_the_client_was_told(serve):
+    """Even of a request that was answered without a look at its body, which makes no sense."""
+    server = serve()
+    connection = server.connect()
+    connection.sendall(b"GET /v2/models/mnist HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+    assert server.answer(connection)[0] == 400
+    assert server.wait_for("request")["status"] == 400
 
 
 @pytest.mark.parametrize("body", ["length", "chunks"])
@@ -193,6 +230,18 @@ def test_a_wish_to_go_on_in_another_protocol_is_passed_over(server, digits, body
                 assert answers.readline() == b"HTTP/1.1 200 OK\r\n"
                 answer = json.loads(answers.read(int(parse_headers(answers)["content-length"])))
                 assert answer["outputs"][2]["data"] == [7]
+
+
+def test_a_wish_to_go_on_in_another_protocol_gives_no_more_time(hasty, digits):
+    body = json.dumps(hasty.document(digits[:1])).encode()
+    head = b"POST /v2/models/mnist/infer HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r"
+    connection = hasty.connect()
+    start = time.monotonic()
+    connection.sendall(head % len(body))
+    time.sleep(PATIENCE / 2)
+    connection.sendall(b"\n")
+    assert hasty.answer(connection)[0] == 408
+    assert time.monotonic() < start + 1.4 * PATIENCE
 
 
 def test_what_is_refused_before_it_is_a_request_is_logged_and_counted(serve, digits):
@@ -220,6 +269,7 @@ def test_what_is_refused_before_it_is_a_request_is_logged_and_counted(serve, dig
     [
         b"GET /v2 HTTP/1.1\r\nX-Whole: " + b"x" * MAX_HEAD + b"\r\n\r\n",
         b"POST /v2 HTTP/1.1\r\nContent-Length: 1\r\nX-Whole: " + b"x" * MAX_HEAD + b"\r\n\r\n.",
+        b"GET /v2 HTTP/1.1\r\nConnection: keep-alive\r\n\r\nGET /v2 HTTP/1.1\r\nX: " + b"x" * MAX_HEAD + b"\r\n\r\n",
         b"GET /v2 HTTP/1.1\r\nX-Long: " + b"x" * (MAX_HEAD + 1),
         b"GET /v2 HTTP/1.1\r\n" + b"X-Many: x\r\n" * (MAX_HEAD // 11 + 1),
         b"GET /" + b"x" * (MAX_HEAD + 1),
@@ -228,8 +278,10 @@ def test_what_is_refused_before_it_is_a_request_is_logged_and_counted(serve, dig
 def test_a_head_that_is_too_large_is_refused(server, head):
     connection = server.connect()
     connection.sendall(head)
-    status, said = server.answer(connection)
-    assert status == 431
+    with connection:
+        *_, last = b"".join(iter(lambda: connection.recv(65536), b"")).split(b"HTTP/1.1 ")
+    assert last.startswith(b"431 ")
+    said = json.loads(last.partition(b"\r\n\r\n")[2])
     assert said["error"].startswith("the headers are larger than 65,536 bytes")
 
 

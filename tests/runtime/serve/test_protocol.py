@@ -135,8 +135,12 @@ CASES = [
         )
     ),
     text("too deep", 400, "the request is not JSON (", "[" * 1025),
-    text("too many lists", 400, "more lists and objects than digits need", '{"x": [' + "[]," * 2_000 + "[]]}"),
-    text("too many objects", 400, "more lists and objects than digits need", '{"x": [' + "{}," * 2_000 + "{}]}"),
+    ask("an id of brackets", 200, document={"id": "[" * 2_000}),
+    ask(
+        "an image a digit", 400, "the shape of pixels is [99, 28, 28]", shape=[99, 28, 28], data=[[[0] * 28] * 28] * 99
+    ),
+    text("too many lists", 400, "more lists and objects than digits need", '{"x": [' + "[]," * 100_000 + "[]]}"),
+    text("too many objects", 400, "more lists and objects than digits need", '{"x": [' + "{}," * 100_000 + "{}]}"),
     Case("not unicode", 400, "the request is not JSON", body=b'{"id": "\xff"}'),
     ask("inputs no list", 400, "inputs must be a list of one tensor", document={"inputs": {}}),
     ask("no inputs", 400, "inputs must be a list of one tensor", document={"inputs": []}),
