@@ -1,8 +1,8 @@
 """Good, bad, slow and dropped clients on one mnist-serve for minutes: `python tests/runtime/serve/soak.py 600`.
 
-Whatever the others do, a good client gets the answer that the classifier gives, once, or is told 503; a bad one gets
-the status of its mistake; no error is the server's; memory does not grow. Ends with 1 when any of it does not hold
-(`make soak SECONDS=120`).
+Whatever the others do, and while new models are published, a good client gets the answer that the classifier gives,
+once, or is told 503; a bad one gets the status of its mistake; no error is the server's; memory does not grow. Ends
+with 1 when any of it does not hold (`make soak SECONDS=120`).
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import gzip
 import io
 import json
 import random
-import socket
+import shutil
 import statistics
 import subprocess
 import sys
@@ -21,11 +21,15 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 
 from mnist_runtime import Classifier
+from mnist_runtime.artifact import BUNDLED
+from mnist_runtime.files import write_atomically
 from mnist_train.data import load_split
 
 GROWTH = 0.05
@@ -54,13 +58,24 @@ class Soak:
     until: float
     digits: np.ndarray
     logits: np.ndarray
+    model: Path
+    """Where new models are published."""
     tally: Counter[str] = field(default_factory=Counter)
     memory: list[float] = field(default_factory=list)
     """MiB, a sample a second."""
 
     async def run(self) -> None:
         """Let every client do its worst until the time is up; the first that is wronged ends it all."""
-        roles = {self.good: 24, self.bad: 6, self.slow: 6, self.dropped: 6, self.pictures: 2, self.watcher: 1}
+        roles = {
+            self.good: 20,
+            self.in_a_row: 4,
+            self.bad: 6,
+            self.slow: 6,
+            self.dropped: 6,
+            self.pictures: 2,
+            self.publisher: 1,
+            self.watcher: 1,
+        }
         async with asyncio.TaskGroup() as clients:
             for role, count in roles.items():
                 for number in range(count):
@@ -91,6 +106,34 @@ class Soak:
             self.check(status, headers, body, rows, name)
             self.tally["good: answered"] += 1
         await connection.close()
+
+    async def in_a_row(self, rng: random.Random) -> None:
+        """Send many requests before the first answer, some of them bad, and get the answers in their order."""
+        connection = await self.connect()
+        mistakes = [mistake for mistake in self.mistakes() if mistake[1] in {400, 404} and mistake[3]]
+        asked: list[tuple[list[int], str, int]] = []
+        for _ in range(rng.randint(2, 40)):
+            if rng.random() < 0.2:
+                _, wanted, head, body = rng.choice(mistakes)
+                asked.append(([], "", wanted))
+            else:
+                rows, name = [rng.randrange(len(self.digits))], f"{rng.getrandbits(64):x}"
+                head, body = self.request(rows, name, rng)
+                asked.append((rows, name, 200))
+            connection.send(head + body)
+        for rows, name, wanted in asked:
+            status, headers, said = await connection.receive()
+            self.expect(status in {wanted, 503}, f"one in a row was answered with {status} and not {wanted}: {said!r}")
+            if status == 200:
+                self.check(status, headers, said, rows, name)
+            self.tally["in a row: answered" if status == 200 else f"in a row: told {status}"] += 1
+        await connection.close()
+
+    async def publisher(self, rng: random.Random) -> None:
+        """Publish one of the bundled models, or something that is none."""
+        await asyncio.sleep(4 * rng.random())
+        good = [path.read_bytes() for path in (BUNDLED, BUNDLED.with_suffix(".uint8.onnx"))]
+        write_atomically(self.model, rng.choice([*good, good[0][:-1]]))
 
     async def bad(self, rng: random.Random) -> None:
         """Make one mistake, and be told which."""
@@ -289,15 +332,17 @@ def growth(memory: list[float]) -> tuple[float, float, float]:
     return first, last, last / first - 1
 
 
-def answered(port: int) -> int:
-    """How many inference requests the server says it has answered well."""
-    with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.sendall(head("/metrics", method="GET").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
-        text = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
-    lines = [
-        line for line in text.splitlines() if line.startswith("mnist_serve_requests_total{") and 'status="200"' in line
-    ]
-    return sum(int(float(line.split()[-1])) for line in lines if "infer" in line)
+def counted(port: int) -> tuple[int, int]:
+    """How many inference requests the server says it has answered well, and how many models it has taken up."""
+    with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+    samples = [sample for family in families for sample in family.samples]
+
+    def total(name: str, **labels: str) -> int:
+        return sum(int(each.value) for each in samples if each.name == name and labels.items() <= each.labels.items())
+
+    answered = total("mnist_serve_requests_total", route="/v2/models/{model}/infer", status="200")
+    return answered, total("mnist_serve_reloads_total", outcome="swapped")
 
 
 def soak(seconds: float) -> None:
@@ -316,26 +361,33 @@ def soak(seconds: float) -> None:
         "--log-format",
         "json",
         "--no-access-log",
+        "--reload",
+        "--model",
+        "mnist.onnx",
         *limits,
     ]
     with tempfile.TemporaryDirectory() as home, (Path(home) / "log").open("wb") as log:
+        model = Path(home) / "mnist.onnx"
+        shutil.copyfile(BUNDLED, model)
         with subprocess.Popen(list(map(str, command)), cwd=home, stderr=log) as process:
             port = listening(process, Path(home) / "log")
-            run = Soak(port, process.pid, time.monotonic() + seconds, digits, logits)
+            run = Soak(port, process.pid, time.monotonic() + seconds, digits, logits, model)
             try:
                 asyncio.run(run.run())
-                served = answered(port)
+                served, reloads = counted(port)
             finally:
                 process.terminate()
         events = [json.loads(line) for line in (Path(home) / "log").read_text().splitlines()]
-    received = run.tally["good: answered"] + run.tally["slow: answered"]
+    received = sum(run.tally[f"{role}: answered"] for role in ("good", "in a row", "slow"))
     first, last, grown = growth(run.memory)
     for what, count in sorted(run.tally.items()):
         print(f"{count:>10,}  {what}")
     print(f"{served:>10,}  inferences that the server counts as answered, {received:,} of them received")
+    print(f"{reloads:>10,}  models taken up meanwhile")
     print(f"memory {first:.1f} MiB after warm-up, {last:.1f} MiB at the end: {grown:+.1%}")
     errors = [event for event in events if event["event"] == "error"]
     run.expect(process.returncode == 0, f"the server ended with {process.returncode}")
+    run.expect(reloads, "no model was taken up")
     run.expect(not errors, f"the server complained: {errors[:3]}")
     run.expect(0 <= served - received <= run.tally["dropped: after it was sent"], "answers and requests do not add up")
     run.expect(grown <= GROWTH, f"memory grew by more than {GROWTH:.0%}")
