@@ -229,10 +229,18 @@ def test_a_manifest_that_cannot_be_written_is_told_once(output):
 
 def test_a_link_to_nothing_is_refused(plan, shards):
     (shards / "2026" / "c.npy").symlink_to("moved away.npy")
-    with pytest.raises(FileMissingError, match=re.escape(f"{shards}/2026/c.npy is a link to what is not there; mend")):
+    with pytest.raises(FileMissingError, match=re.escape(f"{shards}/2026/c.npy is a link to what is not there,")):
         plan()
-    (shards / "2026" / "c.npy").rename(shards / "notes.txt")
-    assert len(plan().missing) == 3
+
+
+def test_a_link_back_to_its_folder_is_refused_and_one_to_another_followed(plan, shards, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (shards / "b.npy").rename(tmp_path / "elsewhere" / "b.npy")
+    (shards / "more").symlink_to(tmp_path / "elsewhere")
+    assert names(plan().missing) == ["2025/a.parquet", "2026/a.parquet", "more/b.npy"]
+    (shards / "2026" / "again").symlink_to("..")
+    with pytest.raises(FileMissingError, match=re.escape(f"{shards}/2026/again is a link to what is not there, or")):
+        plan()
 
 
 def test_a_name_that_is_no_utf_8_is_refused(plan, shards):
@@ -269,6 +277,19 @@ def test_two_shards_of_one_output_are_refused(plan, shards, real, write_shard):
     write_shard(shards / "b.npy.parquet", real[:3])
     with pytest.raises(OptionError, match=re.escape(f"two shards of {shards} would write b.npy.parquet; rename one")):
         plan()
+
+
+def test_an_output_that_would_be_a_folder_too_is_refused(plan, shards, real):
+    (shards / "b.npy.parquet").mkdir()
+    np.save(shards / "b.npy.parquet" / "c.npy", real[:3])
+    with pytest.raises(OptionError, match=re.escape(f"two shards of {shards} would write b.npy.parquet; rename one")):
+        plan()
+
+
+def test_a_shard_may_have_the_longest_of_names(plan, score, shards, real):
+    np.save(shards / f"{'n' * 240}.npy", real[:3])
+    score(plan())
+    assert plan().missing == []
 
 
 def test_places_beyond_the_local_disk_are_written_whole_too(plain, real, shards, tmp_path):

@@ -415,6 +415,8 @@ def test_half_an_environment_is_refused(run, tmp_path):
         ("LOCAL_RANK", "-1", "LOCAL_RANK is '-1', and must be a whole number"),
         ("RANK", "3", "RANK is 3 of WORLD_SIZE 1, and counts from 0"),
         ("LOCAL_RANK", "1", "LOCAL_RANK is 1 of LOCAL_WORLD_SIZE 1, and counts from 0"),
+        ("RANK", "9" * 5000, "RANK is '99999999999999999999', and must be a whole number"),
+        ("LOCAL_WORLD_SIZE", "2", "LOCAL_WORLD_SIZE is 2, of WORLD_SIZE 1; start with torchrun"),
         ("MASTER_PORT", "99999", "MASTER_PORT is 99999, and ports end at 65535"),
         ("MASTER_ADDR", "", "MASTER_ADDR is empty, and must be where rank 0 is"),
     ],

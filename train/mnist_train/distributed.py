@@ -104,10 +104,12 @@ class TorchrunGroup(Group):
 
         Of a module that is not ours nobody knows which parameters have a part in a step, for that may depend on chance.
         """
-        if not type(model).__module__.startswith("mnist_train."):
-            return DistributedDataParallel(model, find_unused_parameters=True)
-        parallel = DistributedDataParallel(model)
-        _backward(parallel)  # after the first, it orders its buckets anew: here, so that a resumed run adds up alike
+        is_known = type(model).__module__.startswith("mnist_train.") and _backward(model)
+        parallel = DistributedDataParallel(model, find_unused_parameters=not is_known)
+        if is_known:
+            _backward(
+                parallel
+            )  # after the first, it orders its buckets anew: here, so that a resumed run adds up alike
         return parallel
 
     def loss(self, logits: Tensor, labels: Tensor, count: int) -> Tensor:
@@ -227,8 +229,10 @@ def _reason(error: RuntimeError) -> str:
     return re.sub(r"\[[^]]*:\d+\] ", "", str(error).splitlines()[0]).split(". ")[0]
 
 
-def _backward(model: nn.Module) -> None:
-    """Go backwards once, from one blank digit, which changes nothing of the module."""
+def _backward(model: nn.Module) -> bool:
+    """Go backwards once, from a blank digit, which changes nothing; whether every parameter had a part in it."""
     model.eval()
     model(torch.zeros(1, PIXELS, device=next(model.parameters()).device)).sum().backward()
+    is_whole = all(p.grad is not None for p in model.parameters() if p.requires_grad)
     model.zero_grad(set_to_none=True)
+    return is_whole

@@ -43,6 +43,8 @@ class Rank:
             raise GroupError("MASTER_ADDR is empty, and must be where rank 0 is; start with torchrun, which sets it")
         rank, size = _within("RANK", "WORLD_SIZE")
         local_rank, local_size = _within("LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        if local_size > size:
+            raise GroupError(f"LOCAL_WORLD_SIZE is {local_size}, of WORLD_SIZE {size}; start with torchrun")
         if _whole("MASTER_PORT") >= _PORTS:
             raise GroupError(f"MASTER_PORT is {os.environ['MASTER_PORT']}, and ports end at {_PORTS - 1}")
         return cls(rank, size, local_rank, local_size)
@@ -58,6 +60,7 @@ def _within(of_this: str, of_all: str) -> tuple[int, int]:
 
 
 def _whole(name: str) -> int:
-    if not (os.environ[name].isascii() and os.environ[name].isdecimal()):
-        raise GroupError(f"{name} is {os.environ[name]!r}, and must be a whole number; start with torchrun")
-    return int(os.environ[name])
+    value = os.environ[name]
+    if not (value.isascii() and value.isdecimal() and len(value) < 10):
+        raise GroupError(f"{name} is {value[:20]!r}, and must be a whole number; start with torchrun")
+    return int(value)

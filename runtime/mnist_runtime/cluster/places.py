@@ -85,12 +85,15 @@ class Place:
         except (pa.ArrowException, OSError) as error:
             raise FileReadError(f"{self.path} cannot be listed ({reason(error)}); give a folder") from error
 
-    def dead_links(self) -> list[str]:
-        """The names of links below it that lead nowhere, which `files` passes over; there are none but on a disk."""
+    def broken_links(self) -> list[str]:
+        """The names of links below it that lead nowhere, or back to a folder that they lie in; on a disk alone.
+
+        `files` passes over the former, and follows the latter round and round.
+        """
         if not isinstance(self.filesystem, fs.LocalFileSystem):
             return []
-        below = (Path(folder, name) for folder, _, names in os.walk(self.path) for name in names)
-        return [path.relative_to(self.path).as_posix() for path in below if path.is_symlink() and not path.exists()]
+        below = (Path(folder, name) for folder, folders, names in os.walk(self.path) for name in folders + names)
+        return [path.relative_to(self.path).as_posix() for path in below if path.is_symlink() and _is_broken(path)]
 
     def open(self, name: str) -> pa.NativeFile:
         """Open a file within it for reading at any place.
@@ -113,8 +116,8 @@ class Place:
         Raises:
             FileWriteError: it cannot be written, which any OSError of the block is taken for that is none of ours.
         """
-        folder, _, base = self.file(name).rpartition("/")
-        temporary = f"{folder}/.{base}.{os.urandom(4).hex()}{_TEMPORARY}"
+        folder = self.file(name).rpartition("/")[0]
+        temporary = f"{folder}/.{os.urandom(8).hex()}{_TEMPORARY}"  # without the name, which may be of the longest
         try:
             with _write_errors(self.file(name)):
                 self.filesystem.create_dir(folder, recursive=True)
@@ -144,7 +147,7 @@ class Place:
         Raises:
             FileWriteError: that cannot be done.
         """
-        probe = f".{os.urandom(4).hex()}{_TEMPORARY}"
+        probe = f".{os.urandom(8).hex()}{_TEMPORARY}"
         with _write_errors(self.path):
             self.filesystem.create_dir(self.path, recursive=True)
             try:
@@ -172,6 +175,10 @@ def _write_errors(path: str) -> Iterator[None]:
         raise
     except (pa.ArrowException, OSError) as error:
         raise FileWriteError(f"cannot write {path} ({reason(error)}); choose another place for it") from error
+
+
+def _is_broken(link: Path) -> bool:
+    return not link.exists() or link.parent.resolve().is_relative_to(link.resolve())
 
 
 def is_temporary(name: str) -> bool:

@@ -1,6 +1,7 @@
 """The shards of an input: which files they are, and the name of the file that takes each one's answers."""
 
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from mnist_runtime.cluster.places import Place
 from mnist_runtime.errors import FileMissingError, OptionError
@@ -41,23 +42,25 @@ def list_shards(place: Place) -> tuple[Place, list[Shard]]:
         folder, found = place.parent, {info.base_name: info}
     else:
         folder, found = place, {name: info for name, info in place.files().items() if not _is_hidden(name)}
-        for name in place.dead_links():
-            if _is_shard(name) and not _is_hidden(name):
-                raise FileMissingError(f"{place.file(name)} is a link to what is not there; mend or remove it")
-    shards = [Shard(name, info.size, info.mtime_ns or 0) for name, info in found.items() if _is_shard(name)]
+        for name in place.broken_links():
+            if not _is_hidden(name):
+                raise FileMissingError(
+                    f"{place.file(name)} is a link to what is not there, or that it lies in; mend or remove it"
+                )
+    shards = [
+        Shard(name, info.size, info.mtime_ns or 0)
+        for name, info in found.items()
+        if name.endswith((".parquet", ".npy"))
+    ]
     if not shards:
         missing = "is not there" if info.type.name == "NotFound" else "holds no .parquet and no .npy"
         raise FileMissingError(f"{place.path} {missing}; {_WANTED}")
-    taken: set[str] = set()
+    taken = {str(above) for shard in shards for above in PurePosixPath(shard.output).parents}
     for shard in shards:
         if shard.output in taken:
             raise OptionError(f"two shards of {place.path} would write {shard.output}; rename one of them")
         taken.add(shard.output)
     return folder, shards
-
-
-def _is_shard(name: str) -> bool:
-    return name.endswith((".parquet", ".npy"))
 
 
 def _is_hidden(name: str) -> bool:
