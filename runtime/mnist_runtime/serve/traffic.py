@@ -82,7 +82,7 @@ class Traffic:
                 raise
             if error.reason:
                 self._metrics.rejected(error.reason)
-            await _refuse(error, body, watched)
+            await _refuse(error, scope, body, watched)
         except Exception:
             status = 500
             raise
@@ -118,8 +118,11 @@ class _Body:
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._has_more = True
+        self.is_asked_for = False
+        """Whether a client that waits for 100 Continue has been told to send it."""
 
     async def receive(self) -> Message:
+        self.is_asked_for = True
         message = await self._receive()
         self._has_more = message.get("more_body", False)
         return message
@@ -130,9 +133,12 @@ class _Body:
             await self.receive()
 
 
-async def _refuse(error: RequestError, body: _Body, send: Send) -> None:
+async def _refuse(error: RequestError, scope: Scope, body: _Body, send: Send) -> None:
     """Say in the protocol's way what is wrong, before the rest of the request has come."""
-    response = JSONResponse({"error": str(error)}, error.status, dict(error.headers))
+    headers = dict(error.headers)
+    if not body.is_asked_for and any(name == b"expect" for name, _ in scope["headers"]):
+        headers["connection"] = "close"  # whether the body comes is the client's choice (RFC 9110, section 10.1.1)
+    response = JSONResponse({"error": str(error)}, error.status, headers)
     await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
     await send({"type": "http.response.body", "body": response.body, "more_body": True})
     await body.drain()

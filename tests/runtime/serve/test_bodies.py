@@ -89,6 +89,17 @@ def test_a_body_that_says_it_is_too_large_is_not_waited_for(small):
     assert small.metric("mnist_serve_requests_total", route="/v2/models/{model}/infer", status="413") >= 2
 
 
+def test_a_client_that_asked_first_is_refused_on_a_connection_that_closes(small):
+    """It may leave the body out, and its next request must not be taken for that."""
+    with small.connect() as connection, connection.makefile("rb") as answer:
+        head = (
+            "POST /v2/models/mnist/infer HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 999999\r\n\r\n"
+        )
+        connection.sendall(head.encode())
+        assert answer.readline().startswith(b"HTTP/1.1 413 ")
+        assert parse_headers(answer)["connection"] == "close"
+
+
 def test_a_client_that_sends_all_of_it_still_learns_why(small):
     connection = HTTPConnection(*small.address, timeout=60)
     connection.request("POST", INFER, body=bytes(30_000_000))
