@@ -162,12 +162,17 @@ def test_ray_reports_no_usage_and_leaves_nothing_in_the_home(start, home, millio
     assert list(home.iterdir()) == []
 
 
-def test_an_output_that_cannot_be_written_is_told_before_ray_is_started(run, real, tmp_path):
+def test_an_output_that_cannot_be_written_is_told_before_ray_is_started(real, tmp_path):
     np.save(tmp_path / "digits.npy", real[:10])
-    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); "
-    command = "from mnist_runtime.cluster.cli import score; score()"
+    code = (
+        "import resource; from mnist_runtime.cluster.cli import score\n"
+        "before = resource.getrlimit(resource.RLIMIT_FSIZE)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))\n"
+        "try: score()\n"
+        "finally: resource.setrlimit(resource.RLIMIT_FSIZE, before)\n"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", limited + command, tmp_path / "digits.npy", tmp_path / "out"],
+        [sys.executable, "-c", code, tmp_path / "digits.npy", tmp_path / "out"],
         capture_output=True,
         text=True,
         check=False,
