@@ -83,8 +83,8 @@ def joined(address: str | None, actors: int | None) -> Iterator[Cluster]:
 def score(shards: list[Shard], scorer: dict[str, object], actors: int) -> Iterator[Report]:
     """Have a pool of `actors` scorers, made with the arguments `scorer`, score `shards`, the largest first.
 
-    A shard whose scorer dies is tried again, up to `_TRIES` times. A scorer has one shard at a time, so that its death
-    costs no other; one that fails to the last gets no report, as one that Ray itself has lost.
+    A shard whose scorer dies is tried again, up to `_TRIES` times; one that fails to the last gets no report, as
+    one that Ray itself has lost.
 
     Raises:
         ClusterError: Ray has given up; what is done stays done.
@@ -102,7 +102,7 @@ def score(shards: list[Shard], scorer: dict[str, object], actors: int) -> Iterat
             reports = ray.data.from_items(items, override_num_blocks=min(len(items), _MOST_BLOCKS)).map_batches(
                 Scorer,
                 batch_size=1,
-                compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
+                compute=ray.data.ActorPoolStrategy(size=actors),
                 fn_constructor_kwargs=scorer,
                 num_cpus=1,
                 max_task_retries=_TRIES - 1,
