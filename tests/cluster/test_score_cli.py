@@ -59,16 +59,21 @@ def test_a_terminal_shows_one_line_that_redraws(terminal, millions, tmp_path):
     assert pq.read_schema(tmp_path / "out" / "shift=00" / "digits.parquet").names[-1] == "probability_9"
 
 
+def wait_for_answers(process: "subprocess.Popen[str]", output: Path) -> None:
+    """Until the first shard is done."""
+    deadline = time.monotonic() + PATIENCE
+    while not list(output.rglob("digits.parquet")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize(
     ("sig", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
 def test_a_signal_ends_in_one_sentence_and_without_ray(start, millions, tmp_path, sig, code, said):
     process = start(millions, tmp_path / "out")
-    deadline = time.monotonic() + PATIENCE
-    while not list(tmp_path.rglob("digits.parquet")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for_answers(process, tmp_path / "out")
     process.send_signal(sig)
     _, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == code
@@ -149,11 +154,7 @@ def environments(process: "subprocess.Popen[str]") -> dict[str, dict[str, str]]:
 
 def test_ray_reports_no_usage_and_leaves_nothing_in_the_home(start, home, millions, tmp_path):
     process = start(millions, tmp_path / "out")
-    deadline = time.monotonic() + PATIENCE
-    while not list(tmp_path.rglob("digits.parquet")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for_answers(process, tmp_path / "out")
     rays = {command: given for command, given in environments(process).items() if "/ray/" in command}
     assert {"gcs_server", "raylet"} <= {Path(command).name for command in rays}
     assert {given.get("RAY_USAGE_STATS_ENABLED") for given in rays.values()} == {"0"}

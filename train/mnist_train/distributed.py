@@ -107,9 +107,8 @@ class TorchrunGroup(Group):
         is_known = type(model).__module__.startswith("mnist_train.") and _backward(model)
         parallel = DistributedDataParallel(model, find_unused_parameters=not is_known)
         if is_known:
-            _backward(
-                parallel
-            )  # after the first, it orders its buckets anew: here, so that a resumed run adds up alike
+            # After the first, it orders its buckets anew: here, so that a resumed run adds up alike.
+            _backward(parallel)
         return parallel
 
     def loss(self, logits: Tensor, labels: Tensor, count: int) -> Tensor:

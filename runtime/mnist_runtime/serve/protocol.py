@@ -47,7 +47,7 @@ _SHORT = 1024
 """Bytes of JSON that holds no digits, and is remembered."""
 
 _BRACKETS, _BRACKETS_PER_BYTE = 2**16, 1 / 32
-"""Lists and objects in JSON, at most: more than digits of 28 lists of 28 have, who are told what is wrong there."""
+"""Lists and objects in JSON, at most: more than digits of 28 lists of 28 have, which get a better sentence."""
 
 
 class Output(NamedTuple):  # which is hashed faster than a dataclass, for `_binary_head`
