@@ -202,6 +202,12 @@ def test_an_input_without_shards_is_refused(plan, tmp_path):
         plan(tmp_path / "nowhere")
 
 
+def test_a_pipe_is_refused(plan, tmp_path):
+    os.mkfifo(tmp_path / "pipe.npy")
+    with pytest.raises(FileReadError, match=r"pipe\.npy is neither a file nor a folder; give a \.parquet"):
+        plan(tmp_path / "pipe.npy")
+
+
 def test_a_uri_of_no_known_kind_is_refused(plan):
     with pytest.raises(FileReadError, match=r"carrier-pigeon://loft cannot be reached \(.*\); give a path, or a URI"):
         plan("carrier-pigeon://loft")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from mnist_runtime.cluster.places import Place
-from mnist_runtime.errors import FileMissingError, OptionError
+from mnist_runtime.errors import FileMissingError, FileReadError, OptionError
 
 _WANTED = "give a .parquet or .npy file, or a folder of them"
 
@@ -34,10 +34,12 @@ def list_shards(place: Place) -> tuple[Place, list[Shard]]:
 
     Raises:
         FileMissingError: there is nothing there, or no shard in it, or one is a link to nothing.
-        FileReadError: it cannot be listed.
+        FileReadError: it cannot be listed, or is neither file nor folder.
         OptionError: two shards would write the same file.
     """
     info = place.info()
+    if info.type.name == "Unknown":  # as of a pipe, which cannot be read twice
+        raise FileReadError(f"{place.path} is neither a file nor a folder; {_WANTED}")
     if info.is_file:
         folder, found = place.parent, {info.base_name: info}
     else:
