@@ -3,7 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 EDGE := .venv-edge/bin
-MANIFESTS := pyproject.toml runtime/pyproject.toml runtime/mnist_runtime/__init__.py hatch_build.py constraints.txt
+MANIFESTS := pyproject.toml runtime/pyproject.toml runtime/serve/pyproject.toml runtime/score/pyproject.toml \
+  runtime/mnist_runtime/__init__.py hatch_build.py constraints.txt
 
 COMPAT_VENVS := .venv-compat
 # What old devices have, a set of requirements each, from the oldest declared in runtime/pyproject.toml to whatever is
@@ -29,13 +30,13 @@ demo: .venv/demo .venv-edge/demo  ## train, export, prove parity, and recognise 
 	$(EDGE)/mnist-infer artifacts/digit.npy --model artifacts/mnist.onnx
 
 test: check  ## every test, doctests and branch coverage
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/cluster -rs --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/score -rs --cov --cov-report=term-missing:skip-covered
 
 test-browser: .venv/dev  ## the page in a real Chromium, which must be there
 	REQUIRE_CHROMIUM=1 $(BIN)/python -m pytest tests/browser
 
 test-ray: .venv/dev  ## mnist-score on a Ray of two nodes of this machine, with scorers and runs killed; two minutes or so
-	$(BIN)/python -m pytest tests/cluster --cov --cov-config=tests/cluster/coverage.toml --cov-report=term-missing
+	$(BIN)/python -m pytest tests/score --cov --cov-config=tests/score/coverage.toml --cov-report=term-missing
 
 check: .venv/dev  ## style, types and import directions
 	$(BIN)/ruff check .
@@ -68,13 +69,13 @@ fuzz: .venv/dev  ## 20,000 damaged files, of every kind that the runtime reads; 
 	$(BIN)/python tests/runtime/fuzz_guided.py 20000
 
 soak: .venv/dev  ## good, bad, slow and dropped clients on one server, for ten minutes unless SECONDS says otherwise
-	$(BIN)/python tests/runtime/serve/soak.py $(SECONDS)
+	$(BIN)/python tests/serve/soak.py $(SECONDS)
 
 model: .venv/demo  ## make the bundled models again
 	$(BIN)/mnist-train --device cpu --output-dir artifacts/bundled
 	$(BIN)/mnist-export artifacts/bundled/mnist.safetensors --format onnx --format onnx-uint8 --output-dir artifacts/bundled
-	cp artifacts/bundled/mnist.onnx runtime/mnist_runtime/models/mnist-linear.onnx
-	cp artifacts/bundled/mnist.uint8.onnx runtime/mnist_runtime/models/mnist-linear.uint8.onnx
+	cp artifacts/bundled/mnist.onnx runtime/mnist_runtime/bundled/mnist-linear.onnx
+	cp artifacts/bundled/mnist.uint8.onnx runtime/mnist_runtime/bundled/mnist-linear.uint8.onnx
 
 clean:  ## forget the environments and caches; artifacts stay
 	rm -rf .venv .venv-edge .venv-compat .mypy_cache .ruff_cache .pytest_cache .coverage .import_linter_cache
@@ -87,7 +88,8 @@ clean:  ## forget the environments and caches; artifacts stay
 
 .venv/dev: .venv/demo
 	@echo "Adding the tools of development to .venv."
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable './runtime[image,ray,serve]' --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable './runtime[image]' \
+	  --editable ./runtime/serve --editable './runtime/score[ray]' --editable '.[dev]'
 	@touch $@
 
 .venv-edge/demo: .venv/demo

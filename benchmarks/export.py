@@ -48,7 +48,7 @@ def ratio(what: str, ours: list[str], theirs: list[str], ceiling: float) -> bool
 
 
 def main() -> int:
-    model = Path(__file__).parents[1] / "runtime/mnist_runtime/models/mnist-linear.onnx"
+    model = Path(__file__).parents[1] / "runtime/mnist_runtime/bundled/mnist-linear.onnx"
     with tempfile.TemporaryDirectory() as folder:
         seconds([str(BIN / "mnist-train"), "--device", "cpu", "--output-dir", folder])
         python, checkpoint = sys.executable, f"{folder}/mnist.safetensors"

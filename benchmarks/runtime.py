@@ -37,7 +37,7 @@ from _process import measure
 
 import mnist_runtime
 from mnist_runtime import Classifier
-from mnist_runtime.artifact import BUNDLED
+from mnist_runtime.model.artifact import BUNDLED
 
 REPEATS = 15
 BIN = Path(sys.executable).parent
@@ -207,8 +207,6 @@ def memory_of_a_large_file(folder: Path) -> list[Claim]:
 
 def installed_size() -> list[Claim]:
     package = Path(mnist_runtime.__file__).parent
-    of_extras = sum(map(size_of_folder, (package / "serve", package / "cluster")))
-    print(f"\nof what is installed, {of_extras / 1024:.0f} KiB are serve/ and cluster/, which only extras use")
     ours = size_of_folder(package)
     theirs = sum(size_of(name) for name in ("numpy", "onnxruntime", "click", "flatbuffers", "protobuf", "packaging"))
     return [Claim("installed size, KiB", f"{ours / 1024:.0f} KiB", mib(theirs), ours / 1024, 300)]
@@ -257,7 +255,7 @@ def main() -> int:
         train = [BIN / "mnist-train", "--output-dir", folder, "--device", "cpu"]
         for command in (train, [BIN / "mnist-export", checkpoint, "--output-dir", folder]):
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        from mnist_train.data import load_split
+        from mnist_train.data.bundled import load_split
 
         digits = load_split("test").images
         np.save(folder / "digit.npy", digits[0])

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mnist_runtime import Classifier
-from mnist_train.data import load_split
+from mnist_train.data.bundled import load_split
 
 REPEATS = 5
 TINY = 1_000  # shards of ten digits

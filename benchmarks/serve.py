@@ -25,7 +25,7 @@ import numpy as np
 import uvicorn
 from _claim import Claim, report
 
-from mnist_train.data import load_split
+from mnist_train.data.bundled import load_split
 
 REPEATS = 9
 SECONDS = 1.0  # of one repeat

@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
-from mnist_train.data import BUNDLED, load_split
+from mnist_train.data.bundled import BUNDLED, load_split
 from mnist_train.fit import fit
 from mnist_train.models import MNISTLogistic
 

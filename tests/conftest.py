@@ -18,7 +18,7 @@ import pytest
 
 # The runtime's tests also run where there is no torch: make compat.
 if TYPE_CHECKING:
-    from mnist_train.data import Split
+    from mnist_train.data.bundled import Split
 
 BIN = Path(sys.executable).parent
 
@@ -98,14 +98,14 @@ def terminal() -> Iterator[Callable[..., Terminal]]:
 @pytest.fixture(scope="session")
 def test_split() -> "Split":
     """The 10,000 digits that no training has seen."""
-    from mnist_train.data import load_split
+    from mnist_train.data.bundled import load_split
 
     return load_split("test")
 
 
 @pytest.fixture(scope="session")
 def validation() -> "Split":
-    from mnist_train.data import load_split
+    from mnist_train.data.bundled import load_split
 
     return load_split("valid")
 
@@ -133,6 +133,6 @@ def exported(request: pytest.FixtureRequest, run: Run, tmp_path_factory: pytest.
 @pytest.fixture(scope="session")
 def bundled() -> Path:
     """The model that comes with the runtime."""
-    from mnist_runtime.artifact import BUNDLED
+    from mnist_runtime.model.artifact import BUNDLED
 
     return BUNDLED

@@ -18,21 +18,21 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import nn
 
-from mnist_export.errors import ExportError, ParityError
+from mnist_export.errors import ExportError
 from mnist_export.formats import DEFAULT, Format, named
-from mnist_export.gate import Run, Verdict, judge
+from mnist_export.gate import ParityError, Run, Verdict, judge
 from mnist_export.golden import GOLDEN, Expected, expect
 from mnist_export.onnx import IR_VERSION, OPSET, to_graph, to_onnx, uint8_graph
 from mnist_export.publish import File, publish
 from mnist_export.torchscript import from_torchscript, to_torchscript
 from mnist_export.triton import CONFIG_FILE, to_config
 from mnist_runtime import __version__
-from mnist_runtime.artifact import Artifact
 from mnist_runtime.digits import CLASSES, LEVELS, PIXELS, Intensities, as_intensities, as_pixels
-from mnist_runtime.files import ensure_writable
-from mnist_runtime.parity import Reference
+from mnist_runtime.io.files import ensure_writable
+from mnist_runtime.model.artifact import Artifact
+from mnist_runtime.model.comparison import Reference
 from mnist_train.checkpoint import Checkpoint, load
-from mnist_train.data import Split, load_split
+from mnist_train.data.bundled import Split, load_split
 
 OLDEST_ONNXRUNTIME = "1.15.1"
 """That `make compat` has seen every ONNX format load and pass in."""

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mnist_export.errors import ParityError, UnknownFormatError
+from mnist_export.errors import UnknownFormatError
 from mnist_export.formats import ALL, DEFAULT, FORMATS, named
 from mnist_runtime import __version__
-from mnist_runtime.command import Command
+from mnist_runtime.console.command import Command
 
 if TYPE_CHECKING:
     from mnist_export.bundle import Gated
-    from mnist_export.gate import Verdict
+    from mnist_export.gate import ParityError, Verdict
 
 _BOUNDS = {
     "analytic": "from the weights: how far float32 may round (Higham & Mary 2019)",
@@ -86,7 +86,7 @@ def export(
 
     Exit codes: 0 all published; 1 none; 2 wrong usage; 130 interrupted.
     """
-    from mnist_runtime.files import ensure_writable
+    from mnist_runtime.io.files import ensure_writable
     from mnist_train.checkpoint import load
 
     trained = load(checkpoint)
@@ -97,6 +97,7 @@ def export(
         ensure_writable(report_dir)
 
     from mnist_export import bundle
+    from mnist_export.gate import ParityError
 
     try:
         gated = bundle.export(
@@ -126,10 +127,10 @@ def _print_gated(artifact: "Gated") -> None:
     click.echo(f"{artifact.format.name}  ({len(artifact.data):,} bytes)\n{_report(artifact.verdict)}\n")
 
 
-def _print_refused(error: ParityError, *, as_json: bool) -> None:
+def _print_refused(error: "ParityError", *, as_json: bool) -> None:
     """The verdict, and the worst digit drawn; the sentence itself goes to stderr with the exit code."""
-    from mnist_runtime.parity import draw_worst
-    from mnist_runtime.terminal import has_colour
+    from mnist_runtime.console.drawing import has_colour
+    from mnist_runtime.parity.table import draw_worst
 
     if as_json:
         refused = {"format": error.format, "published": False, **error.verdict.to_dict()}
@@ -145,7 +146,7 @@ def _print_refused(error: ParityError, *, as_json: bool) -> None:
 
 def _report(verdict: "Verdict") -> str:
     """The table and what it means, 80 columns at most."""
-    from mnist_runtime.parity import table
+    from mnist_runtime.parity.table import table
 
     lines = [table(verdict.comparisons), f"      bound: {_BOUNDS[verdict.bound]}"]
     if verdict.failure:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from mnist_export.golden import VALIDATION, Expected
 from mnist_runtime.digits import Intensities
-from mnist_runtime.parity import Comparison, Reference, compare, incomparable
+from mnist_runtime.model.comparison import Comparison, Reference, compare, incomparable
+from mnist_train.errors import MnistEdgeError
 
 _BATCHES = (0, 1, 2, 64)
 """Sizes that are run besides the whole: a baked-in batch dimension shows at once."""
@@ -51,6 +52,19 @@ class Verdict:
             **{name: None if math.isnan(number) else number for name, number in numbers.items()},
             "parity": [comparison.to_dict() for comparison in self.comparisons],
         }
+
+
+class ParityError(MnistEdgeError, ArithmeticError):
+    """An artifact does not compute what was trained; nothing was published."""
+
+    def __init__(self, sentence: str, form: str, verdict: Verdict, expected: Expected) -> None:
+        super().__init__(sentence)
+        self.format = form
+        """Name of the format that was refused: "onnx", "torchscript"..."""
+        self.verdict = verdict
+        """What the gate found."""
+        self.expected = expected
+        """What it was looking for."""
 
 
 def judge(run: Run, expected: Expected) -> Verdict:

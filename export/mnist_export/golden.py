@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from mnist_export.bounds import derived_reference, linear_reference
 from mnist_export.errors import ExportError
 from mnist_runtime.digits import CLASSES, LEVELS, PIXELS, Intensities, as_intensities
-from mnist_runtime.parity import Reference, derived_reference, linear_reference
-from mnist_train.data import Split
+from mnist_runtime.model.comparison import Reference
+from mnist_train.data.bundled import Split
 from mnist_train.models import MNISTLogistic
 
 GOLDEN, SINGLE, VALIDATION = "golden digits", "single pixels", "validation digits"
@@ -34,7 +35,7 @@ class Expected:
     sets: Mapping[str, Reference]
     """By the name of the set."""
     bound: str
-    """Where the tolerances come from: "analytic", "derived" or "quantization" (see `mnist_runtime.parity`)."""
+    """Where the tolerances come from: "analytic", "derived" or "quantization" (see `bounds`)."""
     labels: NDArray[np.uint8]
     """Of the validation digits, `[N]`: what they are."""
     logits: NDArray[np.float32]

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from mnist_export.errors import ExportError
 from mnist_runtime import __version__
-from mnist_runtime.artifact import metadata, seal
 from mnist_runtime.digits import LEVELS, PIXELS
+from mnist_runtime.model.artifact import metadata, seal
 
 OPSET = 18
 IR_VERSION = 8

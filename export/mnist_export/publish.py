@@ -20,8 +20,8 @@ from filelock import FileLock, Timeout
 
 from mnist_export.errors import BusyError
 from mnist_runtime.errors import FileReadError, FileWriteError, IntegrityError, ManifestError
-from mnist_runtime.files import ensure_writable, staged, write_atomically
-from mnist_runtime.manifest import NAME, SCHEMA, Manifest, read_manifest
+from mnist_runtime.io.files import ensure_writable, staged, write_atomically
+from mnist_runtime.model.manifest import NAME, SCHEMA, Manifest, read_manifest
 
 LOCK = ".mnist-export.lock"
 _PATIENCE = 60.0  # seconds; publishing itself takes some hundredths of one

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from mnist_export.bounds import linear_reference, quantized_reference
 from mnist_export.golden import Expected, split_sets
 from mnist_runtime.digits import Intensities, Pixels, as_pixels
-from mnist_runtime.parity import linear_reference, quantized_reference
 
 CALIBRATION_DIGITS = 1000
 """Of the training set, from its start."""
@@ -67,7 +67,7 @@ def expect_quantized(model: ModelProto, trained: Expected) -> Expected:
     """What the quantised graph must compute, held against `trained`, what its module computes.
 
     Of a linear model, whose pixels lose nothing, the bounds are analytic as ever, for the weights that the integers
-    stand for. With hidden layers, the graph's own logits as it is written, see `mnist_runtime.parity`.
+    stand for. With hidden layers, the graph's own logits as it is written, see `mnist_runtime.model.comparison`.
     """
     digits = {name: reference.digits for name, reference in trained.sets.items()}
     together = np.concatenate(list(digits.values()))

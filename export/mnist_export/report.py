@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, numpy_helper
 
-from mnist_runtime.files import write_atomically
+from mnist_runtime.io.files import write_atomically
 from mnist_train.errors import MissingExtraError
 
 try:

@@ -12,17 +12,17 @@ from weakref import WeakSet
 
 import numpy as np
 
-from mnist_runtime.artifact import BUNDLED, SIZE_LIMIT, WANTED, Artifact, Contract
 from mnist_runtime.digits import CLASSES, PIXELS, as_batch, is_unit_float32
 from mnist_runtime.errors import ArtifactError, ClosedError, DigitError, OptionError
-from mnist_runtime.files import read_whole, reading
-from mnist_runtime.session import Provider, Settings
+from mnist_runtime.io.files import read_whole, reading
+from mnist_runtime.model.artifact import BUNDLED, SIZE_LIMIT, WANTED, Artifact, Contract
+from mnist_runtime.model.session import Provider, Settings
 
 if TYPE_CHECKING:
     import onnxruntime as ort
     from numpy.typing import ArrayLike, NDArray
 
-    from mnist_runtime.parity import Comparison
+    from mnist_runtime.model.comparison import Comparison
 
 CHUNK = 1024
 """Digits computed at a time: their float32 pixels, 3 MiB, stay in the processor's cache."""
@@ -348,7 +348,7 @@ def _read_file(path: str | os.PathLike[str], name: str) -> tuple[bytes, str]:
 
 
 def _read_folder(folder: Path) -> list[tuple[bytes, str]]:
-    from mnist_runtime.manifest import read_manifest
+    from mnist_runtime.model.manifest import read_manifest
 
     manifest = read_manifest(folder)
     entries = [entry for form in ("onnx", "onnx-uint8") if (entry := manifest.find(form))]

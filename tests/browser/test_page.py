@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from mnist_runtime import Classifier
-from mnist_runtime.images import read_image
+from mnist_runtime.io.images import read_image
 
 SEVEN = [[(7, 7), (12, 6.5), (20, 6.5), (19, 10), (16, 15), (13, 21), (12, 24)]]
 PHONE = {"viewport": {"width": 360, "height": 740}, "device_scale_factor": 3, "has_touch": True, "is_mobile": True}

@@ -39,7 +39,7 @@ def test_a_model_goes_the_whole_road(run, tmp_path: Path, train_digits, model):
 
 @pytest.fixture(scope="module")
 def train_digits():
-    from mnist_train.data import load_split
+    from mnist_train.data.bundled import load_split
 
     split = load_split("train")
     return split.images[:3000], split.labels[:3000]

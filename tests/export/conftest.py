@@ -8,7 +8,7 @@ import pytest
 
 from mnist_export.golden import Expected, expect
 from mnist_train.checkpoint import Checkpoint, load
-from mnist_train.data import Split
+from mnist_train.data.bundled import Split
 
 
 @pytest.fixture(scope="session")

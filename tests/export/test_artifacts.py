@@ -16,11 +16,12 @@ from torch import nn
 
 from mnist_export import export
 from mnist_export.cli import export as command
-from mnist_export.errors import ExportError, ParityError, UnknownFormatError
+from mnist_export.errors import ExportError, UnknownFormatError
 from mnist_export.formats import FORMATS
-from mnist_runtime.artifact import BUNDLED, Artifact
-from mnist_runtime.manifest import read_manifest
-from mnist_runtime.verification import verify_folder
+from mnist_export.gate import ParityError
+from mnist_runtime.model.artifact import BUNDLED, Artifact
+from mnist_runtime.model.manifest import read_manifest
+from mnist_runtime.parity.findings import verify_folder
 from mnist_train import checkpoint as checkpoints
 from mnist_train.models import MODELS
 

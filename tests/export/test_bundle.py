@@ -11,8 +11,8 @@ from torch import nn
 
 from mnist_export import export
 from mnist_export.bundle import Bundle
-from mnist_export.errors import ParityError
 from mnist_export.formats import DEFAULT, FORMATS
+from mnist_export.gate import ParityError
 from mnist_export.golden import VALIDATION, expect, single_pixels
 from mnist_train import checkpoint
 

@@ -19,9 +19,9 @@ from mnist_export.gate import Run, judge
 from mnist_export.golden import SINGLE, Expected
 from mnist_export.pt2 import to_pt2
 from mnist_export.torchscript import to_torchscript
-from mnist_runtime.artifact import PREFIX, seal
+from mnist_runtime.model.artifact import PREFIX, seal
 from mnist_train.checkpoint import Checkpoint
-from mnist_train.data import Split
+from mnist_train.data.bundled import Split
 
 
 def _graph(everything: Path, name: str = "mnist.onnx") -> ModelProto:

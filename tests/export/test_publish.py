@@ -13,7 +13,7 @@ from mnist_export import publish as publishing
 from mnist_export.errors import BusyError
 from mnist_export.publish import LOCK, File, publish
 from mnist_runtime import FileMissingError, FileWriteError, ManifestError
-from mnist_runtime.manifest import read_manifest
+from mnist_runtime.model.manifest import read_manifest
 
 OLD = {"mnist.onnx": "old model", "mnist.uint8.onnx": "old, raw", "mnist.torchscript.pt": "same in both"}
 NEW = {"mnist.onnx": "new model", "mnist.pt2": "new format", "mnist.torchscript.pt": "same in both"}

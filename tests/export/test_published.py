@@ -9,9 +9,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from mnist_runtime.artifact import PREFIX, seal
-from mnist_runtime.manifest import read_manifest
-from mnist_runtime.verification import verify_file, verify_folder
+from mnist_runtime.model.artifact import PREFIX, seal
+from mnist_runtime.model.manifest import read_manifest
+from mnist_runtime.parity.findings import verify_file, verify_folder
 
 
 @pytest.fixture

@@ -22,9 +22,9 @@ import numpy as np
 from PIL import Image
 
 from mnist_runtime import Classifier, MnistRuntimeError
-from mnist_runtime.artifact import BUNDLED, Artifact
 from mnist_runtime.digits import as_digits
-from mnist_runtime.sources import chunks
+from mnist_runtime.infer.inputs import chunks
+from mnist_runtime.model.artifact import BUNDLED, Artifact
 
 MEMORY = 2**30
 """Bytes of address space above what is taken at the start; a reader that believes a header runs into it."""

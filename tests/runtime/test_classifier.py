@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mnist_runtime import Classifier, DigitError, Prediction
-from mnist_runtime.parity import softmax
+from mnist_runtime.model.comparison import softmax
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from mnist_runtime import Classifier, DigitError, MnistRuntimeError
-from mnist_runtime.npy import NpyFile, open_npy, read_npy
-from mnist_runtime.parity import Reference
-from mnist_runtime.sources import chunks
+from mnist_runtime.infer.inputs import chunks
+from mnist_runtime.io.npy import NpyFile, open_npy, read_npy
+from mnist_runtime.model.comparison import Reference
 
 CLASSIFIER = Classifier()
 PROGRAM = Path(__file__).with_name("fuzz.py")

@@ -100,7 +100,7 @@ def test_not_even_native_code_writes_a_file_or_opens_a_socket(home, tmp_path, as
 
 @needs_strace
 def test_the_trace_sees_what_it_is_there_to_see(home):
-    program = "import socket, mnist_runtime.session; socket.socket(); open('written', 'w')"
+    program = "import socket, mnist_runtime.model.session; socket.socket(); open('written', 'w')"
     calls = traced([sys.executable, "-c", program], home)
     assert "socket(" in calls[0]
     assert '"written"' in calls[-1]

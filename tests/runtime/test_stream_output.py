@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnist_runtime import Classifier, FileWriteError, inference
-from mnist_runtime.npy import NpyFile
-from mnist_runtime.scoring import CHUNK, Shard, score
+from mnist_runtime import Classifier, FileWriteError
+from mnist_runtime.infer import answers as inference
+from mnist_runtime.infer.scoring import CHUNK, Shard, score
+from mnist_runtime.io.npy import NpyFile
 
 ROWS = CHUNK // 784
 """Digits of uint8 between two writes."""

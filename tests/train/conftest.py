@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from mnist_train.data import SPLITS, Split, load_split
+from mnist_train.data.bundled import SPLITS, Split, load_split
 
 
 @pytest.fixture(scope="session")

@@ -17,17 +17,17 @@ import torch
 import torch.nn.functional as F
 
 from mnist_train import batches as room
-from mnist_train.arrays import Mapped
-from mnist_train.batches import Batches, InMemory, OnDisk
 from mnist_train.checkpoint import load
-from mnist_train.data import Split
+from mnist_train.data.batches import Batches, InMemory, OnDisk
+from mnist_train.data.bundled import Split
+from mnist_train.data.mapped import Mapped
 from mnist_train.distributed import ALONE, Group, TorchrunGroup, join
 from mnist_train.errors import DeviceError, GroupError
 from mnist_train.fit import evaluate
 from mnist_train.models import build
+from mnist_train.resumable import FILE, load_state
 from mnist_train.run import Run, choose_device
 from mnist_train.settings import Settings
-from mnist_train.state import FILE, load_state
 
 BIN = Path(sys.executable).parent
 CHECKPOINT = "mnist.safetensors"
@@ -139,7 +139,7 @@ def mean_of_means(batches: Batches, size: int) -> torch.Tensor:
 
 COUNTING = """
 import atexit, collections, os
-from mnist_train.arrays import Mapped
+from mnist_train.data.mapped import Mapped
 from mnist_train.cli import train
 
 original, read = Mapped.rows, collections.Counter()

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from mnist_train.batches import InMemory
+from mnist_train.data.batches import InMemory
 from mnist_train.models import MLP, MNISTLogistic
 from mnist_train.report import examine
-from mnist_train.track import first_weights, weight_images
+from mnist_train.trackers import first_weights, weight_images
 
 
 def test_a_report_is_a_page_and_its_pictures(run, few, tmp_path):

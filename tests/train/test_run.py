@@ -15,7 +15,7 @@ from mnist_train.checkpoint import load
 from mnist_train.errors import CheckpointError
 from mnist_train.models import MLP
 from mnist_train.optimizers import make_optimizer
-from mnist_train.state import FILE, load_state
+from mnist_train.resumable import FILE, load_state
 
 BIN = Path(sys.executable).parent
 CHECKPOINT = "mnist.safetensors"

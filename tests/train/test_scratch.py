@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from mnist_train import scratch
-from mnist_train.data import Split
+from mnist_train.data.bundled import Split
 from mnist_train.fit import CHANCE_LOSS, fit
 from mnist_train.models import MNISTLogistic
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor, nn
 
-from mnist_runtime.files import read_whole, write_atomically
+from mnist_runtime.io.files import read_whole, write_atomically
 from mnist_train.errors import CheckpointError, ModelError
 from mnist_train.models import build
 

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from mnist_runtime import __version__
-from mnist_runtime.command import Command, Group
+from mnist_runtime.console.command import Command, Group
 from mnist_train.errors import GroupError
-from mnist_train.ranks import Rank
 from mnist_train.settings import CHANGEABLE, Settings
+from mnist_train.torchrun_env import Rank
 
 # torch and NumPy are imported where they are used: --help answers at once, and mnist-data needs no torch.
 if TYPE_CHECKING:
     import numpy as np
 
-    from mnist_train.data import Split
+    from mnist_train.data.bundled import Split
 
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -84,7 +84,7 @@ def _read_state(ctx: click.Context, _: click.Parameter, path: Path | None) -> An
     """Make the interrupted run's settings the defaults."""
     if not path or ctx.resilient_parsing:
         return None
-    from mnist_train.state import load_state
+    from mnist_train.resumable import load_state
 
     state = load_state(path)
     ctx.default_map = {**(ctx.default_map or {}), **asdict(state.settings)}
@@ -217,8 +217,8 @@ def fetch(source: str, sha256: str | None, limit: int, timeout: float) -> None:
 
     The cache is MNIST_EDGE_CACHE, or mnist-edge in your cache folder. Nothing is fetched twice.
     """
-    from mnist_train.download import byte_bar
-    from mnist_train.sources import fetch_source
+    from mnist_train.data.download import byte_bar
+    from mnist_train.data.sources import fetch_source
 
     with byte_bar() as progress:
         path = fetch_source(source, sha256=sha256, limit=limit, timeout=timeout, progress=progress)
@@ -230,7 +230,7 @@ def info() -> None:
     """Shapes, dtypes, class counts and digests."""
     import numpy as np
 
-    from mnist_train.data import DIGESTS, SPLITS, load_split
+    from mnist_train.data.bundled import DIGESTS, SPLITS, load_split
 
     splits = {name: load_split(name) for name in SPLITS}
     click.echo("array    dtype  shape            SHA-256 of its bytes (checked)")
@@ -250,8 +250,8 @@ def show(index: int | None, split: str, seed: int | None) -> None:
     """Draw digit INDEX, or a random one, with its label."""
     import random
 
-    from mnist_runtime.terminal import draw_digit, has_colour
-    from mnist_train.data import load_split
+    from mnist_runtime.console.drawing import draw_digit, has_colour
+    from mnist_train.data.bundled import load_split
 
     digits = load_split(split)
     if index is None:
@@ -271,8 +271,8 @@ def save(index: int, path: Path, split: str) -> None:
 
     import numpy as np
 
-    from mnist_runtime.files import write_atomically
-    from mnist_train.data import load_split
+    from mnist_runtime.io.files import write_atomically
+    from mnist_train.data.bundled import load_split
 
     digit, label = _pick(load_split(split), split, index)
     buffer = io.BytesIO()

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mnist_runtime import MnistRuntimeError
 from mnist_runtime.digits import PIXELS
 from mnist_train.errors import GroupError
-from mnist_train.ranks import Rank
+from mnist_train.torchrun_env import Rank
 
 T = TypeVar("T")
 

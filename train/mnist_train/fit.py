@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mnist_train.batches import Batches, Data, InMemory
+from mnist_train.data.batches import Batches, Data, InMemory
 from mnist_train.distributed import ALONE, Group
 from mnist_train.errors import DivergenceError
 from mnist_train.optimizers import Descent, Optimizer, Schedule, constant

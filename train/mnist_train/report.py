@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mnist_runtime.digits import CLASSES, HEIGHT, WIDTH
-from mnist_runtime.files import write_atomically
-from mnist_train.batches import Batches
+from mnist_runtime.io.files import write_atomically
+from mnist_train.data.batches import Batches
 from mnist_train.errors import MissingExtraError
 from mnist_train.fit import CHANCE_LOSS, Epoch
-from mnist_train.track import first_weights
+from mnist_train.trackers import first_weights
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

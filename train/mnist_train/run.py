@@ -13,20 +13,20 @@ import torch
 from tqdm import tqdm
 
 from mnist_runtime import __version__
-from mnist_runtime.files import ensure_writable, write_atomically
+from mnist_runtime.io.files import ensure_writable, write_atomically
 from mnist_train import checkpoint
-from mnist_train.batches import Batches, InMemory, OnDisk
-from mnist_train.data import Split
+from mnist_train.data.batches import Batches, InMemory, OnDisk
+from mnist_train.data.bundled import Split
+from mnist_train.data.download import byte_bar
+from mnist_train.data.sources import MappedSplit, open_source
 from mnist_train.distributed import ALONE, Group
-from mnist_train.download import byte_bar
 from mnist_train.errors import DataError, DeviceError, DivergenceError, GroupError
 from mnist_train.fit import CHANCE_LOSS, Epoch, Position, evaluate, fit
 from mnist_train.models import build
 from mnist_train.optimizers import SCHEDULES, make_optimizer
+from mnist_train.resumable import FILE, State, load_state, save_state
 from mnist_train.settings import Settings
-from mnist_train.sources import MappedSplit, open_source
-from mnist_train.state import FILE, State, load_state, save_state
-from mnist_train.track import Tracker, Untracked, make_tracker
+from mnist_train.trackers import Tracker, Untracked, make_tracker
 
 FILES = ("mnist.safetensors", "metrics.jsonl")
 """What a run leaves in its output folder."""

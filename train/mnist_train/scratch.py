@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mnist_runtime.digits import CLASSES, PIXELS
-from mnist_train.unpickle import load_arrays
+from mnist_train.data.unpickle import load_arrays
 
 Batch = tuple[Tensor, Tensor]
 """Pixels float32 `[N, 784]` and labels int64 `[N]`."""
@@ -27,7 +27,7 @@ Model = Callable[[Tensor], Tensor]
 def download(url: str, folder: Path) -> Path:
     """Fetch the file at `url` into `folder`, made if missing, unless it is there already; return its path.
 
-    This is the lab's download, good for a lesson: `mnist_train.download` survives a bad network too.
+    This is the lab's download, good for a lesson: `mnist_train.data.download` survives a bad network too.
 
     Raises:
         requests.RequestException: the server cannot be reached, or refuses.

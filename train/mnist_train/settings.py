@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mnist_runtime.files import read_whole
+from mnist_runtime.io.files import read_whole
 from mnist_train.errors import ConfigError
 
 _LIMIT = 2**20  # bytes

@@ -1,0 +1,87 @@
+"""How good the answers are: accuracy with its uncertainty, and which digits are taken for which."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_runtime.digits import CLASSES
+from mnist_runtime.errors import DigitError
+from mnist_runtime.io.npy import open_npy
+
+Z_95 = 1.959963984540054
+"""The 97.5 % point of the normal distribution: 95 % of it lies within this many deviations of its mean."""
+
+
+def read_labels(path: str | Path) -> NDArray[np.int64]:
+    """Read true labels, whole numbers 0-9 `[N]`, from a .npy file, as int64.
+
+    Raises:
+        FileMissingError, FileReadError: it is not there, or cannot be read.
+        DigitError: it is no .npy of labels.
+    """
+    labels = open_npy(path)
+    if labels.ndim != 1 or labels.dtype.kind not in "ui":
+        raise DigitError(f"{path} holds {labels.dtype} {labels.shape}, and labels are whole numbers of shape (N,)")
+    if len(labels) and not (labels.min() >= 0 and labels.max() < len(CLASSES)):
+        raise DigitError(f"{path} reaches from {labels.min()} to {labels.max()}, and labels lie within 0-9")
+    return labels.astype(np.int64)
+
+
+class Confusion:
+    """Counts of digits by true and predicted label, filled as answers come."""
+
+    def __init__(self, truth: NDArray[np.int64]) -> None:
+        """Expect the digits that `truth`, int64 `[N]`, is the labels of, in its order."""
+        self.counts = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
+        """int64 `[10, 10]`: row, true label; column, predicted."""
+        self._truth = truth
+        self._seen = 0
+
+    def add(self, predicted: NDArray[np.int64]) -> None:
+        """Count the next digits' predicted labels, `[n]`.
+
+        Raises:
+            DigitError: there are more digits than labels.
+        """
+        truth = self._truth[self._seen : self._seen + len(predicted)]
+        if len(truth) < len(predicted):
+            raise DigitError(f"there are more digits than the {len(self._truth):,} labels; give one label a digit")
+        np.add.at(self.counts, (truth, predicted), 1)
+        self._seen += len(predicted)
+
+    def check_complete(self) -> None:
+        """Refuse to call it a day when labels are left over.
+
+        Raises:
+            DigitError: there are fewer digits than labels.
+        """
+        if self._seen < len(self._truth):
+            raise DigitError(f"there are {self._seen:,} digits and {len(self._truth):,} labels; give one label a digit")
+
+    def report(self) -> str:
+        """Accuracy with its 95 % interval, then the confusion matrix with each class's recall."""
+        total, right = int(self.counts.sum()), int(self.counts.trace())
+        if not total:
+            return "No digits, no accuracy."
+        low, high = wilson(right, total)
+        head = f"accuracy  {right / total:.2%}  ({right:,} of {total:,}; 95 % interval {low:.2%} to {high:.2%})"
+        width = max(5, len(f"{self.counts.max():,}") + 1)
+        lines = ["true \\ predicted".ljust(16) + "".join(f"{label:>{width}}" for label in CLASSES) + "   recall"]
+        for label, row in enumerate(self.counts.tolist()):
+            recall = f"{row[label] / sum(row):9.1%}" if sum(row) else f"{'-':>9}"
+            lines.append(f"{label:>16}" + "".join(f"{count or '.':>{width}}" for count in row) + recall)
+        return "\n".join([head, "", *lines])
+
+
+def wilson(right: int, total: int) -> tuple[float, float]:
+    """The 95 % score interval of a share (Wilson 1927, JASA 22:209-212), which holds for small counts and near 1.
+
+    >>> [round(bound, 4) for bound in wilson(9, 10)]
+    [0.5958, 0.9821]
+    """
+    share, spread = right / total, Z_95**2 / total
+    centre = share + spread / 2
+    margin = math.sqrt(spread * (share * (1 - share) + spread / 4))
+    return max(0.0, (centre - margin) / (1 + spread)), min(1.0, (centre + margin) / (1 + spread))

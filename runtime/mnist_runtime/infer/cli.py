@@ -1,0 +1,132 @@
+"""The command `mnist-infer`."""
+
+import os
+from pathlib import Path
+
+import click
+
+from mnist_runtime.console.command import FAILURE, Command, note, uninterrupted
+from mnist_runtime.console.model_choice import choose_model
+
+# NumPy and onnxruntime are imported where they are used: --help and --version answer without them.
+
+
+class _Shard(click.ParamType):  # type: ignore[type-arg]  # older clicks have no generic one
+    """I/N on the command line."""
+
+    name = "I/N"
+
+    def convert(
+        self, value: str | tuple[int, int], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Read "2/8" as (2, 8)."""
+        if isinstance(value, tuple):
+            return value
+        index, _, count = value.partition("/")
+        if not (index.isdecimal() and count.isdecimal() and len(value) < 40 and 1 <= int(index) <= int(count)):
+            self.fail(f"{value!r} is not I/N, such as 1/8 to 8/8", param, ctx)
+        return int(index), int(count)
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    from mnist_runtime.console.version import describe
+
+    click.echo(describe(ctx.info_name or "mnist-infer"))
+    ctx.exit()
+
+
+@click.command("mnist-infer", cls=Command)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path())
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    metavar="FILE|FOLDER",
+    help="A .onnx file, or a folder that mnist-export published.",
+)
+@click.option("--recursive", "-r", is_flag=True, help="Look into the folders of folders.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "jsonl", "csv"]),
+    default="text",
+    show_default=True,
+    help="How to print the predictions.",
+)
+@click.option("--top-k", type=click.IntRange(1, 10), default=1, metavar="K", help="Tell the K most probable classes.")
+@click.option(
+    "--probabilities", is_flag=True, help="Tell all ten probabilities in text too, and write them with --output."
+)
+@click.option("--show", is_flag=True, help="Draw every digit as the model saw it.")
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="True labels, a .npy of N: report the accuracy and the confusion matrix instead of the predictions.",
+)
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the labels of one .npy of any size to this .npy; a killed run is taken up where it was.",
+)
+@click.option("--shard", type=_Shard(), help="With --output: only the I-th of N parts, into a file of its own.")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the versions."
+)
+def infer(
+    paths: tuple[str, ...],
+    model: Path | None,
+    recursive: bool,
+    form: str,
+    top_k: int,
+    probabilities: bool,
+    show: bool,
+    labels: Path | None,
+    output: Path | None,
+    shard: tuple[int, int] | None,
+) -> int:
+    """Recognise the digits in files: .npy and .npz arrays, and PNG, JPEG, BMP or WebP images of one digit each.
+
+    PATH may be a file, a folder, a quoted glob, or "-" for standard input. Arrays are uint8 0-255 or floats within
+    [0, 1], 28x28 or 784 pixels, white ink on black. Images may be of any size, dark on light or light on dark; they
+    need Pillow: pip install "mnist-runtime[image]".
+
+    Without --model: $MNIST_MODEL, else artifacts/mnist.onnx, else the model that comes with the package.
+
+    Exit codes: 0 all answered; 1 the model or some input failed (the other inputs are still answered); 2 wrong
+    usage; 130 interrupted.
+    """
+    if shard and not output:
+        raise click.UsageError("--shard needs --output, which names the files of the parts.")
+    if output and (show or form != "text" or top_k > 1):
+        raise click.UsageError("--output writes a .npy; --format, --top-k and --show are for printing.")
+    if labels and (show or form != "text" or top_k > 1 or (probabilities and not output)):
+        raise click.UsageError(
+            "--labels prints the accuracy; --format, --top-k, --probabilities and --show are without it."
+        )
+    if show and form != "text":
+        raise click.UsageError(
+            "--show draws for people, and json, jsonl and csv are for programs; leave one of them out."
+        )
+    # This command multiplies no matrices in NumPy; the threads of its BLAS would cost a quarter of the start.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    with uninterrupted():
+        from mnist_runtime.classifier import Classifier
+        from mnist_runtime.infer import answers as inference
+        from mnist_runtime.infer.records import Detail
+
+    failed: list[str] = []
+    model = choose_model(model, note)
+    with Classifier(model) as classifier:
+        if output:
+            inference.score_file(classifier, paths, output, shard or (1, 1), labels, model, probabilities=probabilities)
+            return 0
+        answers = inference.answer(classifier, paths, failed, recursive=recursive)
+        if labels:
+            click.echo(inference.evaluate(answers, labels).report())
+        else:
+            inference.print_answers(answers, form, Detail(top_k, probabilities), show=show)
+    return FAILURE if failed else 0

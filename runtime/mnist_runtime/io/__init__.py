@@ -1,0 +1,1 @@
+"""Digits on disk: files, `.npy` arrays and images."""

@@ -1,0 +1,1 @@
+"""One model file, its engine, its folder and its proof."""

@@ -1,0 +1,235 @@
+"""One .onnx file that `mnist-export` wrote: its seal, its contract, its golden digits and its onnxruntime session."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+
+from mnist_runtime.digits import CLASSES, PIXELS, Intensities, Pixels, as_digits, as_intensities, as_pixels
+from mnist_runtime.errors import ArtifactError, IntegrityError
+from mnist_runtime.io.files import read_whole
+from mnist_runtime.model.session import VERSION, Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnxruntime as ort
+    from numpy.typing import ArrayLike, NDArray
+
+    from mnist_runtime.model.comparison import Comparison, Reference
+
+BUNDLED = Path(__file__).parents[1] / "bundled" / "mnist-linear.onnx"
+"""A trained model that comes with the package; `mnist-linear.uint8.onnx` beside it is the same for raw intensities."""
+
+Contract: TypeAlias = Literal["float32", "uint8"]
+"""What a graph's input `pixels` means: "float32" (intensity / 256) or "uint8" (raw intensity)."""
+
+SCHEMA = "1"
+"""Version of the metadata's layout; a file with another one is refused."""
+
+PREFIX = "mnist_edge."
+SIZE_LIMIT = 2**31
+"""Bytes; protobuf, and so ONNX, holds no more in one file."""
+
+WANTED = "give a .onnx file that mnist-export wrote"
+"""How a sentence ends that refuses a model."""
+
+_UNSEALED = b"0" * 64
+_SEAL_KEY = f"{PREFIX}sha256".encode()
+_SEAL = _SEAL_KEY + b"\x12\x40"  # protobuf: field 2 (the value), 64 bytes long
+_INPUT_DTYPES: dict[str, Contract] = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
+
+
+def seal(model: bytes) -> bytes:
+    """Write into a serialised ONNX model its own SHA-256, computed while that field held 64 zeros.
+
+    The model must carry the metadata property `mnist_edge.sha256` with 64 ASCII zeros.
+    """
+    return _with_seal(model, hashlib.sha256(model).hexdigest().encode())
+
+
+def sealed_digest(model: bytes) -> str | None:
+    """Return the SHA-256 that the model was sealed with, or None if it was never sealed."""
+    if model.count(_SEAL) != 1:
+        return None
+    start = model.index(_SEAL) + len(_SEAL)
+    return model[start : start + 64].decode("ascii", "replace")
+
+
+def is_intact(model: bytes) -> bool:
+    """Tell whether a sealed model is, bit for bit, what was sealed. It finds damage; it cannot find malice."""
+    return sealed_digest(model) == hashlib.sha256(_with_seal(model, _UNSEALED)).hexdigest()
+
+
+def _with_seal(model: bytes, digest: bytes) -> bytes:
+    start = model.index(_SEAL) + len(_SEAL)
+    return model[:start] + digest + model[start + 64 :]
+
+
+def metadata(values: Mapping[str, str]) -> dict[str, str]:
+    """Name the metadata properties of an artifact: prefixed keys, the schema version and the open seal."""
+    named = {PREFIX + key: value for key, value in values.items()}
+    return {**named, f"{PREFIX}schema": SCHEMA, _SEAL_KEY.decode(): _UNSEALED.decode()}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A loaded, verified model: call `run` on checked digits of `dtype`."""
+
+    name: str
+    """Where it came from, for messages."""
+    sha256: str
+    """Of the whole file, in hex."""
+    dtype: Contract
+    """What the graph's input `pixels` takes."""
+    metadata: Mapping[str, str]
+    """The `mnist_edge.` properties, without that prefix."""
+    session: ort.InferenceSession
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str] = BUNDLED) -> Self:
+        """Read, verify and open the .onnx file at `path`.
+
+        Raises:
+            FileMissingError, FileReadError: it is not there, or cannot be read.
+            IntegrityError: its bytes are not the ones that were sealed.
+            ArtifactError: it is not a model of ours, or this onnxruntime cannot load it.
+        """
+        name = "the bundled model" if path == BUNDLED else str(path)
+        return cls.from_bytes(read_whole(path, limit=SIZE_LIMIT, wanted=WANTED), name)
+
+    @classmethod
+    def from_bytes(
+        cls, model: bytes, name: str, *, settings: Settings | None = None, trusted_contract: Contract | None = None
+    ) -> Self:
+        """Verify and open a serialised model; as `load`, without the file.
+
+        Args:
+            model: The bytes of a .onnx file.
+            name: Where they came from, for messages.
+            settings: How to run it; one thread on the CPU if not given.
+            trusted_contract: The caller's word for what `pixels` means in a model without our metadata. The graph's
+                names, shapes and dtypes are checked all the same; a model with metadata speaks for itself.
+        """
+        sealed = sealed_digest(model) is not None
+        if sealed and not is_intact(model):
+            raise IntegrityError(
+                f"{name} has changed since it was exported (its SHA-256 seal does not match); copy or export it again"
+            )
+        session = (settings or Settings()).open(model, name)
+        try:
+            properties = session.get_modelmeta().custom_metadata_map
+            dtype = _check_interface(session, name)
+        except UnicodeDecodeError as error:
+            raise ArtifactError(f"{name} holds names or metadata that are no text ({error}); {WANTED}") from error
+        ours = {key.removeprefix(PREFIX): value for key, value in properties.items() if key.startswith(PREFIX)}
+        if not sealed or not ours:
+            _check_trust(trusted_contract, dtype, name)
+        elif ours.get("schema") != SCHEMA:
+            raise ArtifactError(
+                f"{name} has metadata schema {ours.get('schema')}, and this version reads {SCHEMA}; "
+                "install the mnist-runtime that goes with it, or export it again"
+            )
+        return cls(name, hashlib.sha256(model).hexdigest(), dtype, ours, session)
+
+    def run(self, batch: NDArray[Any], *outputs: str) -> list[NDArray[np.float32]]:
+        """Compute the named outputs, "logits" and "probabilities": float32 `[N, 10]` from `[N, 784]` of `dtype`."""
+        results: list[NDArray[np.float32]] = self.session.run(outputs, {"pixels": batch})
+        return results
+
+    def run_checked(self, outputs: Sequence[str], feed: Mapping[str, NDArray[Any]], _: None) -> list[NDArray[Any]]:
+        """As the session's own `run`, of a graph that nobody has vouched for but the caller.
+
+        Raises:
+            ArtifactError: it fails, or answers other than a row of ten a digit.
+        """
+        try:
+            results: list[NDArray[np.float32]] = self.session.run(outputs, feed)
+        except Exception as error:  # onnxruntime's exceptions have no common base but Exception
+            reason = str(error).splitlines()[0]
+            raise ArtifactError(f"{self.name} cannot compute these digits ({reason}); export it again") from error
+        wanted = len(feed["pixels"]), len(CLASSES)
+        if odd := [result.shape for result in results if result.shape != wanted]:
+            raise ArtifactError(f"{self.name} computes {odd[0]} where {wanted} is wanted; export it again")
+        return results
+
+    def prepare(self, x: ArrayLike) -> Intensities | Pixels:
+        """Check digits against the input contract and bring them to what this graph takes, `[N, 784]` of `dtype`.
+
+        Raises:
+            DigitError: they are no digits, or floats that a uint8 graph cannot take.
+        """
+        digits = as_digits(x)
+        return as_intensities(digits) if self.dtype == "uint8" else as_pixels(digits)
+
+    def replay(self) -> Comparison:
+        """Compute the golden digits here and now, and compare them with what was trained.
+
+        Raises:
+            ArtifactError: it carries none, or cannot compute them.
+        """
+        from mnist_runtime.model.comparison import compare
+
+        golden = self.golden
+        try:
+            computed = self.run(self.prepare(golden.digits), "logits", "probabilities")
+        except Exception as error:  # onnxruntime's exceptions have no common base but Exception
+            reason = str(error).splitlines()[0]
+            raise ArtifactError(f"{self.name} cannot compute its golden digits ({reason}); export it again") from error
+        return compare("golden digits", golden, *computed)
+
+    @property
+    def engine(self) -> str:
+        """What runs it, for reports: "onnxruntime 1.32.0, CPUExecutionProvider"."""
+        return f"onnxruntime {VERSION}, {', '.join(self.session.get_providers())}"
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The hyperparameters and metrics of the training run, as the checkpoint told them."""
+        return dict(json.loads(self.metadata["training"]))
+
+    @cached_property
+    def golden(self) -> Reference:
+        """The digits the artifact carries, with the logits that were trained and each logit's tolerance."""
+        from mnist_runtime.model.comparison import Reference
+
+        try:
+            return Reference.from_text(self.metadata["golden"])
+        except (KeyError, ValueError) as error:
+            raise ArtifactError(f"{self.name} carries no readable golden digits ({error}); export it again") from error
+
+
+def _check_trust(trusted: Contract | None, dtype: Contract, name: str) -> None:
+    if trusted is None:
+        raise ArtifactError(
+            f"{name} is an ONNX model without the seal and metadata of mnist-export; {WANTED}, or vouch for what its "
+            f'pixels mean with Classifier(..., trusted_contract="{dtype}")'
+        )
+    if trusted != dtype:
+        raise ArtifactError(f"{name} takes {dtype} pixels, and trusted_contract says {trusted}; give the one it takes")
+
+
+def _check_interface(session: ort.InferenceSession, name: str) -> Contract:
+    """Hold the graph's inputs and outputs against the artifact contract; return the input's dtype."""
+    found = {node.name: (node.type, _sizes(node.shape)) for node in (*session.get_inputs(), *session.get_outputs())}
+    kind, _ = found.get("pixels", (None, None))
+    if kind not in _INPUT_DTYPES or found != {
+        "pixels": (kind, (None, PIXELS)),
+        "logits": ("tensor(float)", (None, len(CLASSES))),
+        "probabilities": ("tensor(float)", (None, len(CLASSES))),
+    }:
+        raise ArtifactError(
+            f"{name} computes {found}, and the contract is pixels float32 or uint8 [batch, 784] to "
+            "logits and probabilities float32 [batch, 10]; export it again"
+        )
+    return _INPUT_DTYPES[kind]
+
+
+def _sizes(shape: list[int | str | None]) -> tuple[int | None, ...]:
+    """A shape with every named (free) dimension as None."""
+    return tuple(size if isinstance(size, int) else None for size in shape)

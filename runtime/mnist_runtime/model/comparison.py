@@ -1,0 +1,221 @@
+"""The comparison: hold computed logits against reference logits, each within its own tolerance.
+
+Where a tolerance comes from is the exporter's business (`mnist_export.bounds`); a device only compares.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+from zipfile import ZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_runtime.digits import PIXELS, Intensities
+from mnist_runtime.io.npy import read_npy
+
+UNIT_ROUNDOFF = 2.0**-24
+"""Of float32."""
+SMALLEST_NORMAL = 2.0**-126
+"""Of float32."""
+_GOLDEN_LIMIT = 2**26
+"""Bytes that a file's golden digits may unpack to."""
+
+Logits = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Digits, and what a faithful float32 implementation may answer for them."""
+
+    digits: Intensities
+    """uint8 `[N, 784]`."""
+    logits: Logits
+    """float64 `[N, 10]`, computed in float64 from the trained weights."""
+    tolerance: Logits
+    """float64 `[N, 10]`: the largest |float32 logit - reference| that counts as rounding."""
+    certified: NDArray[np.bool_]
+    """bool `[N]`: no order of summation, on any machine, can change this digit's label."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The label of each digit, int64 `[N]`."""
+        labels: NDArray[np.int64] = self.logits.argmax(axis=1)
+        return labels
+
+    def __len__(self) -> int:
+        return len(self.digits)
+
+    def __getitem__(self, rows: slice) -> Self:
+        return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def to_text(self) -> str:
+        """Pack as base64 of a compressed .npz, for an ONNX metadata property."""
+        packed = io.BytesIO()
+        np.savez_compressed(packed, **{field.name: getattr(self, field.name) for field in fields(self)})
+        return base64.b64encode(packed.getvalue()).decode("ascii")
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Unpack what `to_text` packed.
+
+        Raises:
+            ValueError: it is not that, or claims to unpack to more than 64 MiB.
+        """
+        try:
+            reference = cls(*_unpacked(text, [field.name for field in fields(cls)]))
+        except Exception as error:  # zipfile raises whatever its parsing ran into
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"not a packed reference: {reason}") from error
+        reference._check()
+        return reference
+
+    def _check(self) -> None:
+        n = len(self.digits)
+        wanted = [(np.uint8, (n, PIXELS)), (np.float64, (n, 10)), (np.float64, (n, 10)), (np.bool_, (n,))]
+        for field, (dtype, shape) in zip(fields(self), wanted, strict=True):
+            array = getattr(self, field.name)
+            if array.dtype != dtype or array.shape != shape:
+                raise ValueError(f"{field.name} are {array.dtype} {array.shape}, not {np.dtype(dtype)} {shape}")
+        if not (np.isfinite(self.logits).all() and np.isfinite(self.tolerance).all() and n):
+            raise ValueError("they are none, or not finite")
+        if (self.tolerance < 0).any():
+            raise ValueError("a tolerance is negative")
+
+
+def _unpacked(text: str, names: Sequence[str]) -> Iterator[NDArray[Any]]:
+    """The arrays of an .npz in base64; memory grows with what is there, not with what a header claims."""
+    with ZipFile(io.BytesIO(base64.b64decode(text, validate=True))) as archive:
+        if sum(member.file_size for member in archive.infolist()) > _GOLDEN_LIMIT:
+            raise ValueError(f"they unpack to more than {_GOLDEN_LIMIT >> 20} MiB")
+        for name in names:
+            with archive.open(f"{name}.npy") as stream:
+                yield read_npy(stream, name)  # type: ignore[arg-type]  # all it needs is read
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How one set of digits came out: `passed`, or why not."""
+
+    name: str
+    """Of the set of digits."""
+    count: int
+    worst_error: float
+    """The largest |logit - reference|."""
+    worst_error_at: tuple[int, int] | None
+    """Where that is: digit and class; None if nothing could be compared."""
+    worst_share: float
+    """The largest |logit - reference| / tolerance; over 1 fails."""
+    worst_share_at: tuple[int, int] | None
+    agreeing: int
+    """Labels equal to the reference's."""
+    certified: int
+    """Labels that no rounding can change."""
+    failures: tuple[str, ...]
+    """One sentence each; none when it passed."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything that was computed is within rounding of the reference."""
+        return not self.failures
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it: an error without bound is null."""
+        finite = {key: None if value == math.inf else value for key, value in asdict(self).items()}
+        return {**finite, "passed": self.passed}
+
+
+def compare(
+    name: str, reference: Reference, logits: NDArray[Any], probabilities: NDArray[Any] | None = None
+) -> Comparison:
+    """Hold computed `logits`, and `probabilities` if there are any, both float32 `[N, 10]`, against a reference.
+
+    Shapes and dtypes must be equal, every number finite: nothing broadcasts, and NaN equals nothing.
+    """
+    failures = list(_misfit("logits", logits, len(reference)))
+    if probabilities is not None:
+        failures += _misfit("probabilities", probabilities, len(reference))
+    if failures:
+        return incomparable(name, len(reference), *failures)
+    error = np.abs(logits - reference.logits)
+    share = _share(error, reference.tolerance)
+    agree = logits.argmax(axis=1) == reference.labels
+    failures += _excess("logit", share, error)
+    if probabilities is not None:
+        error_p = np.abs(probabilities - softmax(reference.logits))
+        failures += _excess("probability", _share(error_p, probability_tolerance(reference)), error_p)
+    lost = np.flatnonzero(reference.certified & ~agree)
+    if len(lost):
+        failures.append(f"{len(lost)} certified labels differ, the first at digit {lost[0]}")
+    return Comparison(
+        name,
+        len(reference),
+        float(error.max(initial=0)),
+        _place(error),
+        float(share.max(initial=0)),
+        _place(share),
+        int(agree.sum()),
+        int(reference.certified.sum()),
+        tuple(failures),
+    )
+
+
+def incomparable(name: str, count: int, *failures: str) -> Comparison:
+    """What came out of `count` digits is nothing that could be compared, and why."""
+    return Comparison(name, count, math.inf, None, math.inf, None, 0, 0, failures)
+
+
+def softmax(logits: Logits) -> Logits:
+    """Probabilities float64 `[N, 10]` of logits float64 `[N, 10]`."""
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
+
+
+def probability_tolerance(reference: Reference) -> Logits:
+    """How far a float32 softmax may be off, float64 `[N, 10]`.
+
+    A logit error of at most t moves a probability by a factor of at most exp(2t). Computing it then rounds, as relative
+    errors in units of u: each difference d = logit - max, |d| after exp, at most `spread` in the term and in the sum;
+    exp itself, 4 (two units in the last place) in each; nine additions; the division, or a reciprocal and a product, 2.
+    That makes 2 spread + 19 to first order; 32 leaves room for the second, and 2t for the spread of the computed
+    logits. Exponentials below the smallest normal float32 may be flushed to 0. No probability is off by more than 1.
+    """
+    t = np.minimum(reference.tolerance.max(axis=1, keepdims=True), 256.0)  # exp(512) is finite, and far beyond 1/u
+    spread = np.ptp(reference.logits, axis=1, keepdims=True) + 2 * t
+    rounding = (2 * spread + 32) * UNIT_ROUNDOFF
+    relative = np.expm1(2 * t) + np.exp(2 * t) * rounding
+    return np.asarray(np.minimum(softmax(reference.logits) * relative + SMALLEST_NORMAL, 1.0))
+
+
+def _place(errors: Logits) -> tuple[int, int] | None:
+    """Digit and class of the largest of `[N, 10]`."""
+    if not errors.size:
+        return None
+    digit, label = np.unravel_index(errors.argmax(), errors.shape)
+    return int(digit), int(label)
+
+
+def _misfit(what: str, array: NDArray[Any], count: int) -> Iterator[str]:
+    if array.dtype != np.float32 or array.shape != (count, 10):
+        yield f"{what} are {array.dtype} {array.shape}, not float32 ({count}, 10)"
+    elif not np.isfinite(array).all():
+        yield f"{what} hold NaN or infinity, first at digit {np.flatnonzero(~np.isfinite(array).all(axis=1))[0]}"
+
+
+def _share(error: Logits, tolerance: Logits) -> Logits:
+    """The error over its tolerance, where 0/0 is 0: a logit that may not err, and did not."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(error == 0, 0.0, error / tolerance)
+
+
+def _excess(what: str, share: Logits, error: Logits) -> Iterator[str]:
+    place = _place(share)
+    if place and not share[place] <= 1:  # NaN, the largest of all, is no share
+        digit, label = place
+        yield (
+            f"the {what} of class {label} for digit {digit} is off by {error[digit, label]:.2e}, "
+            f"{share[digit, label]:.3g} times what rounding allows"
+        )

@@ -1,0 +1,150 @@
+"""manifest.json: which files one export published into a folder, and what their bytes must be.
+
+`mnist-export` writes it last; until then one stands there that says `incomplete`, and is refused, as is any file that
+is not, byte for byte, the one listed. File names are relative paths with "/" that cannot leave the folder.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from mnist_runtime.errors import IntegrityError, ManifestError
+from mnist_runtime.io.files import read_whole
+
+NAME = "manifest.json"
+"""Of the manifest in its folder."""
+
+SCHEMA = 1
+"""Version of the layout; a manifest with another one is refused."""
+
+SIZE_LIMIT = 2**22
+"""Bytes of a manifest, 4 MiB; one that lists every format takes less than 20 KB."""
+
+_SHA256 = re.compile("[0-9a-f]{64}")
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+"""A relative path whose every part begins with a letter, a digit or "_": no "..", no root, no drive, no hidden file."""
+
+_EXPORT_AGAIN = "export again with mnist-export"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One published file."""
+
+    file: str
+    """Its path within the folder, with "/"."""
+    format: str
+    """What it was exported as: "onnx", "onnx-uint8", "torchscript"..."""
+    sha256: str
+    """Of its bytes, in hex."""
+    size: int
+    """In bytes."""
+    input_dtype: str | None
+    """What a model in it takes as `pixels`, "float32" or "uint8"; None for a file that is no model."""
+
+    @classmethod
+    def from_record(cls, file: str, record: Mapping[str, Any]) -> Self:
+        """Check what a manifest says of `file`.
+
+        Raises:
+            ValueError, TypeError, KeyError: it is not what a manifest says.
+        """
+        dtype = record["input"] and record["input"]["dtype"]
+        entry = cls(file, record["format"], _digest(record), record["size"], dtype)
+        if not _PLAIN.fullmatch(file):
+            raise ValueError(f"{file!r} is no plain name within the folder")
+        if not isinstance(entry.format, str) or entry.input_dtype not in {"float32", "uint8", None}:
+            raise ValueError(f"the format or input of {file} is none of ours")
+        if type(entry.size) is not int or entry.size < 1:
+            raise ValueError(f"the size of {file} is {entry.size!r}")
+        return entry
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What one export published into `folder`."""
+
+    folder: Path
+    checkpoint: str
+    """SHA-256 of the checkpoint that all files were made from, in hex."""
+    files: Mapping[str, Entry]
+    """By their path within the folder."""
+    document: Mapping[str, Any]
+    """All that it says, as JSON: also the tools and each file's parity at export."""
+
+    def read(self, file: str) -> bytes:
+        """Return the bytes of a listed file, which are those that were published.
+
+        Raises:
+            FileMissingError, FileReadError: it is not there, or cannot be read.
+            IntegrityError: its size or SHA-256 is not the one listed.
+        """
+        entry, path = self.files[file], self.folder / file
+        wanted = f"{NAME} lists it; {_EXPORT_AGAIN}"
+        try:
+            size = path.stat().st_size
+        except OSError:
+            size = entry.size  # reading says what is wrong
+        if size == entry.size:
+            data = read_whole(path, limit=entry.size, wanted=wanted)
+            if hashlib.sha256(data).hexdigest() == entry.sha256:
+                return data
+        raise IntegrityError(
+            f"{path} is not the file that {NAME} lists (its SHA-256 or size differs): it was damaged, or an export was "
+            f"interrupted; {_EXPORT_AGAIN}"
+        )
+
+    def find(self, form: str) -> Entry | None:
+        """Return the first file of a format ("onnx", "onnx-uint8", ...), or None if none was published."""
+        return next((entry for entry in self.files.values() if entry.format == form), None)
+
+
+def read_manifest(folder: str | os.PathLike[str], *, interrupted: bool = False) -> Manifest:
+    """Read the manifest.json of `folder`. The files it lists are checked when they are read.
+
+    Args:
+        folder: That `mnist-export` published into.
+        interrupted: Also read the one that an interrupted export left, which lists what may be there.
+
+    Raises:
+        FileMissingError, FileReadError: there is none, or it cannot be read.
+        ManifestError: it is damaged, not ours, or of another schema.
+    """
+    path = Path(folder) / NAME
+    data = read_whole(path, limit=SIZE_LIMIT, wanted="give a folder that mnist-export wrote")
+    with _refusal(path):
+        document = json.loads(data)
+        schema, incomplete = document["schema"], document.get("incomplete", False)
+    if incomplete and not interrupted:
+        raise ManifestError(f"an export into {folder} was interrupted; {_EXPORT_AGAIN}")
+    if schema != SCHEMA:
+        raise ManifestError(
+            f"{path} has schema {schema!r}, and this version reads {SCHEMA}; install the mnist-runtime that goes with "
+            f"it, or {_EXPORT_AGAIN}"
+        )
+    with _refusal(path):
+        files = {file: Entry.from_record(file, record) for file, record in sorted(document["files"].items())}
+        return Manifest(Path(folder), _digest(document["checkpoint"]), files, document)
+
+
+@contextlib.contextmanager
+def _refusal(path: Path) -> Iterator[None]:
+    """Tell what Python says of a document of another make as what it is."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ManifestError(f"{path} is no manifest of mnist-export ({reason}); {_EXPORT_AGAIN}") from error
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    digest = record["sha256"]
+    if not _SHA256.fullmatch(digest):
+        raise ValueError(f"{digest!r} is no SHA-256")
+    return str(digest)

@@ -1,0 +1,86 @@
+"""The command `mnist-parity`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mnist_runtime import __version__
+from mnist_runtime.console.command import FAILURE, Command, complain, note, uninterrupted
+from mnist_runtime.console.model_choice import choose_model
+
+# NumPy and onnxruntime are imported where they are used: --help and --version answer without them.
+if TYPE_CHECKING:
+    from mnist_runtime.parity.findings import Finding
+
+
+@click.command("mnist-parity", cls=Command)
+@click.argument("path", type=click.Path(path_type=Path), metavar="[MODEL|FOLDER]", required=False)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How to print what was found.",
+)
+@click.version_option(__version__)
+def parity(path: Path | None, form: str) -> int:
+    """Prove that this machine computes what was trained: replay the golden digits inside MODEL, without PyTorch.
+
+    Of a FOLDER that mnist-export wrote, every file is held against manifest.json, and every .onnx file replayed.
+
+    Without either: $MNIST_MODEL, else artifacts/mnist.onnx, else the model that comes with the package.
+
+    Exit codes: 0 parity holds; 1 it does not, or something is damaged or missing; 2 wrong usage.
+    """
+    with uninterrupted():
+        from mnist_runtime.model.artifact import BUNDLED
+        from mnist_runtime.parity.findings import verify_file, verify_folder
+
+    path = choose_model(path, note) or BUNDLED
+    findings = verify_folder(path) if path.is_dir() else [verify_file(path)]
+    if form == "json":
+        click.echo(json.dumps([finding.to_dict() for finding in findings], indent=2))
+    else:
+        _print_findings(path, [finding for finding in findings if finding.listed])
+    for finding in findings:
+        if finding.problem:
+            complain(finding.problem)
+        if not finding.listed:
+            note(f"Note: {finding.file} is not in manifest.json, and was not checked.")
+    if any(finding.problem for finding in findings):
+        return FAILURE
+    if form == "text":
+        click.echo("Parity holds: this machine computes what was trained.")
+    return 0
+
+
+def _print_findings(path: Path, findings: "list[Finding]") -> None:
+    """A table of all files; of one alone, its digest too; a drawing of the worst digit where the numbers are wrong."""
+    from dataclasses import replace
+
+    from mnist_runtime.console.drawing import has_colour
+    from mnist_runtime.parity.table import draw_worst, table
+
+    loaded = [finding.artifact for finding in findings if finding.artifact]
+    if loaded:
+        click.echo(f"engine  {loaded[0].engine}")
+    if path.is_dir():
+        click.echo(f"folder  {path}, {len(findings)} files in manifest.json")
+    elif loaded:
+        click.echo(f"model   {loaded[0].name}, {loaded[0].dtype} pixels\nsha256  {loaded[0].sha256}, seal intact")
+    compared = [replace(found.comparison, name=Path(found.file).name) for found in findings if found.comparison]
+    if compared:
+        click.echo(f"\n{table(compared)}")
+    for finding in findings:
+        if not finding.comparison and not finding.problem:
+            click.echo(f"ok    {finding.file}: as published; only .onnx files are replayed")
+        if finding.problem:
+            click.echo(f"FAIL  {finding.file}: found by the {finding.spoke} check")
+        if finding.problem and finding.artifact and finding.comparison:
+            drawn = draw_worst(finding.comparison, finding.artifact.golden, colour=has_colour(sys.stdout))
+            click.echo(f"\n{drawn}", color=True)
+    click.echo()

@@ -1,0 +1,30 @@
+"""The report of `mnist-parity` and `mnist-export`: a line per comparison, and a drawing of the worst digit."""
+
+from collections.abc import Sequence
+
+from mnist_runtime.console.drawing import beside, draw_digit
+from mnist_runtime.model.comparison import Comparison, Reference
+
+
+def table(comparisons: Sequence[Comparison]) -> str:
+    """The report: a heading, then a line for each set of digits, 80 columns at most."""
+    heading = f"{'':<24}{'digits':>8}{'same label':>12}{'certified':>11}{'worst error':>13}{'of bound':>10}"
+    lines = [
+        f"{'ok' if c.passed else 'FAIL':<6}{c.name:<18}{c.count:>8,}{c.agreeing:>12,}{c.certified:>11,}"
+        f"{c.worst_error:>13.1e}{c.worst_share:>10.2f}"
+        for c in comparisons
+    ]
+    return "\n".join([heading, *lines])
+
+
+def draw_worst(comparison: Comparison, reference: Reference, *, colour: bool) -> str:
+    """Draw the digit that is furthest outside its tolerance, beside what was trained; empty if there is none."""
+    if comparison.worst_share_at is None:
+        return ""
+    digit, label = comparison.worst_share_at
+    said = [
+        f"digit {digit} of the {comparison.name}",
+        f"class {label}: off by {comparison.worst_share:.3g} times what rounding allows",
+        f"trained: {reference.logits[digit, label]:.9g} +- {reference.tolerance[digit, label]:.2g}",
+    ]
+    return beside(draw_digit(reference.digits[digit], colour=colour), said)

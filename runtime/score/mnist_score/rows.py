@@ -1,0 +1,122 @@
+"""A shard's rows, a batch at a time: pixels for the classifier, and the other columns, which go on as they are."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mnist_runtime.digits import PIXELS, Intensities
+from mnist_runtime.errors import DigitError, FileReadError, MnistRuntimeError
+from mnist_runtime.io.npy import stream_digits
+from mnist_score.storage import Place, reason
+
+T = TypeVar("T")
+
+BATCH = 4096
+"""Digits in memory at a time: 3 MiB of uint8."""
+
+COLUMN = "pixels"
+"""Of a Parquet shard, where its digits are."""
+
+_BUFFER = 2**23  # bytes of a column read at a time: the size of a row group does not matter
+_WANTED = f"fixed_size_binary({PIXELS}), or lists of {PIXELS} uint8"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a shard holds."""
+
+    count: int
+    """Digits in it."""
+    schema: pa.Schema
+    """Of the columns beside the pixels."""
+    batches: Iterator[tuple[NDArray[Any], list[pa.Array]]]
+    """Pixels `[n, 784]` of any accepted dtype, and those columns, of at most `BATCH` rows, in order."""
+
+
+@contextlib.contextmanager
+def open_rows(folder: Place, name: str) -> Iterator[Rows]:
+    """Open the shard `name` of `folder`, of which no more than a batch, or a compressed page, is held in memory.
+
+    Raises:
+        FileMissingError: it is not there.
+        FileReadError: it cannot be read.
+        DigitError: it holds no digits. What is bad may also be found by the batch that it is in.
+    """
+    with folder.open(name) as file:
+        if name.endswith(".npy"):
+            with _read_errors(name):
+                count, chunks = stream_digits(file, file.size(), name, BATCH)
+            yield Rows(count, pa.schema([]), _reading(((chunk, []) for chunk in chunks), name))
+            return
+        with _read_errors(name):
+            parquet = pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True)
+        with parquet:
+            yield _of_parquet(parquet, name)
+
+
+@contextlib.contextmanager
+def _read_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except MnistRuntimeError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise FileReadError(
+            f"{name} cannot be read ({reason(error)}); mend it, and the next run tries it again"
+        ) from error
+
+
+def _reading(batches: Iterator[T], name: str) -> Iterator[T]:
+    while True:
+        with _read_errors(name):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
+def _of_parquet(parquet: pq.ParquetFile, name: str) -> Rows:
+    with _read_errors(name):
+        schema = parquet.schema_arrow
+    if (count := schema.names.count(COLUMN)) != 1:
+        found = f"{count} columns" if count else "no column"
+        raise DigitError(f"{name} has {found} {COLUMN} ({', '.join(schema.names)}); name that of the digits so")
+    at = schema.get_field_index(COLUMN)
+
+    def batches() -> Iterator[tuple[NDArray[Any], list[pa.Array]]]:
+        for batch in _reading(parquet.iter_batches(BATCH, use_threads=False), name):
+            columns = batch.columns
+            yield _pixels(columns.pop(at), name), columns
+
+    return Rows(parquet.metadata.num_rows, schema.remove(at).remove_metadata(), batches())
+
+
+def _pixels(column: pa.Array, name: str) -> Intensities:
+    """View a column of digits as uint8 `[n, 784]`."""
+    if isinstance(column, pa.ExtensionArray):  # a tensor of 28x28 is stored as a list
+        column = column.storage
+    kind = column.type
+    if column.null_count:
+        raise DigitError(f"{name} has {column.null_count:,} rows whose {COLUMN} are null; drop or fill them")
+    if pa.types.is_fixed_size_binary(kind) and kind.byte_width == PIXELS:
+        flat = column.buffers()[1]
+        return np.frombuffer(flat or b"", np.uint8, len(column) * PIXELS, column.offset * PIXELS).reshape(-1, PIXELS)
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if not is_list or kind.value_type != pa.uint8():
+        raise DigitError(f"{name} has {COLUMN} of type {kind}, and they have to be {_WANTED}; convert them")
+    lengths = pc.min_max(pc.list_value_length(column)).as_py()
+    if len(column) and set(lengths.values()) != {PIXELS}:
+        odd = lengths["min"] if lengths["min"] != PIXELS else lengths["max"]
+        raise DigitError(f"{name} has a row of {odd:,} {COLUMN}, and a digit has {PIXELS}; mend or drop it")
+    values = column.flatten()
+    if values.null_count:
+        raise DigitError(f"{name} has {values.null_count:,} {COLUMN} that are null; mend or drop those digits")
+    digits: Intensities = values.to_numpy().reshape(-1, PIXELS)
+    return digits

@@ -1,0 +1,42 @@
+"""The Open Inference Protocol (KServe V2) over HTTP: `mnist-serve`, and `create_app` for any ASGI server.
+
+>>> from mnist_runtime import Classifier
+>>> from mnist_serve import ServedModel, create_app
+>>> app = create_app(ServedModel(Classifier(), name="mnist"))
+
+Importing this package loads nothing heavy: the server's libraries come with the first name you use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mnist_serve.app import Limits, create_app
+    from mnist_serve.batching import Batching
+    from mnist_serve.log import Log
+    from mnist_serve.model import ServedModel
+    from mnist_serve.reload import load_proven
+    from mnist_serve.server import run
+
+_HOMES = {
+    "Batching": "batching",
+    "Limits": "app",
+    "Log": "log",
+    "ServedModel": "model",
+    "create_app": "app",
+    "load_proven": "reload",
+    "run": "server",
+}
+
+__all__ = ["Batching", "Limits", "Log", "ServedModel", "create_app", "load_proven", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

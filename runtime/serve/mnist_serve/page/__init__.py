@@ -1,0 +1,90 @@
+"""The page to draw a digit on: one self-contained HTML file, and the answer to the picture that it sends.
+
+The browser only draws. Drawings and uploads go through `mnist_runtime.io.images`, as every image does.
+"""
+
+import base64
+import hashlib
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from anyio import CapacityLimiter, to_thread
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from mnist_runtime.classifier import Classifier
+from mnist_runtime.cpus import usable_cpus
+from mnist_runtime.errors import DigitError
+from mnist_runtime.io.images import read_image
+from mnist_serve.bodies import read
+
+_FOLDER = Path(__file__).parent
+_STYLE = '<link rel="stylesheet" href="page.css">'
+_SCRIPT = '<script type="module" src="page.js"></script>'
+
+
+def routes(current: Callable[[], Classifier]) -> list[Route]:
+    """`GET /`, the page, and `POST /digit`, which answers one image; `current` gives the classifier of the moment."""
+    html, policy = _assemble()
+    headers = {
+        "Content-Security-Policy": policy,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-cache",  # kept, and asked for again by its ETag
+        "ETag": f'"{hashlib.sha256(html).hexdigest()[:32]}"',
+    }
+    decoders = CapacityLimiter(usable_cpus())  # a large photograph takes some 200 MiB while it is decoded
+
+    async def page(request: Request) -> Response:
+        known = request.headers.get("if-none-match", "").split(",")
+        if headers["ETag"] in (tag.strip().removeprefix("W/") for tag in known):
+            return Response(status_code=304, headers=headers)
+        return Response(html, media_type="text/html", headers=headers)
+
+    async def digit(request: Request) -> Response:
+        image = await read(request.receive)
+        if image is None:
+            return Response(status_code=499)  # the client has gone, and nobody receives this
+        try:
+            answer = await to_thread.run_sync(partial(_answer, image, current()), limiter=decoders)
+        except DigitError as error:
+            return JSONResponse({"error": str(error)}, 422)
+        return JSONResponse(answer)
+
+    return [Route("/", page), Route("/digit", digit, methods=["POST"])]
+
+
+def _assemble() -> tuple[bytes, str]:
+    """The page in one piece, and the policy under which nothing but its own style and script is at work in it."""
+    html, style, script = ((_FOLDER / name).read_text("utf-8") for name in ("index.html", "page.css", "page.js"))
+    for tag, inline in ((_STYLE, f"<style>{style}</style>"), (_SCRIPT, f'<script type="module">{script}</script>')):
+        html = html.replace(tag, inline)
+    policy = (
+        f"default-src 'none'; style-src {_source(style)}; script-src {_source(script)}; connect-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"  # data: is the tab's icon
+    )
+    return html.encode(), policy
+
+
+def _source(text: str) -> str:
+    """A text as the source list of a Content-Security-Policy names it: by its SHA-256."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _answer(image: bytes, classifier: Classifier) -> dict[str, object]:
+    """What the page shows of an image: the prediction, the pixels it was made from, times and the model's digest."""
+    started = time.perf_counter()
+    pixels = read_image(image, "the image")
+    prepared = time.perf_counter()
+    prediction = classifier.classify(pixels)
+    classified = time.perf_counter()
+    return {
+        **prediction.to_dict(),
+        "pixels": pixels.tolist(),
+        "preprocessing_ms": 1000 * (prepared - started),
+        "inference_ms": 1000 * (classified - prepared),
+        "sha256": classifier.digests[-1],  # of two graphs, the second is the one for uint8 pixels
+    }

@@ -1,0 +1,289 @@
+"""mnist-infer and mnist-parity as people run them: real processes, real files."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+import onnxruntime
+import pytest
+
+import mnist_runtime
+from mnist_runtime import Classifier, FileReadError, MnistRuntimeError, __version__
+from mnist_runtime.console.command import Command, uninterrupted
+
+
+@pytest.fixture
+def folder(tmp_path, test_split) -> Path:
+    """A working folder without artifacts: one digit, many digits, and a file that is none."""
+    np.save(tmp_path / "seven.npy", test_split.images[0])
+    np.save(tmp_path / "many.npy", test_split.images[:5])
+    (tmp_path / "broken.npy").write_bytes(b"not a digit")
+    return tmp_path
+
+
+def test_one_digit_is_drawn_with_its_probabilities(run, folder):
+    result = run("mnist-infer", "seven.npy", cwd=folder)
+    lines = result.stdout.decode().splitlines()
+    assert result.returncode == 0
+    assert any("▀" in line or "█" in line for line in lines[:14])
+    assert any(line.rstrip().endswith("99.84%") and "7  ███" in line for line in lines)
+    assert lines[-1] == "seven.npy: 7 (99.84%)"
+    assert max(map(len, lines)) <= 80
+    assert b"\x1b" not in result.stdout
+    assert result.stderr.decode() == f"Using the bundled model (no {Path('artifacts/mnist.onnx')} here).\n"
+
+
+def test_many_digits_get_a_line_each(run, folder):
+    result = run("mnist-infer", "many.npy", "seven.npy", cwd=folder)
+    assert [line[0] for line in result.stdout.decode().splitlines()] == list("721047")
+    assert result.stdout.decode().splitlines()[2] == "1   98.06%  many.npy[2]"
+
+
+def test_every_format_tells_the_same(run, folder, test_split):
+    expected = [
+        (p.label, p.probability, list(p.probabilities)) for p in map(Classifier().classify, test_split.images[:5])
+    ]
+    text = {
+        form: run("mnist-infer", "many.npy", "--format", form, cwd=folder).stdout.decode()
+        for form in ("json", "jsonl", "csv")
+    }
+    from_json = json.loads(text["json"])
+    assert [(row["source"], row["index"]) for row in from_json] == [("many.npy", index) for index in range(5)]
+    assert [(row["label"], row["probability"], row["probabilities"]) for row in from_json] == expected
+    assert [json.loads(line) for line in text["jsonl"].splitlines()] == from_json
+    rows = list(csv.DictReader(io.StringIO(text["csv"])))
+    assert [(int(row["label"]), float(row["probability"])) for row in rows] == [row[:2] for row in expected]
+    assert [[float(row[f"probability_{label}"]) for label in range(10)] for row in rows] == [row[2] for row in expected]
+
+
+def test_standard_input_is_a_file_too(run, folder):
+    result = run("mnist-infer", "-", "--format", "jsonl", cwd=folder, input=(folder / "seven.npy").read_bytes())
+    assert json.loads(result.stdout)["source"] == "-"
+    assert json.loads(result.stdout)["label"] == 7
+
+
+def test_a_file_that_fails_leaves_the_others_answered(run, folder):
+    result = run("mnist-infer", "broken.npy", "many.npy", "absent.npy", "--format", "json", cwd=folder)
+    assert result.returncode == 1
+    assert [row["label"] for row in json.loads(result.stdout)] == [7, 2, 1, 0, 4]
+    complaints = result.stderr.decode().splitlines()[1:]
+    assert [line.split()[:2] for line in complaints] == [["Error:", "broken.npy"], ["Error:", "absent.npy"]]
+
+
+def test_nothing_answered_is_still_valid_output(run, folder):
+    result = run("mnist-infer", "broken.npy", "--format", "json", cwd=folder)
+    assert (result.returncode, json.loads(result.stdout)) == (1, [])
+    empty = np.empty((0, 28, 28), np.uint8)
+    np.save(folder / "none.npy", empty)
+    result = run("mnist-infer", "none.npy", cwd=folder)
+    assert (result.returncode, result.stdout) == (0, b"")
+
+
+@pytest.mark.parametrize("args", [[], ["x.npy", "--format", "yaml"], ["--frobnicate"]])
+def test_wrong_usage_exits_2(run, args):
+    result = run("mnist-infer", *args)
+    assert result.returncode == 2
+    assert b"Usage: mnist-infer" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "args", "named"),
+    [
+        ("mnist-infer", [""], "PATH..."),
+        ("mnist-infer", ["seven.npy", ""], "PATH..."),
+        ("mnist-infer", ["seven.npy", "--output="], "--output"),
+        ("mnist-infer", ["seven.npy", "-o", ""], "--output"),
+        ("mnist-infer", ["seven.npy", "--model", ""], "--model"),
+        ("mnist-parity", [""], "[MODEL|FOLDER]"),
+    ],
+)
+def test_an_empty_argument_is_no_path(run, folder, command, args, named):
+    result = run(command, *args, cwd=folder)
+    assert result.returncode == 2
+    (said,) = (line for line in result.stderr.decode().splitlines() if line.startswith("Error"))
+    assert said.startswith(f"Error: Invalid value for '{named}'")
+    assert said.endswith("it is empty; is a variable unset?")
+    assert {path.name for path in folder.iterdir()} == {"seven.npy", "many.npy", "broken.npy"}
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.zeros((32, 32), np.uint8), "(32, 32)"),
+        (np.full((28, 28), np.nan), "NaN"),
+        (np.full((28, 28), 7.0), "divide 0-255 intensities by 256"),
+        (np.array(["seven"]), "save uint8 or float digits"),
+    ],
+)
+def test_wrong_digits_are_one_sentence_that_names_the_file(run, tmp_path, array, said):
+    np.save(tmp_path / "wrong.npy", array)
+    result = run("mnist-infer", "wrong.npy", cwd=tmp_path)
+    (_, complaint) = result.stderr.decode().splitlines()
+    assert result.returncode == 1
+    assert complaint.startswith("Error: wrong.npy")
+    assert said in complaint
+
+
+def test_the_model_is_chosen_by_flag_then_environment_then_folder(run, folder, exported):
+    (folder / "artifacts").mkdir()
+    (folder / "artifacts" / "mnist.onnx").write_bytes((exported / "mnist.onnx").read_bytes())
+    said = run("mnist-infer", "seven.npy", cwd=folder).stderr.decode()
+    assert said == f"Using {Path('artifacts/mnist.onnx')} (found here).\n"
+    env = {"MNIST_MODEL": str(exported / "mnist.uint8.onnx")}
+    said = run("mnist-infer", "seven.npy", cwd=folder, env=env).stderr.decode()
+    assert said == f"Using {exported / 'mnist.uint8.onnx'} ($MNIST_MODEL).\n"
+    flagged = run("mnist-infer", "seven.npy", "--model", exported / "mnist.onnx", cwd=folder, env=env)
+    assert (flagged.returncode, flagged.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", None])
+def test_a_model_that_cannot_be_used_exits_1_and_is_named(run, folder, content):
+    if content is not None:
+        (folder / "bad.onnx").write_bytes(content)
+    for command in (["mnist-infer", "seven.npy", "--model", "bad.onnx"], ["mnist-parity", "bad.onnx"]):
+        result = run(*command, cwd=folder)
+        (complaint,) = result.stderr.decode().splitlines()
+        assert result.returncode == 1
+        assert complaint.startswith("Error: bad.onnx ")
+        assert complaint.endswith("give a .onnx file that mnist-export wrote")
+
+
+def test_a_reader_that_leaves_early_ends_it_quietly(folder, test_split):
+    np.save(folder / "all.npy", test_split.images)
+    command = f"'{Path(sys.executable).parent / 'mnist-infer'}' all.npy --format csv"
+    script = f"set -o pipefail; {command} | head -n 1"
+    result = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, check=False, timeout=60)
+    assert result.returncode == 0
+    assert result.stdout.startswith(b"schema,source,index,label")
+    assert b"Traceback" not in result.stderr
+    assert b"Error" not in result.stderr
+
+
+def test_the_file_is_named_even_where_its_name_is_part_of_the_sentence(run, folder):
+    np.save(folder / "bad.npy", np.full((28, 28), np.nan, np.float32))
+    (folder / "bad.npy").rename(folder / "a")
+    assert run("mnist-infer", "a", cwd=folder).stderr.decode().splitlines()[-1].startswith("Error: a: there is a NaN")
+    assert run("mnist-infer", "a", "-o", "o.npy", "--shard", "1/" + "9" * 5000, cwd=folder).returncode == 2
+
+
+def test_a_name_that_no_file_can_have_leaves_the_others_answered(run, folder):
+    for name in ("x" * 300, "seven.npy/x.npy"):
+        result = run("mnist-infer", name, "seven.npy", "--format", "csv", cwd=folder)
+        assert result.returncode == 1
+        assert b"seven.npy,0,7," in result.stdout
+        (complaint,) = [line for line in result.stderr.decode().splitlines() if line.startswith("Error")]
+        assert complaint.startswith(f"Error: {name} ")
+    for option in ("--model", "--output"):
+        result = run("mnist-infer", "seven.npy", option, "x" * 300, cwd=folder)
+        assert result.returncode == 1
+        assert result.stderr.decode().splitlines()[-1].startswith("Error: ")
+    with pytest.raises(FileReadError, match="null byte"):
+        Classifier("a\0b")
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "says"),
+    [
+        (
+            "mnist-infer seven.npy > /dev/full",
+            1,
+            "Error: standard output cannot be written (No space left on device); ",
+        ),
+        ("mnist-infer seven.npy --format json > /dev/full", 1, "Error: standard output cannot be written"),
+        ("mnist-infer seven.npy >&-", 0, ""),
+        ("mnist-infer - <&-", 1, "Error: -: standard input is empty; "),
+        ("mnist-infer seven.npy -o closed.npy 2>&-", 0, ""),
+        ("PYTHONIOENCODING=ascii mnist-infer seven.npy", 0, ""),
+    ],
+)
+def test_streams_that_are_full_closed_or_poor_are_no_traceback(folder, line, status, says):
+    env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    result = subprocess.run(["bash", "-c", line], cwd=folder, env=env, capture_output=True, check=False, timeout=60)
+    assert result.returncode == status, result.stderr
+    assert says in result.stderr.decode()
+    assert b"Traceback" not in result.stderr
+    assert b"Exception" not in result.stderr
+
+
+def test_an_error_of_something_else_is_not_blamed_on_standard_output(capsys):
+    @click.command(cls=Command)
+    def fails():
+        raise TimeoutError("somewhere else")
+
+    with pytest.raises(TimeoutError, match="somewhere else"):
+        fails.main([])
+    assert "standard output" not in capsys.readouterr().err
+
+
+def test_a_ctrl_c_while_native_modules_are_imported_waits_for_their_end():
+    reached = False
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        with uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            reached = True
+        pytest.fail("the signal was lost")
+    assert reached
+
+
+def test_the_version_names_engine_and_model(run, bundled):
+    said = run("mnist-infer", "--version").stdout.decode().splitlines()
+    assert said == [
+        f"mnist-infer, version {__version__}",
+        f"onnxruntime {onnxruntime.__version__}",
+        f"bundled model sha256 {hashlib.sha256(bundled.read_bytes()).hexdigest()}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin"),
+    [
+        ("DigitError", ValueError),
+        ("ArtifactError", ValueError),
+        ("IntegrityError", ValueError),
+        ("ManifestError", ValueError),
+        ("FileReadError", OSError),
+        ("FileMissingError", FileNotFoundError),
+        ("FileWriteError", OSError),
+        ("OptionError", ValueError),
+        ("ClosedError", ValueError),
+        ("ExtraMissingError", ImportError),
+        ("ClusterError", RuntimeError),
+    ],
+)
+def test_every_error_is_ours_and_the_builtin_one_would_catch(error, builtin):
+    assert issubclass(getattr(mnist_runtime, error), MnistRuntimeError)
+    assert issubclass(getattr(mnist_runtime, error), builtin)
+
+
+@pytest.mark.parametrize("args", [["--show", "--format", "json"], ["--labels", "y.npy", "--top-k", "2"]])
+def test_options_that_would_do_nothing_are_refused(run, folder, args):
+    result = run("mnist-infer", "seven.npy", *args, cwd=folder)
+    assert (result.returncode, result.stdout) == (2, b"")
+
+
+def test_a_terminal_gets_greys_unless_no_color_is_set(terminal, folder):
+    assert "\x1b[38;5;" in terminal("mnist-infer", "seven.npy", cwd=folder).read()
+    assert "\x1b" not in terminal("mnist-infer", "seven.npy", cwd=folder, env={"NO_COLOR": "1"}).read()
+
+
+def test_a_terminal_as_standard_input_is_told_what_to_pipe(terminal, folder):
+    assert "pipe a file into it" in terminal("mnist-infer", "-", cwd=folder).read()
+
+
+@pytest.mark.parametrize("command", ["mnist-infer", "mnist-parity"])
+def test_help_and_version_need_neither_numpy_nor_onnxruntime(command):
+    for flag, expected in (("--help", "Exit codes"), ("--version", __version__)):
+        code = (
+            "import sys; sys.modules['numpy'] = sys.modules['onnxruntime'] = None; "
+            f"from mnist_runtime.{command[6:]}.cli import {command[6:]} as command; command(['{flag}'])"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert expected in done.stdout

@@ -1,0 +1,195 @@
+"""What mnist-infer takes: folders, globs, archives, images and standard input; one bad file ends nothing."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mnist_runtime
+
+
+@pytest.fixture(scope="module")
+def folder(test_split, tmp_path_factory):
+    """Digits 7 2 1 0 4 in every kind of file, one bad file, one stranger, one folder below."""
+    folder = tmp_path_factory.mktemp("folder")
+    np.save(folder / "a.npy", test_split.images[0])
+    np.savez_compressed(folder / "b.npz", x=test_split.images[1:3], y=test_split.labels[1:3])
+    Image.fromarray(255 - test_split.images[3]).resize((200, 200)).save(folder / "c.png")
+    (folder / "d.npy").write_bytes(b"no digits")
+    (folder / "notes.txt").write_text("not for us")
+    (folder / ".hidden.npy").write_bytes(b"nor this")
+    (folder / "deeper").mkdir()
+    np.save(folder / "deeper" / "e.npy", test_split.images[4:5] / 256)
+    return folder
+
+
+def labels(result):
+    return [json.loads(line)["label"] for line in result.stdout.splitlines()]
+
+
+def test_a_folder_is_read_in_order_and_a_bad_file_does_not_end_it(run, folder):
+    result = run("mnist-infer", folder, "--format", "jsonl")
+    assert labels(result) == [7, 2, 1, 0]
+    assert result.returncode == 1
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith(b"Error")]
+    assert b"d.npy" in line
+    assert labels(run("mnist-infer", folder, "--recursive", "--format", "jsonl")) == [7, 2, 1, 0, 4]
+
+
+def test_a_quoted_glob_is_expanded(run, folder):
+    result = run("mnist-infer", f"{folder}/[ab].np*", "--format", "jsonl")
+    assert (result.returncode, labels(result)) == (0, [7, 2, 1])
+    result = run("mnist-infer", f"{folder}/**/e.npy", "-r", "--format", "jsonl")
+    assert (result.returncode, labels(result)) == (0, [4])
+    assert b"matches no file" in run("mnist-infer", f"{folder}/*.gif").stderr
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("a.npy", [7]), ("b.npz", [2, 1]), ("c.png", [0])])
+def test_standard_input_is_told_by_its_bytes(run, folder, name, wanted):
+    result = run("mnist-infer", "-", "--format", "jsonl", input=(folder / name).read_bytes())
+    assert (result.returncode, labels(result)) == (0, wanted)
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("a.npy", [7]), ("b.npz", [2, 1]), ("c.png", [0])])
+def test_a_fifo_is_read_as_standard_input_is(run, folder, tmp_path, name, wanted):
+    os.mkfifo(tmp_path / "fifo")
+    with subprocess.Popen(["sh", "-c", 'cat "$0" > "$1"', folder / name, tmp_path / "fifo"]):
+        result = run("mnist-infer", tmp_path / "fifo", "--format", "jsonl")
+    assert (result.returncode, labels(result)) == (0, wanted)
+    assert json.loads(result.stdout.splitlines()[0])["source"].startswith(str(tmp_path / "fifo"))
+
+
+def test_a_process_substitution_is_read_and_an_empty_one_told(run, folder):
+    for substitution, code, wanted in ((f"cat {folder}/a.npy", 0, [7]), ("true", 1, [])):
+        read, write = os.pipe()
+        with subprocess.Popen(["sh", "-c", substitution], stdout=write):
+            os.close(write)
+            result = run("mnist-infer", f"/dev/fd/{read}", "--format", "jsonl", pass_fds=[read])
+        os.close(read)
+        assert (result.returncode, labels(result)) == (code, wanted)
+        assert (b"is empty; give" in result.stderr) == bool(code)
+
+
+def test_empty_input_and_empty_folder_are_told(run, tmp_path):
+    assert b"standard input is empty" in run("mnist-infer", "-", input=b"").stderr
+    assert b"holds no " in run("mnist-infer", tmp_path).stderr
+    (tmp_path / "e.npy").touch()
+    assert b"is empty" in run("mnist-infer", tmp_path / "e.npy").stderr
+
+
+def test_an_archive_without_digits_or_damaged_is_told(run, tmp_path):
+    np.savez(tmp_path / "labels.npz", y=np.arange(5))
+    assert b"holds no digits" in run("mnist-infer", tmp_path / "labels.npz").stderr
+    data = io.BytesIO()
+    np.savez_compressed(data, x=np.random.default_rng(0).integers(0, 256, (3, 28, 28), np.uint8))
+    damaged = bytearray(data.getvalue())
+    damaged[300] ^= 0xFF
+    (tmp_path / "damaged.npz").write_bytes(damaged)
+    result = run("mnist-infer", tmp_path / "damaged.npz")
+    assert result.returncode == 1
+    assert b"Traceback" not in result.stderr
+
+
+def test_an_archive_of_which_some_digits_are_damaged_fails(run, test_split, tmp_path):
+    good, bad = io.BytesIO(), io.BytesIO()
+    np.save(good, test_split.images[:2])
+    np.save(bad, test_split.images[2:4])
+    for damaged in (bad.getvalue()[:-1], bad.getvalue().replace(b"\x01\x00v", b"\x09\x00v")):
+        with zipfile.ZipFile(tmp_path / "some.npz", "w") as archive:
+            archive.writestr("a.npy", good.getvalue())
+            archive.writestr("b.npy", damaged)
+            archive.writestr("notes.txt", "none of ours")
+        result = run("mnist-infer", "some.npz", "--format", "jsonl", cwd=tmp_path)
+        assert (result.returncode, labels(result)) == (1, [7, 2])
+        assert b"some.npz:b " in result.stderr
+
+
+def test_a_glob_passes_over_folders(run, folder):
+    (folder / "deeper").mkdir(exist_ok=True)
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / "x.npy").write_bytes(b"not looked at")
+    assert b".hidden" not in run("mnist-infer", folder, "--recursive").stderr
+    result = run("mnist-infer", "**", "--recursive", "--format", "jsonl", cwd=folder)
+    assert b"is a folder" not in result.stderr
+
+
+def test_an_archive_that_claims_more_than_it_may_is_refused_unread(run, tmp_path):
+    header = io.BytesIO()
+    shape = {"descr": "|u1", "fortran_order": False, "shape": (10**12, 28, 28)}
+    np.lib.format.write_array_header_1_0(header, shape)
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w") as archive:
+        archive.writestr("x.npy", header.getvalue())
+    result = run("mnist-infer", tmp_path / "bomb.npz")
+    assert (result.returncode, b"more than 1 GiB" in result.stderr) == (1, True)
+
+
+@pytest.fixture
+def without_pillow(tmp_path):
+    """The environment of a process that has all the packages of this one but Pillow."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for entry in Path(np.__file__).parents[1].iterdir():
+        if not entry.name.lower().startswith(("pil", "__pycache__")):
+            (packages / entry.name).symlink_to(entry)
+    return os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (packages, Path(mnist_runtime.__file__).parents[1])))}
+
+
+def test_an_image_without_pillow_is_told_what_to_install_and_arrays_are_read(folder, without_pillow):
+    program = "from mnist_runtime.infer.cli import infer; infer()"
+    command = [sys.executable, "-S", "-c", program, folder / "c.png", folder / "a.npy", "--format", "jsonl"]
+    result = subprocess.run(command, env=without_pillow, capture_output=True, check=False, timeout=60)
+    assert (result.returncode, labels(result)) == (1, [7])
+    sentence = f'Error: {folder}/c.png: images need Pillow; install it with pip install "mnist-runtime[image]"'
+    assert sentence in result.stderr.decode().splitlines()
+    chunks = f"list(s.chunks({str(folder / 'c.png')!r}))"
+    program = f"import mnist_runtime.infer.inputs as s\ntry: {chunks}\nexcept ImportError: pass"
+    subprocess.run([sys.executable, "-S", "-c", program], env=without_pillow, check=True, timeout=60)
+
+
+def test_show_draws_every_digit(run, folder):
+    result = run("mnist-infer", folder / "b.npz", folder / "c.png", "--show")
+    assert result.stdout.decode().count("█" * 5) >= 3
+    assert b"c.png: 0 (" in result.stdout
+
+
+def test_labels_give_accuracy_and_confusion_for_what_was_read(run, folder, tmp_path):
+    np.save(tmp_path / "y.npy", np.array([7, 2, 1, 6]))
+    paths = [folder / name for name in ("a.npy", "b.npz", "c.png")]
+    result = run("mnist-infer", *paths, "--labels", tmp_path / "y.npy")
+    assert result.stdout.startswith(b"accuracy  75.00%  (3 of 4; 95 % interval 30.06% to 95.44%)")
+    for wrong, sentence in (([7, 2, 1, 0, 0], b"give one label a digit"), ([7], b"more digits than"), ([70], b"0-9")):
+        np.save(tmp_path / "y.npy", np.array(wrong))
+        result = run("mnist-infer", *paths, "--labels", tmp_path / "y.npy")
+        assert result.returncode == 1
+        assert sentence in result.stderr
+
+
+def test_labels_are_not_matched_after_an_input_failed(run, folder, tmp_path):
+    np.save(tmp_path / "y.npy", np.array([7, 2, 1]))
+    paths = [folder / "a.npy", folder / "d.npy", folder / "b.npz"]  # 3 digits are read: as many as labels
+    for more, sentence in (([], b"Error: 1 input failed, so"), ([tmp_path / "no.npy"], b"Error: 2 inputs failed, so")):
+        result = run("mnist-infer", *paths, *more, "--labels", tmp_path / "y.npy")
+        assert (result.returncode, result.stdout) == (1, b"")
+        assert sentence in result.stderr
+        assert b"d.npy" in result.stderr
+
+
+def test_help_and_version_load_neither_numpy_nor_onnxruntime():
+    for flag in ("--help", "--version"):
+        program = f"""
+import sys
+from mnist_runtime.infer.cli import infer
+try:
+    infer(["{flag}"])
+finally:
+    print(sorted({{"numpy", "onnxruntime", "PIL"}} & set(sys.modules)))
+"""
+        output = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=60).stdout
+        assert output.endswith(b"[]\n")

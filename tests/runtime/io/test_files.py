@@ -1,0 +1,87 @@
+"""Files are read within limits, and written whole or not at all."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from mnist_runtime.errors import FileMissingError, FileReadError, FileWriteError
+from mnist_runtime.io.files import ensure_writable, read_whole, write_atomically
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    write_atomically(tmp_path / "new folder" / "a file", b"bytes")
+    assert read_whole(tmp_path / "new folder" / "a file", limit=5, wanted="") == b"bytes"
+
+
+def test_nothing_else_is_left_in_the_folder(tmp_path):
+    write_atomically(tmp_path / "file", b"old")
+    write_atomically(tmp_path / "file", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
+def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path):
+    write_atomically(tmp_path / "ours", b"")
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_folder_at_the_path_is_kept(tmp_path):
+    (tmp_path / "there").mkdir()
+    with pytest.raises(FileWriteError, match=r"cannot write .*there"):
+        write_atomically(tmp_path / "there", b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_a_parent_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_bytes(b"kept")
+    with pytest.raises(FileWriteError):
+        write_atomically(tmp_path / "file" / "inner", b"x")
+    with pytest.raises(FileWriteError, match="choose another folder"):
+        ensure_writable(tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == b"kept"
+
+
+def test_a_folder_is_tried_without_a_trace(tmp_path):
+    ensure_writable(tmp_path / "made")
+    assert list((tmp_path / "made").iterdir()) == []
+
+
+KILLED_WHILE_WRITING = """
+import os, signal, sys
+from mnist_runtime.io import files
+os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+files.write_atomically(sys.argv[1], b"new" * 1000)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX")
+def test_a_process_killed_before_the_rename_leaves_the_old_file(tmp_path):
+    (tmp_path / "file").write_bytes(b"old")
+    killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING, tmp_path / "file"], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"", "is empty"), (b"123456", "is larger than")])
+def test_files_of_a_wrong_size_are_refused(tmp_path, content, said):
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(FileReadError, match=said):
+        read_whole(tmp_path / "file", limit=5, wanted="give another")
+
+
+def test_an_endless_device_is_read_to_the_limit_only():
+    with pytest.raises(FileReadError, match="is larger than"):
+        read_whole("/dev/zero", limit=1000, wanted="give a file")
+
+
+def test_a_missing_file_a_folder_and_an_impossible_name_say_what_to_give(tmp_path):
+    with pytest.raises(FileMissingError, match="does not exist; give a model"):
+        read_whole(tmp_path / "absent", limit=5, wanted="give a model")
+    with pytest.raises(FileReadError, match="is a folder; give a model"):
+        read_whole(tmp_path, limit=5, wanted="give a model")
+    with pytest.raises(FileReadError, match=r"cannot be read .*; give a model"):
+        read_whole(tmp_path / ("x" * 300), limit=5, wanted="give a model")

@@ -1,0 +1,35 @@
+"""mnist-parity as people run it: real processes, real files."""
+
+import numpy as np
+
+
+def test_parity_of_the_bundled_model_holds_here(run, tmp_path):
+    result = run("mnist-parity", cwd=tmp_path)
+    assert result.returncode == 0
+    assert result.stdout.decode().splitlines()[-1] == "Parity holds: this machine computes what was trained."
+    assert b"seal intact" in result.stdout
+
+
+def test_a_damaged_model_fails_parity(run, exported, tmp_path):
+    damaged = bytearray((exported / "mnist.onnx").read_bytes())
+    damaged[10_000] ^= 0x40
+    (tmp_path / "damaged.onnx").write_bytes(damaged)
+    result = run("mnist-parity", "damaged.onnx", cwd=tmp_path)
+    assert result.returncode == 1
+    assert b"seal does not match" in result.stderr
+
+
+def test_a_resealed_model_with_other_weights_fails_parity_by_the_numbers(run, exported, tmp_path):
+    import onnx
+
+    from mnist_runtime.model.artifact import seal
+
+    proto = onnx.load(exported / "mnist.onnx")
+    bias = next(tensor for tensor in proto.graph.initializer if list(tensor.dims) == [10])
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(0.001), bias.name))
+    next(prop for prop in proto.metadata_props if prop.key == "mnist_edge.sha256").value = "0" * 64
+    (tmp_path / "other.onnx").write_bytes(seal(proto.SerializeToString(deterministic=True)))
+    result = run("mnist-parity", "other.onnx", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "FAIL" in result.stdout.decode()
+    assert "other.onnx is not at parity: the logit of class" in result.stderr.decode()

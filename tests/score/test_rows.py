@@ -1,0 +1,127 @@
+"""What shards are read: every layout of pixels, and what is refused."""
+
+import io
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mnist_runtime import DigitError, FileMissingError
+from mnist_score.rows import BATCH, open_rows
+from mnist_score.storage import Place
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Place.at(str(tmp_path))
+
+
+def read(folder, name):
+    with open_rows(folder, name) as rows:
+        pixels, columns = zip(*rows.batches, strict=True)
+        return rows, np.concatenate(pixels), columns
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.binary(784), pa.list_(pa.uint8()), pa.large_list(pa.uint8()), pa.list_(pa.uint8(), 784)],
+    ids=["fixed_size_binary", "list", "large_list", "fixed_size_list"],
+)
+def test_every_layout_of_pixels_is_read_with_the_columns_beside_them(folder, tmp_path, real, kind, column):
+    digits = real[:5000].reshape(-1, 784)
+    table = pa.table({"name": [str(i) for i in range(5000)], "pixels": column(digits, kind), "year": range(5000)})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=3000)
+    rows, pixels, columns = read(folder, "a.parquet")
+    assert rows.count == 5000
+    assert rows.schema.names == ["name", "year"]
+    assert pixels.dtype == np.uint8
+    assert np.array_equal(pixels, digits)
+    assert max(len(names) for names, _ in columns) <= BATCH
+    assert [name for names, _ in columns for name in names.to_pylist()] == table["name"].to_pylist()
+
+
+def test_the_tensors_that_ray_and_arrow_write_are_lists_to_us(folder, tmp_path, real):
+    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(real[:100]))
+    pq.write_table(pa.table({"pixels": tensors}), tmp_path / "a.parquet")
+    assert np.array_equal(read(folder, "a.parquet")[1], real[:100].reshape(-1, 784))
+
+
+@pytest.mark.parametrize("shape", [(-1, 784), (-1, 28, 28), (-1, 1, 28, 28)])
+@pytest.mark.parametrize("scale", [None, 256], ids=["uint8", "float32"])
+def test_an_npy_is_read_in_any_shape_and_dtype_of_digits(folder, tmp_path, real, shape, scale):
+    digits = real[:5000].reshape(shape)
+    np.save(tmp_path / "a.npy", digits if scale is None else (digits / np.float32(scale)).astype(np.float32))
+    rows, pixels, columns = read(folder, "a.npy")
+    assert rows.count == 5000
+    assert rows.schema.names == []
+    assert set(map(len, columns)) == {0}
+    assert np.array_equal(pixels * (scale or 1), digits.reshape(-1, 784))
+
+
+def parquet(**columns) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.table(columns), file)
+    return file.getvalue()
+
+
+def npy(array) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+BLANK = [0] * 784
+TWICE = parquet(pixels=[1], pixel5=[2]).replace(b"pixel5", b"pixels")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "sentence"),
+    [
+        ("a.parquet", parquet(image=[1], label=[2]), "a.parquet has no column pixels (image, label); name that"),
+        ("a.parquet", TWICE, "a.parquet has 2 columns pixels (pixels, pixels); name that"),
+        ("a.parquet", parquet(pixels=["seven"]), "pixels of type string, and they have to be fixed_size_binary(784)"),
+        ("a.parquet", parquet(pixels=pa.array([b"x"], pa.binary(1))), "pixels of type fixed_size_binary[1]"),
+        ("a.parquet", parquet(pixels=[[0.5] * 784]), "pixels of type list<element: double>"),
+        ("a.parquet", parquet(pixels=pa.array([BLANK, None], pa.list_(pa.uint8()))), "1 rows whose pixels are null"),
+        ("a.parquet", parquet(pixels=pa.array([BLANK, BLANK[1:]], pa.list_(pa.uint8()))), "a row of 783 pixels, and"),
+        ("a.parquet", parquet(pixels=pa.array([BLANK, [0, *BLANK]], pa.list_(pa.uint8()))), "a row of 785 pixels, "),
+        ("a.parquet", parquet(pixels=pa.array([[None, *BLANK[1:]]], pa.list_(pa.uint8()))), "1 pixels that are null"),
+        ("a.npy", npy(np.zeros((2, 32, 32), np.uint8)), "the shape is (2, 32, 32), and digits are"),
+        ("a.npy", npy(np.zeros((2, 784), np.uint8))[:-1], "cut short by 1 bytes"),
+        ("a.npy", npy(np.zeros((2, 784), np.uint8, order="F")), "in Fortran order, its digits scattered"),
+        ("a.npy", npy(np.array([{}], object)), "pickled Python objects, which are never loaded"),
+        ("a.npy", b"no array", "is not a .npy file"),
+    ],
+)
+def test_what_holds_no_digits_is_refused_in_one_sentence(folder, tmp_path, name, data, sentence):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DigitError, match=re.escape(sentence)) as refusal:
+        read(folder, name)
+    assert str(refusal.value).startswith("a.")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_shard_that_is_not_there_is_told_by_its_path(folder, tmp_path):
+    with pytest.raises(FileMissingError, match=re.escape(f"{tmp_path}/a.npy is not there")):
+        read(folder, "a.npy")
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.npy"])
+def test_a_shard_without_digits_has_no_batches(folder, tmp_path, name):
+    none = pa.array([], pa.binary(784))
+    (tmp_path / name).write_bytes(npy(np.empty((0, 784), np.uint8)) if name == "a.npy" else parquet(pixels=none))
+    with open_rows(folder, name) as rows:
+        assert rows.count == 0
+        assert sum(len(pixels) for pixels, _ in rows.batches) == 0
+
+
+def test_an_npy_that_shrinks_while_it_is_read_is_told(folder, tmp_path, real):
+    np.save(tmp_path / "a.npy", real[:10_000])
+    with open_rows(folder, "a.npy") as rows:
+        next(rows.batches)
+        with (tmp_path / "a.npy").open("r+b") as file:
+            file.truncate(5000 * 784)
+        with pytest.raises(DigitError, match="was cut short while it was read"):
+            list(rows.batches)

@@ -1,0 +1,412 @@
+"""Good, bad, slow and dropped clients on one mnist-serve for minutes: `python tests/runtime/serve/soak.py 600`.
+
+Whatever the others do, and while new models are published, a good client gets the answer that the classifier gives,
+once, or is told 503; a bad one gets the status of its mistake; no error is the server's; memory does not grow. Ends
+with 1 when any of it does not hold (`make soak SECONDS=120`).
+"""
+
+import asyncio
+import gzip
+import io
+import json
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import numpy as np
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+
+from mnist_runtime import Classifier
+from mnist_runtime.io.files import write_atomically
+from mnist_runtime.model.artifact import BUNDLED
+from mnist_train.data.bundled import load_split
+
+GROWTH = 0.05
+"""Of memory after warm-up, at most."""
+WARM_UP = 0.25
+"""Of the time, until buffers, caches and threads are what they will be."""
+CONCURRENCY, BODY, TIMEOUT = 24, 2**20, 5.0
+"""The server's limits: low, so that all of them are met."""
+NEAR = 1e-3
+"""Of a logit: float32 rounds by some 1e-5, and another digit's logits lie further away."""
+PATIENCE = 60.0
+"""Seconds that a client waits before it calls a request unanswered."""
+INFER = "/v2/models/mnist/infer"
+
+
+class BrokenError(Exception):
+    """What must not happen."""
+
+
+@dataclass
+class Soak:
+    """One run: the server, what is asked of it, and what came of it."""
+
+    port: int
+    pid: int
+    until: float
+    digits: np.ndarray
+    logits: np.ndarray
+    model: Path
+    """Where new models are published."""
+    tally: Counter[str] = field(default_factory=Counter)
+    memory: list[float] = field(default_factory=list)
+    """MiB, a sample a second."""
+
+    async def run(self) -> None:
+        """Let every client do its worst until the time is up; the first that is wronged ends it all."""
+        roles = {
+            self.good: 20,
+            self.in_a_row: 4,
+            self.bad: 6,
+            self.slow: 6,
+            self.dropped: 6,
+            self.pictures: 2,
+            self.publisher: 1,
+            self.watcher: 1,
+        }
+        async with asyncio.TaskGroup() as clients:
+            for role, count in roles.items():
+                for number in range(count):
+                    clients.create_task(self._again_and_again(role, random.Random(f"{role.__name__} {number}")))
+
+    async def _again_and_again(
+        self, role: Callable[[random.Random], Coroutine[Any, Any, None]], rng: random.Random
+    ) -> None:
+        while time.monotonic() < self.until:
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await role(rng)
+            except (OSError, asyncio.IncompleteReadError) as error:
+                raise BrokenError(f"a client that was {role.__name__} got {error!r} for an answer") from error
+
+    async def good(self, rng: random.Random) -> None:
+        """Ask for up to fifty batches on one connection, in every form that the protocol has."""
+        connection = await self.connect()
+        for _ in range(rng.randint(1, 50)):
+            rows = rng.sample(range(len(self.digits)), rng.choice([1, 1, 1, 2, 5, 200]))
+            name = f"{rng.getrandbits(64):x}"
+            status, headers, body = await connection.ask(*self.request(rows, name, rng))
+            if status == 503:
+                self.expect("retry-after" in headers, "a 503 without Retry-After")
+                self.tally["good: told 503"] += 1
+                await asyncio.sleep(rng.random() / 10)
+                continue
+            self.check(status, headers, body, rows, name)
+            self.tally["good: answered"] += 1
+        await connection.close()
+
+    async def in_a_row(self, rng: random.Random) -> None:
+        """Send many requests before the first answer, some of them bad, and get the answers in their order."""
+        connection = await self.connect()
+        mistakes = [mistake for mistake in self.mistakes() if mistake[1] in {400, 404} and mistake[3]]
+        asked: list[tuple[list[int], str, int]] = []
+        for _ in range(rng.randint(2, 40)):
+            if rng.random() < 0.2:
+                _, wanted, head, body = rng.choice(mistakes)
+                asked.append(([], "", wanted))
+            else:
+                rows, name = [rng.randrange(len(self.digits))], f"{rng.getrandbits(64):x}"
+                head, body = self.request(rows, name, rng)
+                asked.append((rows, name, 200))
+            connection.send(head + body)
+        for rows, name, wanted in asked:
+            status, headers, said = await connection.receive()
+            self.expect(status in {wanted, 503}, f"one in a row was answered with {status} and not {wanted}: {said!r}")
+            if status == 200:
+                self.check(status, headers, said, rows, name)
+            self.tally["in a row: answered" if status == 200 else f"in a row: told {status}"] += 1
+        await connection.close()
+
+    async def publisher(self, rng: random.Random) -> None:
+        """Publish one of the bundled models, or something that is none."""
+        await asyncio.sleep(4 * rng.random())
+        good = [path.read_bytes() for path in (BUNDLED, BUNDLED.with_suffix(".uint8.onnx"))]
+        write_atomically(self.model, rng.choice([*good, good[0][:-1]]))
+
+    async def bad(self, rng: random.Random) -> None:
+        """Make one mistake, and be told which."""
+        what, wanted, head, body = rng.choice(self.mistakes())
+        connection = await self.connect()
+        status, _, said = await connection.ask(head, body)
+        self.expect(status in {wanted, 503}, f"{what} was answered with {status} and not {wanted}: {said[:200]!r}")
+        self.expect(set(json.loads(said)) == {"error"}, f"{what} was answered with {said[:200]!r}")
+        self.tally[f"bad: told {status}"] += 1
+        await connection.close(whole=False)
+
+    async def slow(self, rng: random.Random) -> None:
+        """Dribble a body, sometimes beyond the server's patience."""
+        rows, name, too_slow = [rng.randrange(len(self.digits))], f"{rng.getrandbits(64):x}", rng.random() < 0.3
+        head, body = self.request(rows, name, rng)
+        pieces = 40 if too_slow else 4
+        connection = await self.connect()
+        connection.send(head)
+        answer, began = asyncio.create_task(connection.receive()), time.monotonic()
+        for i in range(pieces):
+            connection.send(body[i * len(body) // pieces : (i + 1) * len(body) // pieces])
+            await asyncio.wait([answer], timeout=TIMEOUT / 20)
+            if answer.done():
+                break
+        took = time.monotonic() - began  # on a loaded machine this side may be slower than it meant to be
+        try:
+            status, headers, said = await answer
+        except ConnectionError:
+            self.expect(took > TIMEOUT / 2, f"a client that took {took:.1f} of {TIMEOUT} seconds was hung up on")
+            self.tally["slow: hung up on"] += 1
+            return
+        if status in {408, 503}:
+            patient = took > TIMEOUT / 2 or status == 503
+            self.expect(patient, f"a client that took {took:.1f} of {TIMEOUT} seconds was told {status}")
+            self.tally[f"slow: told {status}"] += 1
+        else:
+            self.expect(not too_slow, f"a client that took {took:.1f} of {TIMEOUT} seconds was answered with {status}")
+            self.check(status, headers, said, rows, name)
+            self.tally["slow: answered"] += 1
+        await connection.close(whole=False)
+
+    async def dropped(self, rng: random.Random) -> None:
+        """Hang up somewhere between the first byte and the answer."""
+        connection = await self.connect()
+        request = b"".join(self.request([rng.randrange(len(self.digits))], "gone", rng))
+        whole = rng.random() < 0.5
+        connection.send(request if whole else request[: rng.randrange(1, len(request))])
+        await asyncio.sleep(rng.random() / 20)
+        self.tally["dropped: after it was sent" if whole else "dropped: half-way"] += 1
+        connection.abort()
+
+    async def pictures(self, rng: random.Random) -> None:
+        """Send a drawing, as the page does."""
+        row = rng.randrange(len(self.digits))
+        file = io.BytesIO()
+        Image.fromarray(np.pad(np.kron(self.digits[row].reshape(28, 28), np.ones((7, 7), np.uint8)), 28)).save(
+            file, "PNG"
+        )
+        connection = await self.connect()
+        status, _, body = await connection.ask(head("/digit", file.tell()), file.getvalue())
+        self.expect(status in {200, 503}, f"a picture was answered with {status}: {body[:200]!r}")
+        if status == 200:
+            pixels = np.array(json.loads(body)["pixels"], np.uint8)
+            self.expect(np.count_nonzero(pixels) > 20, "a picture came through as nothing")
+        self.tally["pictures: answered" if status == 200 else "pictures: told 503"] += 1
+        await connection.close()
+        await asyncio.sleep(0.1)
+
+    async def watcher(self, rng: random.Random) -> None:
+        """See that probes and metrics are answered at all times, and how much memory the server has."""
+        connection = await self.connect()
+        for path in ("/v2/health/ready", "/metrics", "/"):
+            status, _, _ = await connection.ask(head(path, method="GET"), b"")
+            self.expect(status == 200, f"{path} was answered with {status}")
+        await connection.close()
+        self.memory.append(resident(self.pid))
+        await asyncio.sleep(1)
+
+    def request(self, rows: list[int], name: str, rng: random.Random) -> tuple[bytes, bytes]:
+        """Head and body of an inference request, in a form that chance has chosen."""
+        digits = self.digits[rows] if rng.random() < 0.5 else self.digits[rows].astype(np.float32) / 256
+        tensor = {
+            "name": "pixels",
+            "shape": [*digits.shape],
+            "datatype": "UINT8" if digits.dtype == np.uint8 else "FP32",
+        }
+        outputs = [{"name": "logits", "parameters": {"binary_data": False}}, {"name": "label"}]
+        headers = []
+        if rng.random() < 0.5:
+            tensor["parameters"] = {"binary_data_size": digits.nbytes}
+            text = json.dumps({"id": name, "inputs": [tensor], "outputs": outputs}).encode()
+            headers.append(f"Inference-Header-Content-Length: {len(text)}")
+            body = text + digits.tobytes()
+        else:
+            tensor["data"] = digits.tolist() if rng.random() < 0.5 else digits.ravel().tolist()
+            body = json.dumps({"id": name, "inputs": [tensor], "outputs": outputs}).encode()
+        if len(body) > BODY or rng.random() < 0.3:
+            body = gzip.compress(body, 1)
+            headers.append("Content-Encoding: gzip")
+        return head(INFER, len(body), *headers), body
+
+    def check(self, status: int, headers: dict[str, str], body: bytes, rows: list[int], name: str) -> None:
+        """See that this is the answer to these digits."""
+        self.expect(status == 200, f"a good request was answered with {status}: {body[:300]!r}")
+        text = body[: int(headers.get("inference-header-content-length", len(body)))]
+        said = json.loads(text)
+        self.expect(said["id"] == name, f"the answer to {said['id']} came to {name}")
+        logits = next(output for output in said["outputs"] if output["name"] == "logits")
+        right = np.abs(np.reshape(logits["data"], (-1, 10)) - self.logits[rows]).max() < NEAR
+        self.expect(bool(right), f"digits {rows} were answered with the logits of others")
+
+    def mistakes(self) -> list[tuple[str, int, bytes, bytes]]:
+        """What a client can get wrong: name, the status it should get, head and body."""
+        row = self.digits[0].tolist()
+
+        def document(**changes: Any) -> bytes:
+            return json.dumps(
+                {"inputs": [{"name": "pixels", "shape": [1, 784], "datatype": "UINT8", "data": row} | changes]}
+            ).encode()
+
+        bodies = [
+            ("malformed JSON", b'{"inputs": ['),
+            ("a shape that the data do not have", document(shape=[2, 784])),
+            ("an unknown tensor", document(name="picture")),
+            ("an unknown datatype", document(datatype="FP16")),
+            ("an intensity of 256", document(data=[256, *row[1:]])),
+            ("a NaN", document(datatype="FP32", data=[float("nan"), *[0.0] * 783])),
+        ]
+        wrong = [(what, 400, head(INFER, len(body)), body) for what, body in bodies]
+        whole = document()
+        return [
+            *wrong,
+            ("an unknown model", 404, head("/v2/models/cifar/infer", len(whole)), whole),
+            ("an unknown path", 404, head("/v1/predict", len(whole)), whole),
+            ("a body that is too large", 413, head(INFER, 2 * BODY), b""),
+            ("no HTTP", 400, b"HELLO\r\n\r\n", b""),
+            ("a picture of nothing", 422, head("/digit", 5), b"hello"),
+        ]
+
+    def expect(self, holds: object, otherwise: str) -> None:
+        if not holds:
+            raise BrokenError(otherwise)
+
+    async def connect(self) -> "Connection":
+        return Connection(*await asyncio.open_connection("127.0.0.1", self.port))
+
+
+@dataclass
+class Connection:
+    """A connection on which one request follows the other."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def ask(self, head: bytes, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        self.send(head + body)
+        return await self.receive()
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def receive(self) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and body of the next answer."""
+        head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower().split("\r\n")
+        headers = dict(line.split(": ", 1) for line in head[1:] if line)
+        return int(head[0].split()[1]), headers, await self.reader.readexactly(int(headers["content-length"]))
+
+    async def close(self, *, whole: bool = True) -> None:
+        """Hang up; after whole requests, see that no answer came that nobody had asked for."""
+        if whole:
+            self.writer.write_eof()
+            if surplus := await self.reader.read():
+                raise BrokenError(f"an answer came that nobody had asked for: {surplus[:200]!r}")
+        self.writer.close()
+
+    def abort(self) -> None:
+        """Hang up without a word."""
+        self.writer.transport.abort()
+
+
+def head(path: str, length: int = 0, *headers: str, method: str = "POST") -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {length}", *headers]
+    return "\r\n".join([*lines, "\r\n"]).encode()
+
+
+def resident(pid: int) -> float:
+    """MiB of memory that a process has."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+def growth(memory: list[float]) -> tuple[float, float, float]:
+    """Memory after warm-up and at the end, medians of a tenth of all samples each, and the share that came on top."""
+    after, tenth = memory[int(len(memory) * WARM_UP) :], max(len(memory) // 10, 1)
+    first, last = statistics.median(after[:tenth]), statistics.median(after[-tenth:])
+    return first, last, last / first - 1
+
+
+def counted(port: int) -> tuple[int, int]:
+    """How many inference requests the server says it has answered well, and how many models it has taken up."""
+    with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+    samples = [sample for family in families for sample in family.samples]
+
+    def total(name: str, **labels: str) -> int:
+        return sum(int(each.value) for each in samples if each.name == name and labels.items() <= each.labels.items())
+
+    answered = total("mnist_serve_requests_total", route="/v2/models/{model}/infer", status="200")
+    return answered, total("mnist_serve_reloads_total", outcome="swapped")
+
+
+def soak(seconds: float) -> None:
+    """Run it all, and print what happened.
+
+    Raises:
+        BrokenError: what must not happen has.
+    """
+    digits = load_split("test").images.reshape(-1, 784)
+    logits = Classifier().decision_function(digits)
+    limits = ["--max-concurrency", CONCURRENCY, "--max-body", BODY, "--timeout", TIMEOUT]
+    command = [
+        Path(sys.executable).parent / "mnist-serve",
+        "--port",
+        0,
+        "--log-format",
+        "json",
+        "--no-access-log",
+        "--reload",
+        "--model",
+        "mnist.onnx",
+        *limits,
+    ]
+    with tempfile.TemporaryDirectory() as home, (Path(home) / "log").open("wb") as log:
+        model = Path(home) / "mnist.onnx"
+        shutil.copyfile(BUNDLED, model)
+        with subprocess.Popen(list(map(str, command)), cwd=home, stderr=log) as process:
+            port = listening(process, Path(home) / "log")
+            run = Soak(port, process.pid, time.monotonic() + seconds, digits, logits, model)
+            try:
+                asyncio.run(run.run())
+                served, reloads = counted(port)
+            finally:
+                process.terminate()
+        events = [json.loads(line) for line in (Path(home) / "log").read_text().splitlines()]
+    received = sum(run.tally[f"{role}: answered"] for role in ("good", "in a row", "slow"))
+    first, last, grown = growth(run.memory)
+    for what, count in sorted(run.tally.items()):
+        print(f"{count:>10,}  {what}")
+    print(f"{served:>10,}  inferences that the server counts as answered, {received:,} of them received")
+    print(f"{reloads:>10,}  models taken up meanwhile")
+    print(f"memory {first:.1f} MiB after warm-up, {last:.1f} MiB at the end: {grown:+.1%}")
+    errors = [event for event in events if event["event"] == "error"]
+    run.expect(process.returncode == 0, f"the server ended with {process.returncode}")
+    run.expect(reloads, "no model was taken up")
+    run.expect(not errors, f"the server complained: {errors[:3]}")
+    run.expect(0 <= served - received <= run.tally["dropped: after it was sent"], "answers and requests do not add up")
+    run.expect(grown <= GROWTH, f"memory grew by more than {GROWTH:.0%}")
+
+
+def listening(process: "subprocess.Popen[bytes]", log: Path) -> int:
+    """The port that the server has taken, once it says so."""
+    while process.poll() is None:
+        for line in log.read_text().splitlines():
+            if line.startswith("{") and line.endswith("}") and "url" in (said := json.loads(line)):
+                return int(said["url"].rpartition(":")[2])
+        time.sleep(0.05)
+    raise BrokenError(f"the server did not start: {log.read_text()}")
+
+
+if __name__ == "__main__":
+    try:
+        soak(float(sys.argv[1]) if len(sys.argv) > 1 else 600)
+    except* BrokenError as broken:
+        for each in broken.exceptions:
+            print(f"Broken: {each}", file=sys.stderr)
+        sys.exit(1)

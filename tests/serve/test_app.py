@@ -1,0 +1,148 @@
+"""The application in other hands: another ASGI server, a larger application, routes of one's own."""
+
+import asyncio
+import gzip
+import io
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+
+from mnist_runtime import Classifier
+from mnist_serve import Limits, Log, ServedModel, create_app
+
+INFER = "/v2/models/mnist/infer"
+
+
+def visit(app: Starlette, talk: Callable[[httpx.AsyncClient], Awaitable[None]]) -> None:
+    """Talk to an application in this process, without any server."""
+
+    async def talking() -> None:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as http:
+            await talk(http)
+
+    asyncio.run(talking())
+
+
+def test_it_can_be_a_part_of_another_application(server, classifier, digits):
+    app = Starlette(routes=[Mount("/digits", create_app(ServedModel(classifier)))])
+
+    async def talk(http: httpx.AsyncClient) -> None:
+        assert (await http.get("/digits/v2/health/ready")).json() == {"ready": True}
+        answer = await http.post("/digits" + INFER, json=server.document(digits))
+        assert answer.json()["outputs"][2]["data"] == classifier.predict(digits).tolist()
+        assert 'route="/v2/models/{model}/infer",status="200"' in (await http.get("/digits/metrics")).text
+        assert (await http.get("/digits/v2/models/cifar")).status_code == 404
+
+    visit(app, talk)
+
+
+def test_two_of_it_in_one_process_count_apart(classifier):
+    one, other = create_app(ServedModel(classifier)), create_app(ServedModel(classifier, "other"))
+
+    async def talk(http: httpx.AsyncClient) -> None:
+        assert (await http.get("/one/v2/models/mnist")).status_code == 200
+        assert (await http.get("/other/v2/models/other")).status_code == 200
+        assert 'mnist_serve_requests_total{route="/v2/models/{model}"' in (await http.get("/one/metrics")).text
+        assert 'status="404"' not in (await http.get("/other/metrics")).text
+
+    visit(Starlette(routes=[Mount("/one", one), Mount("/other", other)]), talk)
+
+
+def test_routes_of_ones_own_have_the_same_limits_counts_and_log(classifier):
+    async def echo(request: Request) -> Response:
+        return PlainTextResponse(str(len(await request.body())))
+
+    async def fail(_: Request) -> Response:
+        raise RuntimeError("a mistake")
+
+    async def early(request: Request) -> Response:
+        async def words() -> AsyncIterator[bytes]:
+            yield b"begun"
+            yield await request.body()
+
+        return StreamingResponse(words())
+
+    log = io.StringIO()
+    app = create_app(
+        ServedModel(classifier),
+        limits=Limits(max_body=100),
+        log=Log(log, "json"),
+        routes=[Route("/echo", echo, methods=["POST"]), Route("/early", early, methods=["POST"]), Route("/fail", fail)],
+    )
+
+    async def talk(http: httpx.AsyncClient) -> None:
+        assert (await http.post("/echo", content=bytes(100))).text == "100"
+        assert (await http.post("/echo", content=bytes(101))).status_code == 413
+        failed = await http.get("/fail")
+        assert failed.status_code == 500
+        assert failed.json() == {"error": "the server failed at this request, and its log says why"}
+        assert 'mnist_serve_requests_total{route="/fail",status="500"} 1.0' in (await http.get("/metrics")).text
+
+        half = await http.post("/early", content=gzip.compress(bytes(101)), headers={"Content-Encoding": "gzip"})
+        assert half.status_code == 200  # which was said before the body was seen to be too large
+
+    visit(app, talk)
+    lines = [json.loads(line) for line in log.getvalue().splitlines()]
+    assert [(line["path"], line["status"]) for line in lines[:3]] == [("/echo", 200), ("/echo", 413), ("/fail", 500)]
+
+
+def test_the_model_can_be_replaced(classifier, bundled):
+    model = ServedModel(classifier)
+
+    async def talk(http: httpx.AsyncClient) -> None:
+        assert (await http.get("/v2/models/mnist")).json()["inputs"][0]["datatype"] == "FP32"
+        model.classifier = Classifier(bundled.with_suffix(".uint8.onnx"))
+        assert (await http.get("/v2/models/mnist")).json()["inputs"][0]["datatype"] == "UINT8"
+
+    visit(create_app(model), talk)
+
+
+def test_large_requests_are_computed_beside_the_event_loop(server, classifier, test_split):
+    computing: list[tuple[int, bool]] = []
+
+    class Watched(ServedModel):
+        def compute(self, digits):
+            computing.append((len(digits), threading.current_thread() is threading.main_thread()))
+            return super().compute(digits)
+
+    async def talk(http: httpx.AsyncClient) -> None:
+        for count in (1, 200):
+            document = server.document(test_split.images[:count].reshape(count, 784))
+            assert (await http.post(INFER, json=document)).status_code == 200
+
+    visit(create_app(Watched(classifier)), talk)
+    assert computing == [(1, True), (200, False)]
+
+
+def test_the_rest_of_the_runtime_does_not_load_what_serving_needs():
+    code = (
+        "import sys, mnist_runtime.infer.cli, mnist_runtime.classifier, mnist_runtime.parity.findings; "
+        "print({'starlette', 'uvicorn', 'prometheus_client', 'httptools', 'uvloop'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_no_torch_is_in_the_process():
+    code = "import sys; from mnist_serve import *; print({'torch', 'onnx', 'mnist_train'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_the_public_names_are_told_and_no_others():
+    import mnist_serve
+
+    assert dir(mnist_serve) == mnist_serve.__all__
+    assert all(getattr(mnist_serve, name) for name in mnist_serve.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'serve_forever'"):
+        _ = mnist_serve.serve_forever

@@ -1,0 +1,410 @@
+"""Slow clients, endless heads and what is not HTTP: none of them holds the server."""
+
+import contextlib
+import json
+import re
+import socket
+import struct
+import threading
+import time
+from http.client import parse_headers
+
+import numpy as np
+import pytest
+
+from mnist_serve.connection import MAX_HEAD
+
+PATIENCE = 2.0
+"""Seconds that the server of these tests has; a busy machine may keep a client waiting for most of one."""
+
+
+@pytest.fixture(scope="module")
+def hasty(home, request):
+    """A server that waits two seconds for a client."""
+    server = request.getfixturevalue("server").__class__("--timeout", PATIENCE, home=home)
+    yield server
+    server.close()
+
+
+def test_a_head_that_does_not_come_is_given_up(hasty):
+    connection = hasty.connect()
+    connection.sendall(b"POST /v2/models/mnist/infer HTTP/1.1\r\nHost: x\r\n")
+    status, said = hasty.answer(connection)
+    assert status == 408
+    assert said["error"] == "the request did not come within 2 seconds; send it faster, or less of it"
+
+
+def test_a_client_that_says_nothing_is_left(hasty):
+    with hasty.connect() as connection:
+        assert connection.recv(100) == b""
+
+
+def test_a_head_that_comes_a_byte_at_a_time_is_given_up(hasty):
+    connection = hasty.connect()
+    connection.settimeout(0.05)
+    received = b""
+    for byte in b"POST /v2/models/mnist/infer HTTP/1.1\r\nX-Slow: " + b"x" * 10_000:
+        try:
+            connection.sendall(bytes([byte]))
+            received = connection.recv(1000)
+            break
+        except TimeoutError:
+            continue
+    connection.close()
+    assert received.startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_body_that_does_not_come_is_given_up(hasty, digits):
+    body = json.dumps(hasty.document(digits[:1])).encode()
+    status, said = hasty.answer(hasty.send(body, part=slice(-10)))
+    assert status == 408
+    assert said["error"].startswith("the request did not come within 2 seconds")
+    assert hasty.metric("mnist_serve_requests_in_flight") == 0
+
+
+def test_a_body_that_nobody_reads_does_not_hold_the_connection(hasty):
+    with hasty.connect() as connection:
+        connection.sendall(b"POST /v2 HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n.")
+        received = b"".join(iter(lambda: connection.recv(1000), b""))
+    assert received.startswith(b"HTTP/1.1 405 ")
+
+
+def test_a_request_that_takes_its_time_within_the_timeout_is_answered(server, digits):
+    body = json.dumps(server.document(digits[:1])).encode()
+    connection = server.send(body, part=slice(-10))
+    with connection:
+        server.wait_for_in_flight(1)
+        connection.sendall(body[-10:])
+        assert connection.recv(15) == b"HTTP/1.1 200 OK"
+
+
+def test_requests_in_a_row_each_have_their_own_time(serve, digits):
+    """A client that never pauses is not slow, however long it goes on."""
+    patience = 3.0  # longer than a busy machine may keep this client from going on
+    server = serve("--timeout", patience)
+    body = json.dumps(server.document(digits[:1])).encode()
+    request = b"POST /v2/models/mnist/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    half = len(request) // 2
+    answers = b""
+    with server.connect() as connection:
+        connection.sendall(request[:half])
+        start = time.monotonic()
+        while time.monotonic() < start + 1.5 * patience:
+            connection.sendall(request[half:] + request[:half])
+            answers += connection.recv(65536)
+    assert answers.startswith(b"HTTP/1.1 200 OK")
+    assert b"HTTP/1.1 4" not in answers
+
+
+def narrow(server, size: int) -> socket.socket:
+    """A connection whose client holds next to nothing of what it has not read."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+    connection.settimeout(60)
+    connection.connect(server.address)
+    return connection
+
+
+def asking_for_json(digits: np.ndarray) -> bytes:
+    """A request whose pixels are bytes, and whose answer is JSON, half as large."""
+    tensor = {"name": "pixels", "datatype": "UINT8", "shape": digits.shape}
+    head = json.dumps({"inputs": [{**tensor, "parameters": {"binary_data_size": digits.nbytes}}]}).encode()
+    length = f"Content-Length: {len(head) + digits.nbytes}\r\nInference-Header-Content-Length: {len(head)}"
+    return f"POST /v2/models/mnist/infer HTTP/1.1\r\nHost: x\r\n{length}\r\n\r\n".encode() + head + digits.tobytes()
+
+
+@pytest.fixture(scope="module")
+def large(test_split) -> bytes:
+    """A request of 1.5 MB, whose answer has 0.8 MB."""
+    return asking_for_json(test_split.images.reshape(-1, 784)[:2000])
+
+
+def test_a_client_that_does_not_read_is_left(hasty, large):
+    with narrow(hasty, 4096) as connection, pytest.raises(ConnectionError):
+        connection.sendall(large * 100)
+
+
+def test_a_client_that_reads_slowly_gets_all_of_it(server, large):
+    with narrow(server, 2**16) as connection, connection.makefile("rb") as answers:
+        sending = threading.Thread(target=connection.sendall, args=[large * 10])
+        sending.start()
+        for _ in range(10):
+            assert answers.readline() == b"HTTP/1.1 200 OK\r\n"
+            answer = answers.read(int(parse_headers(answers)["content-length"]))
+            assert json.loads(answer)["outputs"][2]["shape"] == [2000]
+        sending.join()
+
+
+def test_a_client_that_stops_reading_on_the_way_is_left(hasty, large):
+    """Even one that had been slow before and had gone on."""
+    before = hasty.metric("process_open_fds")
+    with narrow(hasty, 4096) as connection, connection.makefile("rb") as answers:
+        sending = threading.Thread(target=ignoring_resets, args=[lambda: connection.sendall(large * 10)])
+        sending.start()
+        for _ in range(2):
+            answers.readline()
+            answers.read(int(parse_headers(answers)["content-length"]))
+        sending.join()
+        start = time.monotonic()
+        while hasty.metric("process_open_fds") > before:
+            assert time.monotonic() < start + 60
+    assert not [line for line in hasty.log if line["event"] == "error"]
+
+
+def ignoring_resets(call):
+    with contextlib.suppress(ConnectionError):
+        call()
+
+
+def test_a_client_that_reads_on_is_not_left_however_slowly(hasty, test_split):
+    """Several times the server's patience for a part of the answer, with no pause that is nearly as long."""
+    digits = np.tile(test_split.images.reshape(-1, 784), (2, 1))  # 8 MB of answer are more than a system keeps
+    with narrow(hasty, 2**16) as connection:
+        connection.sendall(asking_for_json(digits))
+        start, received, size = time.monotonic(), bytearray(), 1
+        while len(received) < size:
+            received += (part := connection.recv(40_000))
+            assert part
+            head, end, _ = received.partition(b"\r\n\r\n")
+            size = len(head + end) + int(re.search(rb"content-length: (\d+)", head)[1])
+            if time.monotonic() < start + 3 * PATIENCE:
+                time.sleep(0.2)
+    assert json.loads(received[len(head + end) :])["outputs"][2]["shape"] == [20_000]
+
+
+def test_empty_lines_keep_no_connection(hasty):
+    with hasty.connect() as connection:
+        connection.sendall(b"\r\n")
+        assert connection.recv(100) == b""
+
+
+def test_what_is_read_for_requests_in_a_row_is_bounded(server):
+    """Each that is answered must not let in more of what comes behind all of them."""
+    before = server.metric("process_resident_memory_bytes")
+    size = 300_000_000
+    with server.connect() as connection:
+
+        def send() -> None:
+            connection.sendall(b"GET /v2 HTTP/1.1\r\n\r\n" * 3000)
+            connection.sendall(b"POST /v2/models/mnist/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size)
+            connection.sendall(bytes(size))
+
+        sending = threading.Thread(target=ignoring_resets, args=[send])
+        sending.start()
+        received, largest = b"", 0.0
+        while b"HTTP/1.1 413 " not in received:
+            received = received[-20:] + connection.recv(2**16)
+            largest = max(largest, server.metric("process_resident_memory_bytes"))
+        connection.shutdown(socket.SHUT_RDWR)
+        sending.join()
+    assert largest < before + 50_000_000
+
+
+def test_the_log_tells_what_the_client_was_told(serve):
+    """Even of a request that was answered without a look at its body, which makes no sense."""
+    server = serve()
+    connection = server.connect()
+    connection.sendall(b"GET /v2/models/mnist HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+    assert server.answer(connection)[0] == 400
+    assert server.wait_for("request")["status"] == 400
+
+
+@pytest.mark.parametrize("body", ["length", "chunks"])
+def test_a_wish_to_go_on_in_another_protocol_is_passed_over(server, digits, body):
+    """As curl --http2 and Java's client send it with their first request."""
+    document = json.dumps(server.document(digits[:1])).encode()
+    head = "POST /v2/models/mnist/infer HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c"
+    if body == "length":
+        rest = f"Content-Length: {len(document)}\r\n\r\n".encode() + document
+    else:
+        rest = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(document), document)
+    request = f"{head}\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n".encode() + rest
+    for cut in (0, 30, 300, len(request) - 10):  # parts that come one after the other
+        with server.connect() as connection, connection.makefile("rb") as answers:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.sendall(request[:cut])
+            if cut > 300:
+                server.wait_for_in_flight(1)
+            connection.sendall(request[cut:] + request)
+            for _ in range(2):
+                assert answers.readline() == b"HTTP/1.1 200 OK\r\n"
+                answer = json.loads(answers.read(int(parse_headers(answers)["content-length"])))
+                assert answer["outputs"][2]["data"] == [7]
+
+
+def test_a_wish_to_go_on_in_another_protocol_gives_no_more_time(hasty, digits):
+    body = json.dumps(hasty.document(digits[:1])).encode()
+    head = b"POST /v2/models/mnist/infer HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r"
+    connection = hasty.connect()
+    start = time.monotonic()
+    connection.sendall(head % len(body))
+    time.sleep(PATIENCE / 2)
+    connection.sendall(b"\n")
+    assert hasty.answer(connection)[0] == 408
+    assert time.monotonic() < start + 1.4 * PATIENCE
+
+
+def test_what_is_refused_before_it_is_a_request_is_logged_and_counted(serve, digits):
+    server = serve("--timeout", PATIENCE)
+    body = json.dumps(server.document(digits[:1])).encode()
+    sent = {
+        400: b"hello\r\n\r\n",
+        431: b"GET /v2 HTTP/1.1\r\nX: " + b"x" * (MAX_HEAD + 1),
+        408: b"POST /v2/models/mnist/infer HTTP/1.1\r\n",
+    }
+    for status, head in sent.items():
+        connection = server.connect()
+        connection.sendall(head)
+        assert server.answer(connection)[0] == status
+        line = server.wait_for("request", status=status)
+        assert (line["client"], line["method"], line["path"]) == ("127.0.0.1", "-", "-")
+        assert server.metric("mnist_serve_requests_total", route="other", status=str(status)) == 1
+    assert server.answer(server.send(body, part=slice(-10)))[0] == 408
+    assert server.wait_for("request", method="POST", status=408)["path"] == "/v2/models/mnist/infer"
+    assert server.metric("mnist_serve_requests_total", route="/v2/models/{model}/infer", status="408") == 1
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /v2 HTTP/1.1\r\nX-Whole: " + b"x" * MAX_HEAD + b"\r\n\r\n",
+        b"POST /v2 HTTP/1.1\r\nContent-Length: 1\r\nX-Whole: " + b"x" * MAX_HEAD + b"\r\n\r\n.",
+        b"GET /v2 HTTP/1.1\r\nConnection: keep-alive\r\n\r\nGET /v2 HTTP/1.1\r\nX: " + b"x" * MAX_HEAD + b"\r\n\r\n",
+        b"GET /v2 HTTP/1.1\r\nX-Long: " + b"x" * (MAX_HEAD + 1),
+        b"GET /v2 HTTP/1.1\r\n" + b"X-Many: x\r\n" * (MAX_HEAD // 11 + 1),
+        b"GET /" + b"x" * (MAX_HEAD + 1),
+    ],
+)
+def test_a_head_that_is_too_large_is_refused(server, head):
+    connection = server.connect()
+    connection.sendall(head)
+    with connection:
+        *_, last = b"".join(iter(lambda: connection.recv(65536), b"")).split(b"HTTP/1.1 ")
+    assert last.startswith(b"431 ")
+    said = json.loads(last.partition(b"\r\n\r\n")[2])
+    assert said["error"].startswith("the headers are larger than 65,536 bytes")
+
+
+def test_the_end_of_a_long_body_is_not_taken_for_headers(server):
+    request = b"POST /v2/models/mnist/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\n\r\n" + b" " * 90_000
+    last = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with server.connect() as connection, connection.makefile("rb") as answers:
+        connection.sendall(request[:100])
+        connection.sendall(request[100:] + last[:40])
+        assert answers.readline() == b"HTTP/1.1 400 Bad Request\r\n"
+        assert answers.read(int(parse_headers(answers)["content-length"])).startswith(
+            b'{"error":"the request is not JSON'
+        )
+        connection.sendall(last[40:])
+        assert answers.readline() == b"HTTP/1.1 200 OK\r\n"
+
+
+CHUNKED = b"POST /v2/models/%b/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def test_a_body_that_makes_no_sense_takes_no_answer_from_the_request_before(server, large):
+    with server.connect() as connection:
+        connection.sendall(large + CHUNKED % b"mnist" + b"zz\r\n")
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert [received.count(b"HTTP/1.1 %d " % status) for status in (200, 400)] == [1, 1]
+
+
+def test_a_request_is_answered_once_though_its_body_makes_no_sense_later(server):
+    with server.connect() as connection:
+        connection.sendall(CHUNKED % b"cifar" + b"1\r\na\r\n")
+        received = connection.recv(65536)
+        connection.sendall(b"zz\r\n")
+        received += b"".join(iter(lambda: connection.recv(65536), b""))
+    assert [received.count(b"HTTP/1.1 %d " % status) for status in (404, 400)] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "endless", [b"0\r\n" + b"X-Trailer: x\r\n" * 100_000, b"1;" + b"x" * 1_000_000], ids=["trailers", "extension"]
+)
+def test_what_is_around_chunks_is_bounded(server, endless):
+    with server.connect() as connection:
+        connection.sendall(CHUNKED % b"mnist" + b"1\r\n{\r\n" + endless[:1000])
+        with pytest.raises(ConnectionError):
+            connection.sendall(endless[1000:] * 20)
+
+
+def test_a_trailer_is_no_header(server, digits):
+    body = json.dumps(server.document(digits[:1])).encode()
+    request = CHUNKED % b"mnist" + b"%x\r\n%b\r\n0\r\nContent-Encoding: gzip\r\n\r\n" % (len(body), body)
+    with server.connect() as connection:
+        connection.sendall(request)
+        assert connection.recv(15) == b"HTTP/1.1 200 OK"
+
+
+def test_a_long_row_of_requests_is_answered_to_the_last(server):
+    row = b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n" * 10_000 + b"GET /v2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with server.connect() as connection:
+        sending = threading.Thread(target=connection.sendall, args=[row])
+        sending.start()
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+        sending.join()
+    assert received.count(b"HTTP/1.1 200 OK") == 10_001
+
+
+def test_what_makes_no_sense_is_refused_after_what_does_is_answered(server, large):
+    with server.connect() as connection:
+        connection.sendall(large + large + b"hello\r\n\r\n")
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert [received.count(b"HTTP/1.1 %d " % status) for status in (200, 400)] == [2, 1]
+    assert received.endswith(b'{"error": "this is not a request of HTTP/1.1 (invalid method encountered)"}')
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00", "invalid method encountered"),
+        (b"hello\r\n\r\n", "invalid method encountered"),
+        (b"GET /v2 HTTP/9.9\r\n\r\n", "invalid http version"),
+        (b"GET http://[::1 HTTP/1.1\r\n\r\n", "invalid URL"),
+    ],
+)
+def test_what_is_not_http_is_told_so(server, sent, reason):
+    connection = server.connect()
+    connection.sendall(sent)
+    status, said = server.answer(connection)
+    assert status == 400
+    assert said["error"] == f"this is not a request of HTTP/1.1 ({reason})"
+
+
+def test_what_is_for_a_proxy_is_told_so(server):
+    connection = server.connect()
+    connection.sendall(b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com\r\n\r\n")
+    status, said = server.answer(connection)
+    assert (status, said["error"][:15]) == (400, "CONNECT is for ")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"Content-Length: 5\r\nContent-Length: 6",
+        b"Content-Length: -1",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 5",
+    ],
+)
+def test_a_body_of_two_lengths_is_refused(server, headers):
+    """Or two servers in a row might see two requests where there is one."""
+    connection = server.connect()
+    connection.sendall(b"POST /v2/models/mnist/infer HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n\r\n12345")
+    assert server.answer(connection)[0] == 400
+
+
+def test_requests_in_a_row_on_one_connection_are_answered_in_order(server):
+    with server.connect() as connection:
+        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.sendall(b"GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        received = b"".join(iter(lambda: connection.recv(1000), b""))
+    assert received.index(b"HTTP/1.1 200 OK") < received.index(b"HTTP/1.1 404 ")
+
+
+def test_a_connection_that_is_reset_leaves_no_trace(server, digits):
+    for part in (slice(20), slice(-10), slice(None)):
+        connection = server.send(json.dumps(server.document(digits[:1])).encode(), part=part)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+    assert server.infer(digits[:1]).status_code == 200
+    assert not [line for line in server.log if line["event"] == "error"]

@@ -1,0 +1,120 @@
+"""The page over HTTP: what it allows itself, how it is kept, and what it answers to an image."""
+
+import asyncio
+import base64
+import hashlib
+import io
+import re
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from mnist_runtime import Classifier
+from mnist_runtime.io.images import read_image
+from mnist_serve import Limits, ServedModel, create_app
+from mnist_serve.page import routes
+
+
+@pytest.fixture(scope="module")
+def model():
+    return ServedModel(Classifier())
+
+
+@pytest.fixture(scope="module")
+def ask(model):
+    """Send one request to the application, with at most 1 MiB."""
+    app = create_app(model, limits=Limits(max_body=2**20), routes=routes(lambda: model.classifier))
+
+    def ask(method, path, **request):
+        async def ask():
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
+                return await client.request(method, path, **request)
+
+        return asyncio.run(ask())
+
+    return ask
+
+
+def encode(picture, form="PNG"):
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, form)
+    return file.getvalue()
+
+
+@pytest.fixture
+def digit(test_split):
+    """A test digit, enlarged, dark on light."""
+    return 255 - np.kron(np.pad(test_split.images[0].reshape(28, 28), 4), np.ones((5, 5), np.uint8))
+
+
+def test_its_policy_names_its_own_script_and_style_and_allows_nothing_else(ask):
+    response = ask("GET", "/")
+    policy = dict(each.strip().split(" ", 1) for each in response.headers["content-security-policy"].split(";"))
+    for tag in ("style", "script"):
+        (text,) = re.findall(rf"<{tag}[^>]*>(.*?)</{tag}>", response.text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert policy.pop(f"{tag}-src") == f"'sha256-{digest}'"
+    assert policy.pop("connect-src") == "'self'"
+    assert policy.pop("img-src") == "data:"
+    assert set(policy.values()) == {"'none'"}
+    assert {"default-src", "base-uri", "form-action", "frame-ancestors"} == set(policy)
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["referrer-policy"] == "no-referrer"
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+
+
+def test_it_is_one_file_that_names_no_other_host(ask):
+    text = ask("GET", "/").text
+    assert set(re.findall(r"https?://[^\s'\"]+", text)) == {"http://www.w3.org/2000/svg"}  # the name of SVG, no address
+    assert not re.findall(r"<link(?![^>]*href=\"data:)|<script[^>]*\ssrc|@import|url\(", text)
+
+
+def test_it_is_kept_until_it_changes(ask):
+    first = ask("GET", "/")
+    assert first.headers["cache-control"] == "no-cache"
+    for known in (first.headers["etag"], "W/" + first.headers["etag"], '"other", ' + first.headers["etag"]):
+        again = ask("GET", "/", headers={"If-None-Match": known})
+        assert (again.status_code, again.content) == (304, b"")
+        assert again.headers["etag"] == first.headers["etag"]
+    assert ask("GET", "/", headers={"If-None-Match": '"other"'}).content == first.content
+    head = ask("HEAD", "/")
+    assert (head.status_code, head.content) == (200, b"")
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "BMP", "WEBP"])
+def test_an_image_is_answered_as_the_runtime_answers_it(ask, model, digit, form):
+    image = encode(digit, form)
+    pixels = read_image(image, "digit")
+    expected = model.classifier.classify(pixels)
+    said = ask("POST", "/digit", content=image).json()
+    assert said.pop("preprocessing_ms") > 0
+    assert said.pop("inference_ms") > 0
+    assert said.pop("sha256") in model.classifier.digests
+    assert said.pop("pixels") == pixels.tolist()
+    assert said == expected.to_dict()
+
+
+@pytest.mark.parametrize(
+    "image", [b"", b"no image", encode(np.full((90, 90), 200, np.uint8))], ids=["empty", "text", "blank"]
+)
+def test_what_shows_no_digit_is_refused_in_a_sentence(ask, image):
+    response = ask("POST", "/digit", content=image)
+    assert response.status_code == 422
+    with pytest.raises(ValueError, match="the image") as refusal:
+        read_image(image, "the image")
+    assert response.json() == {"error": str(refusal.value)}
+
+
+def test_an_image_that_is_too_large_is_refused_before_it_is_read(ask):
+    response = ask("POST", "/digit", content=b"\x89PNG" + bytes(2**20))
+    assert response.status_code == 413
+
+
+def test_it_answers_with_the_model_of_the_moment(ask, model, digit, exported):
+    before, bundled = ask("POST", "/digit", content=encode(digit)).json(), model.classifier
+    model.classifier = Classifier(exported / "mnist.onnx")
+    after = ask("POST", "/digit", content=encode(digit)).json()
+    assert after["sha256"] == model.classifier.artifact.sha256 != before["sha256"]
+    model.classifier = bundled

@@ -1,0 +1,187 @@
+"""A new model takes over between two requests; one that cannot prove itself does not."""
+
+import asyncio
+import io
+import json
+import shutil
+import threading
+
+import numpy as np
+import pytest
+
+from mnist_export.publish import File, publish
+from mnist_runtime import Classifier
+from mnist_runtime.io.files import write_atomically
+from mnist_runtime.model.artifact import Artifact, seal, sealed_digest
+from mnist_serve import Log, ServedModel, reload
+from mnist_serve.metrics import Metrics
+from mnist_serve.reload import Reloader
+
+INFER = "/v2/models/mnist/infer"
+
+
+@pytest.fixture
+def float32(bundled) -> bytes:
+    return bundled.read_bytes()
+
+
+@pytest.fixture
+def uint8(bundled) -> bytes:
+    return bundled.with_suffix(".uint8.onnx").read_bytes()
+
+
+@pytest.fixture
+def impostor(float32) -> bytes:
+    """The bundled model with other weights than its golden digits were computed from, and an intact seal."""
+    import onnx
+
+    proto = onnx.load_from_string(float32)
+    bias = next(tensor for tensor in proto.graph.initializer if list(tensor.dims) == [10])
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(0.001), bias.name))
+    next(prop for prop in proto.metadata_props if prop.key == "mnist_edge.sha256").value = "0" * 64
+    return seal(proto.SerializeToString(deterministic=True))
+
+
+def sha256(model: bytes) -> str:
+    return Artifact.from_bytes(model, "a test's model").sha256
+
+
+def publish_into(folder, model: bytes, dtype: str) -> None:
+    checkpoint = Artifact.from_bytes(model, "a test's model").metadata["checkpoint_sha256"]
+    record = {"format": "onnx" if dtype == "float32" else "onnx-uint8", "input": {"dtype": dtype}}
+    publish(folder, {"checkpoint": {"sha256": checkpoint}, "of": dtype}, [File("mnist.onnx", model, record)])
+
+
+def test_a_new_file_takes_over_without_dropping_a_request(serve, tmp_path, float32, uint8, digits, classifier):
+    path = tmp_path / "mnist.onnx"
+    path.write_bytes(float32)
+    server = serve("--model", path, "--reload")
+    assert server.wait_for("listening")["sha256"] == [sha256(float32)]
+    statuses, stop = [], threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            answer = server.infer(digits)
+            statuses.append((answer.status_code, answer.json()["outputs"][2]["data"]))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        write_atomically(path, uint8)
+        assert server.wait_for("reloaded")["sha256"] == [sha256(uint8)]
+    finally:
+        stop.set()
+        asking.join()
+    expected = classifier.predict(digits).tolist()
+    assert statuses
+    assert all(answer == (200, expected) for answer in statuses)
+    metadata = server.http.get("/v2/models/mnist").json()
+    assert (metadata["inputs"][0]["datatype"], metadata["properties"]["sha256"]) == ("UINT8", sha256(uint8))
+    assert server.metric("mnist_serve_reloads_total", outcome="swapped") == 1
+    assert server.metric("mnist_serve_model_info", name="mnist", sha256=sha256(uint8)) == 1
+
+
+def test_a_folder_is_taken_up_when_it_is_published_whole(serve, tmp_path, float32, uint8, digits):
+    publish_into(tmp_path, float32, "float32")
+    server = serve("--model", tmp_path, "--reload")
+    publish_into(tmp_path, uint8, "uint8")
+    assert server.wait_for("reloaded")["sha256"] == [sha256(uint8)]
+    assert server.infer(digits[:1]).json()["outputs"][2]["data"] == [7]
+
+
+def test_a_model_that_fails_parity_is_refused_and_the_old_one_goes_on(serve, tmp_path, float32, impostor, digits):
+    assert sealed_digest(impostor)
+    path = tmp_path / "mnist.onnx"
+    path.write_bytes(float32)
+    server = serve("--model", path, "--reload")
+    before = server.infer(digits).json()
+    write_atomically(path, impostor)
+    assert "is not at parity: the logit of class" in server.wait_for("refused")["reason"]
+    assert server.infer(digits).json() == before
+    assert server.metric("mnist_serve_reloads_total", outcome="refused") == 1
+    assert server.http.get("/v2/models/mnist").json()["properties"]["sha256"] == sha256(float32)
+
+
+def test_damage_and_an_interrupted_export_are_refused_and_mending_them_is_taken_up(
+    serve, tmp_path, float32, uint8, digits
+):
+    publish_into(tmp_path, float32, "float32")
+    server = serve("--model", tmp_path, "--reload")
+    manifest = (tmp_path / "manifest.json").read_bytes()
+    write_atomically(tmp_path / "manifest.json", manifest.replace(b'"schema"', b'"incomplete": true, "schema"'))
+    assert "was interrupted" in server.wait_for("refused")["reason"]
+    assert server.infer(digits[:1]).json()["outputs"][2]["data"] == [7]
+    publish_into(tmp_path, uint8, "uint8")
+    assert server.wait_for("reloaded")["sha256"] == [sha256(uint8)]
+
+
+def test_what_is_the_same_or_not_there_changes_nothing(tmp_path, monkeypatch, float32, uint8):
+    monkeypatch.setattr(reload, "INTERVAL", 0.001)
+    path, model = tmp_path / "mnist.onnx", ServedModel(Classifier(float32))
+    looks, said = [], io.StringIO()
+    monkeypatch.setattr(reload, "_stamp", lambda at, real=reload._stamp: looks.append(real(at)) or looks[-1])
+
+    async def look() -> None:
+        watching = asyncio.create_task(Reloader(model, path, Metrics(lambda: 0), Log(said)).watch())
+        for content, seen in ((None, None), (float32, model.classifier), (None, model.classifier)):
+            if content:
+                write_atomically(path, content)
+            else:
+                path.unlink(missing_ok=True)
+            start = len(looks)
+            while len(looks) < start + 5:
+                await asyncio.sleep(0)
+            assert seen is None or model.classifier is seen
+        assert said.getvalue() == ""
+        write_atomically(path, uint8)
+        while not said.getvalue():
+            await asyncio.sleep(0)
+        watching.cancel()
+
+    asyncio.run(look())
+    assert None in looks
+    assert model.classifier.digests == [sha256(uint8)]
+
+
+def test_what_is_still_being_written_is_not_judged(tmp_path, monkeypatch, float32, uint8):
+    """A copy that is not atomic: a part of the file at each look, until it is whole."""
+    monkeypatch.setattr(reload, "INTERVAL", 0.001)
+    path, model, said = tmp_path / "mnist.onnx", ServedModel(Classifier(float32)), io.StringIO()
+    rest = io.BytesIO(uint8)
+
+    def look(at, real=reload._stamp):
+        seen = real(at)
+        with path.open("ab") as file:
+            file.write(rest.read(2000))
+        return seen
+
+    monkeypatch.setattr(reload, "_stamp", look)
+
+    async def copy() -> None:
+        watching = asyncio.create_task(Reloader(model, path, Metrics(lambda: 0), Log(said, "json")).watch())
+        while not said.getvalue():
+            await asyncio.sleep(0)
+        watching.cancel()
+
+    asyncio.run(copy())
+    assert json.loads(said.getvalue())["sha256"] == [sha256(uint8)]
+
+
+def test_a_folder_that_vanishes_changes_nothing(serve, tmp_path, float32, uint8, digits):
+    folder = tmp_path / "published"
+    publish_into(folder, float32, "float32")
+    server = serve("--model", folder, "--reload")
+    shutil.rmtree(folder)
+    assert server.infer(digits[:1]).json()["outputs"][2]["data"] == [7]
+    publish_into(folder, uint8, "uint8")
+    assert server.wait_for("reloaded")["sha256"] == [sha256(uint8)]
+    assert not [line for line in server.log if line["event"] == "refused"]
+
+
+def test_a_model_that_fails_parity_is_not_served_at_all(run, tmp_path, impostor):
+    (tmp_path / "mnist.onnx").write_bytes(impostor)
+    result = run("mnist-serve", "--port", "0", "--model", "mnist.onnx", cwd=tmp_path)
+    (complaint,) = result.stderr.decode().splitlines()
+    assert result.returncode == 1
+    assert complaint.startswith("Error: mnist.onnx is not at parity: the logit of class")
+    assert complaint.endswith("do not serve it on this machine")

@@ -1,0 +1,62 @@
+"""docs/serve.md: its lines run, print what stands below them, and leave no option out."""
+
+import doctest
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+from PIL import Image
+
+from mnist_serve.cli import serve
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", DOCUMENT, re.DOTALL)
+
+
+def test_the_lines_of_the_document_run_and_print_what_stands_below_them(server, digits, tmp_path, classifier):
+    address = server.url.removeprefix("http://")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    pairs = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", "".join(blocks("console")), re.MULTILINE)
+    assert len(pairs) >= 10
+    Image.fromarray(255 - digits[0].reshape(28, 28)).resize((280, 280)).save(tmp_path / "photo.jpg")
+    for command, expected in pairs:
+        local = command.replace("localhost:8000", address)
+        done = subprocess.run(
+            ["bash", "-c", local],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        printed = done.stdout if done.stdout.endswith("\n") or not done.stdout else done.stdout + "\n"
+        assert doctest.OutputChecker().check_output(expected, printed, doctest.ELLIPSIS), (command, printed)
+
+
+def test_the_python_of_the_document_runs(server, digits, tmp_path, monkeypatch, capsys):
+    import numpy as np
+
+    monkeypatch.chdir(tmp_path)
+    np.save("digit.npy", digits[0].reshape(28, 28))
+    for block in blocks("python"):
+        code = block.replace("localhost:8000", server.url.removeprefix("http://"))
+        exec(compile(code, "docs/serve.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("[7] 0.99")
+
+
+def test_every_option_is_told_with_its_default():
+    table = DOCUMENT.partition("## Options")[2].partition("Exit codes")[0]
+    for option in serve.params:
+        assert isinstance(option, click.Option)
+        name = (option.secondary_opts or option.opts)[0]
+        if name == "--version":
+            continue
+        (row,) = [line for line in table.splitlines() if line.startswith("| `") and f"`{name}" in line.split("|")[1]]
+        if isinstance(option.default, (int, float, str)) and not isinstance(option.default, bool):
+            assert f"{option.default:g}" in row if isinstance(option.default, float) else str(option.default) in row

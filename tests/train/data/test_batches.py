@@ -1,0 +1,130 @@
+"""Batches: every digit once an epoch, in an order that the seed fixes, from memory or from disk alike."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mnist_train.data import batches as room
+from mnist_train.data.batches import Batches, InMemory, OnDisk
+from mnist_train.data.bundled import Split
+from mnist_train.data.mapped import Mapped
+from mnist_train.errors import DataError
+
+CPU = torch.device("cpu")
+COUNT = 5000
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, train_split: Split) -> Path:
+    folder = tmp_path_factory.mktemp("npy")
+    np.save(folder / "x.npy", train_split.images[:COUNT])
+    np.save(folder / "y.npy", train_split.labels[:COUNT])
+    return folder
+
+
+@pytest.fixture
+def make(folder, train_split, monkeypatch):
+    """Make batches in memory or on disk; blocks are small, so that there are many."""
+    monkeypatch.setattr(room, "_BLOCK_BYTES", 784 * 128)
+    monkeypatch.setattr(room, "_BUFFER_BYTES", 4 * 784 * 128)
+
+    def make(kind: type[Batches], shuffle: int | None = None) -> Batches:
+        if kind is InMemory:
+            x, y = train_split.tensors()
+            return InMemory(x[:COUNT], y[:COUNT], shuffle)
+        return OnDisk(Mapped.open(folder / "x.npy"), Mapped.open(folder / "y.npy"), CPU, shuffle)
+
+    return make
+
+
+def whole(batches: Batches, number: int = 1, size: int = 64, start: int = 0):
+    parts = list(batches.epoch(number, size, start))
+    assert all(len(x) == size for x, _ in parts[:-1])
+    x, y = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    return x, y
+
+
+def rows(x: torch.Tensor) -> list[bytes]:
+    return sorted(row.numpy().tobytes() for row in x)
+
+
+KINDS = pytest.mark.parametrize("kind", [InMemory, OnDisk])
+
+
+@KINDS
+def test_file_order_is_file_order(make, kind, train_split):
+    x, y = whole(make(kind))
+    wanted = train_split.tensors()
+    assert torch.equal(x, wanted[0][:COUNT])
+    assert torch.equal(y, wanted[1][:COUNT])
+
+
+@KINDS
+@pytest.mark.parametrize("size", [1, 64, 777, 10_000])
+def test_a_shuffled_epoch_has_every_digit_once_with_its_label(make, kind, size):
+    x, y = whole(make(kind, shuffle=0), size=size)
+    plain_x, plain_y = whole(make(kind))
+    assert not torch.equal(x, plain_x)
+    label_of = {row.numpy().tobytes(): int(label) for row, label in zip(plain_x, plain_y, strict=True)}
+    assert rows(x) == rows(plain_x)
+    assert all(label_of[row.numpy().tobytes()] == label for row, label in zip(x, y.tolist(), strict=True))
+
+
+@KINDS
+def test_the_seed_fixes_the_order_and_every_epoch_has_its_own(make, kind):
+    first, again = (whole(make(kind, shuffle=5))[0] for _ in range(2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, whole(make(kind, shuffle=6))[0])
+    assert not torch.equal(first, whole(make(kind, shuffle=5), number=2)[0])
+
+
+@KINDS
+@pytest.mark.parametrize("shuffle", [None, 3])
+def test_an_epoch_can_be_taken_up_at_any_batch(make, kind, shuffle):
+    x, y = whole(make(kind, shuffle))
+    for start in (0, 1, 7, 8, 9, 77, math.ceil(COUNT / 64) - 1):
+        rest_x, rest_y = whole(make(kind, shuffle), start=start)
+        assert torch.equal(rest_x, x[start * 64 :])
+        assert torch.equal(rest_y, y[start * 64 :])
+
+
+def test_a_shuffle_on_disk_reads_whole_blocks_only(make, monkeypatch):
+    batches = make(OnDisk, shuffle=0)
+    reads: list[tuple[int, int]] = []
+    original = Mapped.rows
+
+    def rows(self: Mapped, first: int, stop: int):
+        if len(self.shape) == 3:
+            reads.append((first, stop))
+        return original(self, first, stop)
+
+    monkeypatch.setattr(Mapped, "rows", rows)
+    whole(batches)
+    assert sorted(reads) == [(first, min(first + 128, COUNT)) for first in range(0, COUNT, 128)]
+    assert reads != sorted(reads)
+
+
+def test_float_images_are_taken_as_they_are(folder, tmp_path, train_split):
+    pixels = train_split.images[:100].reshape(100, 784) / np.float32(255)
+    np.save(tmp_path / "x.npy", pixels)
+    np.save(tmp_path / "y.npy", train_split.labels[:100].astype(np.int64))
+    x, y = whole(OnDisk(Mapped.open(tmp_path / "x.npy"), Mapped.open(tmp_path / "y.npy"), CPU))
+    np.testing.assert_array_equal(x.numpy(), pixels)
+    assert y.dtype == torch.int64
+
+
+def test_part_and_digest_are_of_the_rows_alone(folder, train_split):
+    import hashlib
+
+    part = Mapped.open(folder / "x.npy").part(10, 30)
+    np.testing.assert_array_equal(part.rows(0, 20), train_split.images[10:30])
+    assert part.sha256() == hashlib.sha256(train_split.images[10:30].tobytes()).hexdigest()
+
+
+def test_an_array_in_fortran_order_is_refused(tmp_path):
+    np.save(tmp_path / "x.npy", np.asfortranarray(np.zeros((5, 784), np.uint8)))
+    with pytest.raises(DataError, match="C order"):
+        Mapped.open(tmp_path / "x.npy")

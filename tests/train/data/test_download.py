@@ -1,0 +1,201 @@
+"""Downloads from a real server that fails in every way a server can."""
+
+import hashlib
+import io
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnist_train.data.download import cache_folder, fetch
+from mnist_train.data.sources import fetch_source, open_source
+from mnist_train.errors import DataError, DownloadError
+
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("MNIST_EDGE_CACHE", str(folder))
+    return folder
+
+
+def left_in(cache: Path) -> list[str]:
+    """The files in the cache, but for locks."""
+    return sorted(path.name for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock")
+
+
+def accept(path: Path) -> None:
+    """Any content will do."""
+
+
+def sizes(server) -> list[int]:
+    return [int(asked.removeprefix("bytes=").rstrip("-") or 0) for asked in server.faults.requests]
+
+
+def test_the_labs_file_trains_as_the_bundled_digits_do(server):
+    fetched, bundled = open_source(server.url), open_source("bundled")
+    assert fetched.digests() == bundled.digests()
+    np.testing.assert_array_equal(fetched.train.images, bundled.train.images)
+
+
+def test_what_is_in_the_cache_is_not_fetched_again(server, cache):
+    first = fetch_source(server.url)
+    assert fetch_source(server.url) == first
+    assert len(server.faults.requests) == 1
+    assert left_in(cache) == ["mnist.pkl.gz"]
+
+
+@pytest.mark.parametrize("fault", ["drop", "stall"])
+def test_a_broken_transfer_is_taken_up_where_it_broke(server, fault):
+    server.faults.plan = [fault, fault]
+    path = fetch(server.url, verify=accept, timeout=0.5)
+    assert path.read_bytes() == server.faults.content
+    first, second, third = sizes(server)
+    assert 0 == first < second < third < len(server.faults.content)
+
+
+@pytest.mark.parametrize("fault", ["drop before the answer", "503", "redirect"])
+def test_a_bad_moment_passes(server, fault):
+    server.faults.plan = [fault, fault]
+    assert fetch(server.url, verify=accept).read_bytes() == server.faults.content
+
+
+def test_a_file_that_changed_meanwhile_is_fetched_anew(server):
+    def change(have: int, total: int | None) -> None:
+        if not changed:
+            changed.append(server.faults.content)
+            server.faults.content = b"new" * 100_000
+
+    changed: list[bytes] = []
+    server.faults.plan = ["drop"]
+    assert fetch(server.url, verify=accept, progress=change).read_bytes() == b"new" * 100_000
+
+
+def test_what_a_killed_process_fetched_is_not_fetched_again(server, cache):
+    server.faults.plan = ["stall"]
+    script = (
+        "from mnist_train.data.download import fetch\n"
+        f"fetch({server.url!r}, verify=print, progress=lambda *_: print('more', flush=True))"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
+        for _ in range(len(server.faults.content) // 2 // 2**18):
+            process.stdout.readline()
+        process.kill()
+    fetch_source(server.url)
+    assert sizes(server)[1] > len(server.faults.content) // 4
+
+
+@pytest.mark.parametrize(
+    ("plan", "sentence"),
+    [
+        (["404"], "404 Not Found"),
+        (["503"] * 10, "503"),
+        (["drop"] * 10, "cannot be fetched"),
+        (["drop before the answer"] * 10, "cannot be fetched"),
+        (["claims more"], "ended early"),
+        (["claims less"], "not a whole .gz"),
+        (["HTML"], "web page"),
+        (["redirect for ever"], "redirects"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_dead_link_is_one_sentence_and_names_the_bundled_digits(server, cache, plan, sentence, monkeypatch):
+    monkeypatch.setattr("mnist_train.data.download._BACKOFF", 0.01)
+    server.faults.plan = plan
+    with pytest.raises(DownloadError, match=sentence) as caught:
+        fetch_source(server.url)
+    assert "\n" not in str(caught.value)
+    assert "--data bundled" in str(caught.value) or "run the command again" in str(caught.value)
+    assert "mnist.pkl.gz" not in left_in(cache)
+
+
+def test_nobody_there_names_the_bundled_digits(monkeypatch):
+    monkeypatch.setattr("mnist_train.data.download._BACKOFF", 0.01)
+    with pytest.raises(DownloadError, match=r"refused.*--data bundled"):
+        fetch_source("http://127.0.0.1:1/mnist.pkl.gz")
+
+
+@pytest.mark.parametrize("plan", [[], ["claims more"]])
+def test_what_is_larger_than_the_limit_stops(server, cache, plan):
+    server.faults.plan = plan
+    with pytest.raises(DownloadError, match=r"larger than the limit of 1,000,000 bytes"):
+        fetch_source(server.url, limit=1_000_000)
+    assert left_in(cache) == []
+
+
+def npz(**arrays: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def test_other_digits_than_mnists_need_their_sha256(server, cache, test_split):
+    other = npz(x_train=test_split.images[:60], y_train=test_split.labels[:60])
+    server.faults.content = other
+    with pytest.raises(DownloadError, match=r"not MNIST .*--sha256"):
+        open_source(server.url)
+    assert left_in(cache) == []
+    found = open_source(server.url, sha256=hashlib.sha256(other).hexdigest())
+    assert (len(found.train), len(found.valid), found.test) == (50, 10, None)
+    with pytest.raises(DownloadError, match="SHA-256"):
+        open_source(server.url, sha256="0" * 64)
+
+
+def test_a_wrong_sha256_keeps_nothing(server, cache):
+    with pytest.raises(DownloadError, match="SHA-256"):
+        fetch_source(server.url, sha256="0" * 64)
+    assert left_in(cache) == []
+
+
+def test_two_processes_fetch_once(server, run):
+    command = [BIN / "mnist-data", "fetch", server.url]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+    outcomes = [process.communicate(timeout=60) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outcomes
+    assert outcomes[0][0] == outcomes[1][0]
+    assert len(server.faults.requests) == 1
+
+
+def test_the_command_says_in_one_line_what_went_wrong(server, run, cache):
+    server.faults.plan = ["404"]
+    result = run("mnist-train", "--data", server.url, "--output-dir", cache, env={"MNIST_EDGE_CACHE": str(cache)})
+    assert result.returncode == 1
+    assert result.stderr.startswith(b"Error: ")
+    assert result.stderr.count(b"\n") == 1
+    assert b"--data bundled" in result.stderr
+
+
+def test_a_cache_that_cannot_be_written_says_so(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MNIST_EDGE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(OSError, match="MNIST_EDGE_CACHE"):
+        fetch("http://127.0.0.1:1/x", verify=accept)
+
+
+def test_the_cache_is_the_users(monkeypatch, tmp_path):
+    monkeypatch.delenv("MNIST_EDGE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "mnist-edge" or sys.platform != "linux"
+
+
+def test_a_gzip_bomb_stops_at_the_limit(tmp_path, monkeypatch):
+    import gzip
+
+    monkeypatch.setattr("mnist_train.data.unpickle.LIMIT", 2**20)
+    bomb = tmp_path / "bomb.pkl.gz"
+    bomb.write_bytes(gzip.compress(b"\0" * 2**24))
+    with pytest.raises(DataError, match="unpacks to more than 1 MiB"):
+        open_source(str(bomb))
+
+
+def test_an_npz_that_claims_too_much_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("mnist_train.data.sources._UNPACKED_LIMIT", 2**20)
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x_train.npy", b"\0" * 2**24)
+    with pytest.raises(DataError, match="unpacks to more"):
+        open_source(str(tmp_path / "bomb.npz"))

@@ -1,0 +1,162 @@
+"""Pickles: arrays of every protocol come out, and nothing hostile gets to run or to take memory."""
+
+import builtins
+import io
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnist_train.data.bundled import Split
+from mnist_train.data.unpickle import load_arrays
+from mnist_train.errors import DataError
+
+PYTHON_2 = (
+    b"\x80\x02(cnumpy.core.multiarray\n_reconstruct\nq\x01cnumpy\nndarray\nq\x02K\x00\x85U\x01b\x87Rq\x03(K\x01"
+    b"K\x02\x85cnumpy\ndtype\nq\x04U\x02i8K\x00K\x01\x87Rq\x05(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t"
+    b"b\x89U\x10\x05\x00\x00\x00\x00\x00\x00\x00\xfe\xff\xff\xff\xff\xff\xff\xfftbt."
+)
+"""(np.array([5, -2]),) as cPickle of Python 2.7 wrote it: the array's bytes are a str."""
+
+
+class Calls:
+    """Pickles as a call of `function`."""
+
+    def __init__(self, function: Callable[..., object], *args: object) -> None:
+        self.reduced = function, args
+
+    def __reduce__(self):
+        return self.reduced
+
+
+def load(data: bytes):
+    return load_arrays(io.BytesIO(data), "digits.pkl.gz")
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("change", [np.ascontiguousarray, np.asfortranarray, lambda x: x.astype(">f4"), np.uint8])
+def test_real_digits_survive_every_protocol(test_split: Split, protocol: int, change):
+    images = change(test_split.images[:5].reshape(5, 784))
+    (got, labels), nothing = load(pickle.dumps(((images, test_split.labels), [test_split.labels[:0]]), protocol))
+    assert got.dtype == images.dtype
+    np.testing.assert_array_equal(got, images)
+    np.testing.assert_array_equal(labels, test_split.labels)
+    assert nothing[0].shape == (0,)
+
+
+def test_a_pickle_of_python_2_is_read():
+    (array,) = load(PYTHON_2)
+    assert array.tolist() == [5, -2]
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize(
+    ("hostile", "named"),
+    [
+        (Calls(os.system, "touch ran"), f"{os.name}.system"),
+        (Calls(builtins.eval, "open('ran', 'w')"), ".eval"),
+        (Calls(builtins.getattr, "text", "format"), ".getattr"),
+        (Calls(np.fromfile, "/etc/passwd"), "fromfile"),
+        (Calls(np.load, "ran.npy"), "load"),
+    ],
+    ids=["os.system", "eval", "getattr", "np.fromfile", "np.load"],
+)
+def test_a_hostile_name_is_refused_and_not_run(hostile, named, protocol, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"wants .*--data bundled") as caught:
+        load(pickle.dumps((np.zeros(3), hostile), protocol))
+    assert named in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_chain_through_numpy_reaches_nothing(tmp_path, monkeypatch):
+    """numpy.ndarray is admitted; its methods, and the modules that NumPy imports, are not."""
+    monkeypatch.chdir(tmp_path)
+    for module, name in [("numpy", "ndarray.tofile"), ("numpy", "os.system"), ("numpy.f2py", "os.system")]:
+        chain = b"\x80\x04\x8c" + bytes([len(module)]) + module.encode() + b"\x8c" + bytes([len(name)]) + name.encode()
+        with pytest.raises(DataError, match="wants numpy"):
+            load(chain + b"\x93\x8c\x03ran\x85R.")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_it_may_use_cannot_be_changed():
+    rewritten = b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n}X\x08\x00\x00\x00__call__K\x01sb."
+    with pytest.raises(DataError, match="EMPTY_DICT"):
+        load(rewritten)
+    with pytest.raises(DataError, match="sets the state of a name"):
+        load(b"\x80\x02cnumpy.core.multiarray\n_reconstruct\nK\x01b.")
+
+
+BOMBS = {
+    "ndarray of 10 GB": b"\x80\x02cnumpy\nndarray\nJ\x00\xe4\x0bTJ\x05\x00\x00\x00\x86\x85R.",
+    "_reconstruct of 10 GB": (
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nJ\x00\xe4\x0bTK\x07\x86U\x01b\x87R."
+    ),
+    "bytes that claim 10 GB": b"\x80\x04\x8e" + (10**10).to_bytes(8, "little") + b"x.",
+    "bytearray that claims 10 GB": b"\x80\x05\x96" + (10**10).to_bytes(8, "little") + b"x.",
+    "memo of 2 billion": b"\x80\x02Nr\xff\xff\xff\x7f.",
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
+def test_a_bomb_does_not_go_off(bomb: bytes, tmp_path: Path):
+    """In a process that may take 1 GiB more than it has: an attempt at 10 would be a MemoryError."""
+    (tmp_path / "bomb").write_bytes(bomb)
+    script = """
+        import resource
+        from mnist_train.errors import DataError
+        from mnist_train.data.unpickle import load_arrays
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))
+        try:
+            load_arrays(open("bomb", "rb"), "bomb")
+        except DataError as error:
+            print(error)
+        """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (
+        done.stdout.startswith("bomb is not a whole pickle")
+        or "asks for memory" in done.stdout
+        or ("holds more than arrays" in done.stdout)
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (np.array([object()]), "NEWOBJ"),
+        ({"x_train": np.zeros(3)}, "EMPTY_DICT"),
+        ((np.zeros(3), "text"), "more than arrays"),
+        (np.array(["text"]), "no digits"),
+        ([np.zeros(1)] * 9, "more than arrays"),
+    ],
+)
+def test_what_is_no_array_is_refused(value, reason):
+    with pytest.raises(DataError, match=reason):
+        load(pickle.dumps(value))
+
+
+def test_every_cut_is_refused(test_split: Split):
+    whole = pickle.dumps((test_split.images[:1], test_split.labels[:1]), 2)
+    for end in range(0, len(whole) - 1, 7):
+        with pytest.raises(DataError):
+            load(whole[:end])
+
+
+def test_a_shape_that_the_bytes_do_not_bear_out_is_refused():
+    with pytest.raises(DataError, match="claims the shape"):
+        load(PYTHON_2.replace(b"K\x02\x85c", b"K\x03\x85c"))

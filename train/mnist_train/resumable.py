@@ -1,0 +1,126 @@
+"""Resumable checkpoints: all that a training run is made of between two steps, in one safetensors file."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from mnist_runtime.io.files import read_whole, write_atomically
+from mnist_train import checkpoint
+from mnist_train.distributed import ALONE, Group
+from mnist_train.errors import CheckpointError
+from mnist_train.fit import Epoch, Position
+from mnist_train.optimizers import Optimizer
+from mnist_train.settings import Settings
+
+FILE = "mnist.resume.safetensors"
+"""Its name in the output folder."""
+
+_KEY = "mnist_edge_state"
+_LIMIT = 2**34  # bytes: weights and two buffers of the largest model that a checkpoint holds, and more
+_WANTED = f"give the {FILE} of an interrupted mnist-train"
+
+
+@dataclass(frozen=True)
+class State:
+    """A training run between two steps."""
+
+    settings: Settings
+    data: dict[str, str]
+    """SHA-256 of every array."""
+    tensors: dict[str, Tensor]
+    """Weights as "model.*", what the optimizer remembers as "optimizer.*", each rank's generators as "rng.*.RANK", and
+    "losses"."""
+    epoch: int
+    step: int
+    history: tuple[Epoch, ...]
+    run_id: str
+    """Of the torchrun that started it; empty without."""
+
+    def restore(self, model: nn.Module, optimizer: Optimizer, device: torch.device, rank: int = 0) -> Position:
+        """Put weights, optimizer and the generators of `rank` where they were; return where to go on.
+
+        A rank that was not there before keeps the generators that it has.
+
+        Raises:
+            CheckpointError: they do not fit.
+        """
+        try:
+            model.load_state_dict(self._under("model."))
+            optimizer.restore(self._under("optimizer."))
+            if (cpu := self.tensors.get(f"rng.cpu.{rank}")) is not None:
+                torch.set_rng_state(cpu)
+            if device.type == "cuda" and (cuda := self.tensors.get(f"rng.cuda.{rank}")) is not None:
+                torch.cuda.set_rng_state(cuda, device)
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"the resumable checkpoint does not fit ({reason}); {_WANTED}") from error
+        return Position(self.epoch, self.step, self.tensors["losses"], list(self.history))
+
+    def _under(self, prefix: str) -> dict[str, Tensor]:
+        return {name[len(prefix) :]: value for name, value in self.tensors.items() if name.startswith(prefix)}
+
+
+def save_state(
+    path: Path,
+    settings: Settings,
+    data: Mapping[str, str],
+    model: nn.Module,
+    optimizer: Optimizer,
+    position: Position,
+    *,
+    group: Group = ALONE,
+) -> bool:
+    """Write the run as it stands to `path`, atomically; False, and nothing written, if a weight is not finite.
+
+    Every rank of `group` calls it, and rank 0 writes.
+
+    Raises:
+        FileWriteError: naming `path`.
+    """
+    weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    if not all(torch.isfinite(tensor).all() for tensor in weights.values()):
+        return False  # the loop will say so; what is on disk is the last that is good
+    tensors = weights | {f"optimizer.{name}": tensor for name, tensor in optimizer.tensors().items()}
+    generators = {"rng.cpu": torch.get_rng_state()}
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        generators["rng.cuda"] = torch.cuda.get_rng_state(device)
+    for name, generator in generators.items():
+        tensors |= {f"{name}.{rank}": of_rank for rank, of_rank in enumerate(group.gather(generator))}
+    tensors["losses"] = position.losses[: position.step]
+    record = {
+        "settings": asdict(settings),
+        "data": dict(data),
+        "epoch": position.epoch,
+        "step": position.step,
+        "history": [asdict(epoch) for epoch in position.history],
+        "run_id": group.run_id,
+    }
+    if group.rank == 0:
+        write_atomically(path, checkpoint.pack(tensors, _KEY, record))
+    return True
+
+
+def load_state(path: Path) -> State:
+    """Read the resumable checkpoint at `path`; no code in it can run.
+
+    Raises:
+        FileMissingError, FileReadError: it is not there, or cannot be read.
+        CheckpointError: it is cut short, or not ours.
+    """
+    data = read_whole(path, limit=_LIMIT, wanted=_WANTED)
+    try:
+        tensors, record = checkpoint.unpack(data, _KEY)
+        history = tuple(Epoch(**{**epoch, "curve": tuple(epoch["curve"])}) for epoch in record["history"])
+        losses, step = len(tensors["losses"]), record["step"]
+        settings = Settings(**record["settings"])
+        state = State(settings, record["data"], tensors, record["epoch"], step, history, record["run_id"])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a resumable checkpoint ({error}); {_WANTED}") from error
+    if losses != step:
+        raise CheckpointError(f"{path} holds {losses} losses of {step} steps; {_WANTED}")
+    return state

@@ -1,0 +1,174 @@
+"""Experiment trackers: curves, weight images and sample digits in TensorBoard or Weights & Biases."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from mnist_runtime.digits import HEIGHT, PIXELS, WIDTH
+from mnist_train.data.bundled import Split
+from mnist_train.data.sources import MappedSplit
+from mnist_train.errors import MissingExtraError
+from mnist_train.fit import Epoch
+from mnist_train.settings import Settings
+
+TRACKERS = ("none", "tensorboard", "wandb")
+"""What `--tracker` names."""
+
+_SAMPLES = 10
+
+
+class Tracker(Protocol):
+    """Is told how a run goes."""
+
+    def start(self, model: nn.Module, digits: Split | MappedSplit) -> None:
+        """Training begins, with this model on these digits."""
+
+    def epoch(self, epoch: Epoch, model: nn.Module) -> None:
+        """An epoch has ended."""
+
+    def finish(self, metrics: dict[str, float]) -> None:
+        """Training has ended, and came to this on the test digits."""
+
+
+class Untracked:
+    """Tells nobody."""
+
+    def start(self, model: nn.Module, digits: Split | MappedSplit) -> None:
+        """Nothing."""
+
+    def epoch(self, epoch: Epoch, model: nn.Module) -> None:
+        """Nothing."""
+
+    def finish(self, metrics: dict[str, float]) -> None:
+        """Nothing."""
+
+
+class TensorBoard:
+    """Event files in `folder`/tensorboard."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise MissingExtraError("tensorboard", "tensorboard", "--tracker tensorboard") from error
+        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
+        self._settings = settings
+
+    def start(self, model: nn.Module, digits: Split | MappedSplit) -> None:
+        """Log settings, sample digits and the first weights."""
+        images, labels = samples(digits)
+        self._writer.add_text("settings", "\n".join(f"    {line}" for line in self._settings.to_toml().splitlines()), 0)
+        self._writer.add_images("digits", images[:, None], 0)
+        self._writer.add_text("digits/labels", " ".join(map(str, labels)), 0)
+        self._add_weights(model, 0)
+
+    def epoch(self, epoch: Epoch, model: nn.Module) -> None:
+        """Log the curve, the metrics and the weights."""
+        for at, loss in enumerate(epoch.curve):
+            self._writer.add_scalar("loss/train_curve", loss, (epoch.epoch - 1) * len(epoch.curve) + at)
+        for name, value in epoch.metrics().items():
+            if name != "epoch":
+                self._writer.add_scalar(name, value, epoch.epoch)
+        self._add_weights(model, epoch.epoch)
+        self._writer.flush()
+
+    def finish(self, metrics: dict[str, float]) -> None:
+        """Log hyperparameters against the outcome, and close the file."""
+        self._writer.add_hparams(self._settings.hyperparameters(), metrics, run_name=".")
+        self._writer.close()
+
+    def _add_weights(self, model: nn.Module, at: int) -> None:
+        templates = weight_images(model)
+        if templates is not None:
+            self._writer.add_images("weights", templates, at, dataformats="NHWC")
+
+
+class WandB:
+    """A run of Weights & Biases, in `folder`/wandb; WANDB_MODE=offline keeps it on this machine."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise MissingExtraError("wandb", "wandb", "--tracker wandb") from error
+        self._wandb = wandb
+        self._run: Any = wandb.init(
+            project="mnist-edge", dir=str(folder), config=asdict(settings), settings={"silent": True}
+        )
+
+    def start(self, model: nn.Module, digits: Split | MappedSplit) -> None:
+        """Log sample digits with their labels, and the first weights."""
+        images, labels = samples(digits)
+        pictures = [self._wandb.Image(image, caption=str(label)) for image, label in zip(images, labels, strict=True)]
+        self._run.log({"digits": pictures, **self._weights(model)}, commit=False)
+
+    def epoch(self, epoch: Epoch, model: nn.Module) -> None:
+        """Log the curve, the metrics and the weights."""
+        for loss in epoch.curve:
+            self._run.log({"loss": loss})
+        self._run.log({**epoch.metrics(), **self._weights(model)})
+
+    def finish(self, metrics: dict[str, float]) -> None:
+        """Log the outcome and close the run."""
+        self._run.summary.update(metrics)
+        self._run.finish()
+
+    def _weights(self, model: nn.Module) -> dict[str, Any]:
+        templates = weight_images(model)
+        if templates is None:
+            return {}
+        return {"weights": [self._wandb.Image(image, caption=str(label)) for label, image in enumerate(templates)]}
+
+
+def make_tracker(name: str, folder: Path, settings: Settings) -> Tracker:
+    """Make the tracker that `--tracker` names.
+
+    Raises:
+        MissingExtraError: its package is not installed.
+    """
+    match name:
+        case "tensorboard":
+            return TensorBoard(folder, settings)
+        case "wandb":
+            return WandB(folder, settings)
+    return Untracked()
+
+
+def samples(digits: Split | MappedSplit) -> tuple[NDArray[np.uint8], list[int]]:
+    """The first ten digits, uint8 `[10, 28, 28]`, and their labels."""
+    if isinstance(digits, MappedSplit):
+        count = min(_SAMPLES, len(digits))
+        images, labels = digits.images.rows(0, count), digits.labels.rows(0, count)
+    else:
+        images, labels = digits.images[:_SAMPLES], digits.labels[:_SAMPLES]
+    if images.dtype != np.uint8:
+        images = (images * 255).astype(np.uint8)
+    return np.asarray(images).reshape(-1, HEIGHT, WIDTH), [int(label) for label in labels]
+
+
+def weight_images(model: nn.Module) -> NDArray[np.uint8] | None:
+    """What each output, or hidden unit, of the first layer looks for: uint8 RGB `[up to 10, 28, 28, 3]`.
+
+    Red speaks for it, blue against it, white is indifferent. None if the model's first weights are not of pixels.
+    """
+    weights = first_weights(model)
+    if weights is None:
+        return None
+    share = weights / np.abs(weights).max(axis=(1, 2), keepdims=True).clip(1e-12)
+    red, blue = 1 + np.minimum(share, 0), 1 - np.maximum(share, 0)
+    levels: NDArray[np.uint8] = np.rint(255 * np.stack([red, 1 - np.abs(share), blue], axis=-1)).astype(np.uint8)
+    return levels
+
+
+def first_weights(model: nn.Module) -> NDArray[np.float32] | None:
+    """The first ten rows of the first `[n, 784]` parameter, as float32 `[10, 28, 28]`."""
+    for parameter in model.parameters():
+        if parameter.ndim == 2 and parameter.shape[1] == PIXELS:
+            weights: NDArray[np.float32] = parameter.detach()[:10].to("cpu", torch.float32).numpy()
+            return weights.reshape(-1, HEIGHT, WIDTH)
+    return None
