@@ -6,17 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mnist_export.golden import VALIDATION, Expected
-from mnist_runtime.digits import Intensities
+from mnist_runtime.digits import Intensities, as_pixels
 from mnist_runtime.model.comparison import Comparison, Reference, compare, incomparable
 from mnist_train.errors import MnistEdgeError
 
 _BATCHES = (0, 1, 2, 64)
 """Sizes that are run besides the whole: a baked-in batch dimension shows at once."""
 
-Run = Callable[[Intensities], tuple[NDArray[np.float32], NDArray[np.float32] | None]]
+Compute = Callable[[Intensities], tuple[NDArray[np.float32], NDArray[np.float32] | None]]
 """Raw digits uint8 `[N, 784]` to logits and, where the artifact computes them, probabilities, float32 `[N, 10]`."""
 
 
@@ -67,12 +68,22 @@ class ParityError(MnistEdgeError, ArithmeticError):
         """What it was looking for."""
 
 
-def judge(run: Run, expected: Expected) -> Verdict:
+def compute_of(module: Callable[[torch.Tensor], torch.Tensor]) -> Compute:
+    """Return the function that runs a module or program of torch, from float32 pixels to logits."""
+
+    def compute(digits: Intensities) -> tuple[NDArray[np.float32], None]:
+        with torch.no_grad():
+            return module(torch.from_numpy(as_pixels(digits))).numpy(), None
+
+    return compute
+
+
+def judge(compute: Compute, expected: Expected) -> Verdict:
     """Run every set of digits, in several batch sizes, up to the first failure."""
     comparisons: list[Comparison] = []
     logits = np.full_like(expected.logits, np.nan)
     for name, wanted in expected.sets.items():
-        comparison, computed = _compare(run, name, wanted)
+        comparison, computed = _compare(compute, name, wanted)
         comparisons.append(comparison)
         if not comparison.passed:
             break
@@ -95,13 +106,13 @@ def judge(run: Run, expected: Expected) -> Verdict:
     )
 
 
-def _compare(run: Run, name: str, wanted: Reference) -> tuple[Comparison, NDArray[np.float32]]:
+def _compare(compute: Compute, name: str, wanted: Reference) -> tuple[Comparison, NDArray[np.float32]]:
     """Compare the whole set; before it, small batches, of which only a failure is of interest."""
     for size in (*_BATCHES, len(wanted)):
         part = wanted[:size]
         label = name if size == len(wanted) else f"{name}, batch of {size}"
         try:
-            logits, probabilities = run(part.digits)
+            logits, probabilities = compute(part.digits)
         except Exception as error:  # noqa: BLE001  # each engine has its own, and none may pass
             reason = str(error).strip().splitlines()[0]
             return incomparable(label, size, f"it cannot be run ({reason})"), np.empty((0, 10), dtype=np.float32)

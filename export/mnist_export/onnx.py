@@ -1,26 +1,76 @@
-"""ONNX: module in, bytes out, as float32 pixels or as raw uint8 ones."""
+"""The formats `onnx` and `onnx-uint8`: one self-contained ONNX graph for float32 or for raw uint8 pixels."""
 
 import contextlib
 import io
+import json
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import onnx.version_converter
 import torch
+from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 from torch import Tensor, nn
 
 from mnist_export.errors import ExportError
+from mnist_export.formats import Recipe
+from mnist_export.gate import Compute
+from mnist_export.golden import GOLDEN, Expected
 from mnist_runtime import __version__
-from mnist_runtime.digits import LEVELS, PIXELS
-from mnist_runtime.model.artifact import metadata, seal
+from mnist_runtime.digits import LEVELS, PIXELS, Intensities
+from mnist_runtime.model.artifact import Artifact, metadata, seal
+
+if TYPE_CHECKING:
+    from mnist_export.bundle import Bundle
 
 OPSET = 18
 IR_VERSION = 8
 """The newest that onnxruntime 1.15 reads; the exporter's own default, 10, is refused there."""
+OLDEST_ONNXRUNTIME = "1.15.1"
+"""Oldest onnxruntime in which `make compat` has seen every ONNX format load and pass."""
+
+
+class Onnx(Recipe):
+    """The module as an ONNX graph, run by onnxruntime."""
+
+    def graph(self, bundle: "Bundle") -> ModelProto:
+        """Return the graph to publish, bare."""
+        return bundle.graph
+
+    def build(self, bundle: "Bundle", expected: Expected) -> bytes:
+        """Serialise the graph with its metadata and golden digits."""
+        properties = {
+            "input": json.dumps(self.format.contract, sort_keys=True),
+            "golden": expected.sets[GOLDEN].to_text(),
+            **bundle.properties,
+        }
+        return to_onnx(self.graph(bundle), properties)
+
+    def load(self, data: bytes) -> Compute:
+        """Load `data` through the runtime, at its optimisation level."""
+        artifact = Artifact.from_bytes(data, self.format.file)
+
+        def compute(digits: Intensities) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+            logits, probabilities = artifact.run(artifact.prepare(digits), "logits", "probabilities")
+            return logits, probabilities
+
+        return compute
+
+    def describe(self, bundle: "Bundle") -> Mapping[str, Any]:
+        """Return what an engine needs to load the file."""
+        return {"opset": bundle.opset, "ir_version": IR_VERSION, "onnxruntime": f">={OLDEST_ONNXRUNTIME}"}
+
+
+class OnnxUint8(Onnx):
+    """The same graph for raw uint8 pixels."""
+
+    def graph(self, bundle: "Bundle") -> ModelProto:
+        """Return the graph with its pixels cast and scaled."""
+        return uint8_graph(bundle.graph)
 
 
 class _WithProbabilities(nn.Module):

@@ -1,4 +1,4 @@
-"""PT2: the archive of `torch.export`, TorchScript's successor; module in, canonical bytes out.
+"""The format `pt2`: the archive of `torch.export`, TorchScript's successor; module in, canonical bytes out.
 
 Each node of the graph carries the stack trace it was traced at, with the machine's source paths; without those, and
 packed canonically, equal modules give equal bytes here too.
@@ -7,14 +7,32 @@ packed canonically, equal modules give equal bytes here too.
 import io
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from mnist_export.archive import canonical
 from mnist_export.errors import ExportError
+from mnist_export.formats import Recipe
+from mnist_export.gate import Compute, compute_of
+from mnist_export.golden import Expected
 from mnist_runtime.digits import PIXELS
+
+if TYPE_CHECKING:
+    from mnist_export.bundle import Bundle
+
+
+class Pt2(Recipe):
+    """The exported program, run by torch."""
+
+    def build(self, bundle: "Bundle", expected: Expected) -> bytes:  # noqa: ARG002
+        """Export the module."""
+        return to_pt2(bundle.checkpoint.module)
+
+    def load(self, data: bytes) -> Compute:
+        """Load `data` through `torch.export.load`."""
+        return compute_of(from_pt2(data))
 
 
 def to_pt2(module: nn.Module) -> bytes:

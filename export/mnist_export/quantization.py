@@ -1,4 +1,4 @@
-"""ONNX with weights and activations of 8 bits: a quarter of the size, calibrated on real training digits.
+"""The format `onnx-int8`: ONNX with weights and activations of 8 bits, calibrated on real training digits.
 
 onnxruntime's own tools write it, as QuantizeLinear and DequantizeLinear around every linear layer, which onnxruntime
 fuses into integer kernels. Weights are quantised a scale for each output, to 7 bits, because on x86 without VNNI a
@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -22,7 +23,12 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from mnist_export.bounds import linear_reference, quantized_reference
 from mnist_export.golden import Expected, split_sets
-from mnist_runtime.digits import Intensities, Pixels, as_pixels
+from mnist_export.onnx import Onnx
+from mnist_runtime.digits import PIXELS, Intensities, Pixels, as_intensities, as_pixels
+from mnist_train.data.bundled import load_split
+
+if TYPE_CHECKING:
+    from mnist_export.bundle import Bundle
 
 CALIBRATION_DIGITS = 1000
 """Of the training set, from its start."""
@@ -30,6 +36,23 @@ CALIBRATION_DIGITS = 1000
 _SCALINGS = 3
 """An engine may round the product of the two scales, its product with the sum of integers, and that of the bias."""
 _LINEAR = ["Gemm", "MatMul", "Conv"]
+
+
+class OnnxInt8(Onnx):
+    """The graph with 8-bit weights and activations."""
+
+    def graph(self, bundle: "Bundle") -> ModelProto:
+        """Return the quantised graph."""
+        return bundle.once(_quantized_graph)
+
+    def expect(self, bundle: "Bundle") -> Expected:
+        """Return the logits of the weights that the integers stand for."""
+        return expect_quantized(self.graph(bundle), bundle.expected)
+
+
+def _quantized_graph(bundle: "Bundle") -> ModelProto:
+    digits = as_intensities(load_split("train").images[:CALIBRATION_DIGITS].reshape(-1, PIXELS))
+    return quantize(bundle.graph, digits)
 
 
 class _Digits(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime comes without types

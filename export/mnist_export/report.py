@@ -62,9 +62,9 @@ def write_report(folder: str | os.PathLike[str], gated: Sequence["Gated"], check
         FileWriteError: naming the file.
     """
     pictures = {"errors.png": _png(_draw_errors(gated)), "sizes.png": _png(_draw_sizes(gated))}
-    for artifact in gated:
-        if artifact.format.is_onnx and artifact.format.name != "triton":  # whose graph is that of "onnx"
-            pictures[f"{artifact.format.name}.png"] = _png(_draw_graph(artifact))
+    graphs = {artifact.data: artifact for artifact in reversed(gated) if artifact.format.is_onnx}
+    for artifact in reversed(graphs.values()):  # each once: "triton" has the bytes of "onnx"
+        pictures[f"{artifact.format.name}.png"] = _png(_draw_graph(artifact))
     tables = [_summary(gated), _parity(gated)]
     page = _PAGE.format(
         checkpoint=html.escape(checkpoint),

@@ -1,19 +1,38 @@
-"""TorchScript: module in, canonical bytes out, for `torch.jit.load` and libtorch."""
+"""The format `torchscript`: module in, canonical bytes out, for `torch.jit.load` and libtorch."""
 
 import contextlib
 import io
 import re
 import warnings
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from mnist_export.archive import canonical
 from mnist_export.errors import ExportError
+from mnist_export.formats import Recipe
+from mnist_export.gate import Compute, compute_of
+from mnist_export.golden import Expected
+
+if TYPE_CHECKING:
+    from mnist_export.bundle import Bundle
 
 _CONSTANTS = re.compile(rb"(?:^  \w+ : Final\[.*\n)+", re.MULTILINE)
 """Neighbouring declarations of constants in a class of TorchScript's code, a line each."""
+
+
+class TorchScript(Recipe):
+    """The scripted module, run by torch."""
+
+    def build(self, bundle: "Bundle", expected: Expected) -> bytes:  # noqa: ARG002
+        """Script the module."""
+        return to_torchscript(bundle.checkpoint.module)
+
+    def load(self, data: bytes) -> Compute:
+        """Load `data` through `torch.jit.load`."""
+        return compute_of(from_torchscript(data))
 
 
 def to_torchscript(module: nn.Module) -> bytes:

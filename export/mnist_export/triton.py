@@ -1,13 +1,15 @@
-"""Triton: a model repository for NVIDIA's inference server, `tritonserver --model-repository artifacts/triton`.
+"""The format `triton`: a model repository for NVIDIA's server, `tritonserver --model-repository artifacts/triton`.
 
 The layout and the fields of config.pbtxt are those of Triton's documentation, "Model Repository" and "Model
 Configuration": https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/
 """
 
+from collections.abc import Sequence
+
+from mnist_export.onnx import Onnx
+from mnist_export.publish import File
 from mnist_runtime.digits import CLASSES, PIXELS
 
-MODEL_FILE = "triton/mnist/1/model.onnx"
-"""Version 1 of the model `mnist`: the same bytes as mnist.onnx."""
 CONFIG_FILE = "triton/mnist/config.pbtxt"
 
 MAX_BATCH_SIZE = 1024
@@ -16,8 +18,16 @@ MAX_QUEUE_DELAY = 100
 """Microseconds that a request may wait for others to join it."""
 
 
+class Triton(Onnx):
+    """The bytes of the format `onnx` as version 1 of the model `mnist`, and its configuration."""
+
+    def side_files(self) -> Sequence[File]:
+        """Return the configuration of the model."""
+        return [File(CONFIG_FILE, to_config(), {"format": "triton-config", "input": None})]
+
+
 def to_config() -> bytes:
-    """Describe mnist.onnx to Triton: the batch is a dimension that the server adds, and requests are joined."""
+    """Describe the model to Triton, which adds the batch dimension and joins requests."""
     return f"""\
 name: "mnist"
 platform: "onnxruntime_onnx"

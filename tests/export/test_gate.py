@@ -12,10 +12,10 @@ import torch
 from onnx import ModelProto, numpy_helper
 from torch import nn
 
-from mnist_export.bundle import Bundle, run_artifact
+from mnist_export.bundle import Bundle
 from mnist_export.errors import ExportError
 from mnist_export.formats import FORMATS
-from mnist_export.gate import Run, judge
+from mnist_export.gate import Compute, judge
 from mnist_export.golden import SINGLE, Expected
 from mnist_export.pt2 import to_pt2
 from mnist_export.torchscript import to_torchscript
@@ -55,8 +55,8 @@ def _complaint(data: bytes, expected: Expected) -> str | None:
     return failure and "; ".join(failure.failures)
 
 
-def _run(data: bytes) -> Run:
-    return run_artifact(FORMATS["onnx"], data)
+def _run(data: bytes) -> Compute:
+    return FORMATS["onnx"].load(data)
 
 
 def _scale_one(weight: np.ndarray, place: tuple[int, int], by: float = 1.001) -> np.ndarray:
@@ -99,7 +99,7 @@ def test_damaged_weights_in_a_programme_are_caught(checkpoint: Checkpoint, expec
     weight = module.lin.weight.detach().numpy()
     module.lin.weight = nn.Parameter(torch.from_numpy(WEIGHT_DAMAGES[name](weight).astype(np.float32)))
     data = {"torchscript": to_torchscript, "pt2": to_pt2}[form](module)
-    assert judge(run_artifact(FORMATS[form], data), expected).failure
+    assert judge(FORMATS[form].load(data), expected).failure
 
 
 def test_any_one_weight_changed_by_a_thousandth_is_caught_or_provably_rounding(
@@ -151,7 +151,7 @@ def test_a_baked_in_batch_that_is_not_declared_is_caught(everything: Path, expec
 def test_a_baked_in_batch_of_a_programme_is_caught(checkpoint: Checkpoint, expected: Expected):
     saved = io.BytesIO()
     torch.export.save(torch.export.export(checkpoint.module, (torch.zeros(1, 784),)), saved)
-    assert "cannot be run" in judge(run_artifact(FORMATS["pt2"], saved.getvalue()), expected).failure.failures[0]
+    assert "cannot be run" in judge(FORMATS["pt2"].load(saved.getvalue()), expected).failure.failures[0]
 
 
 @pytest.mark.parametrize("output", ["logits", "probabilities"])
@@ -200,13 +200,14 @@ def test_a_truncated_artifact_is_caught(everything: Path, expected: Expected, na
     data = (everything / form.file).read_bytes()
     for length in (1, len(data) // 2, len(data) - 1):
         with pytest.raises(ExportError, match="cannot be loaded again"):
-            run_artifact(form, data[:length])
+            form.load(data[:length])
 
 
 def test_one_step_of_one_quantised_weight_is_caught(checkpoint: Checkpoint, validation: Split):
     bundle = Bundle(checkpoint, validation)
-    data = bundle.build(FORMATS["onnx-int8"]).data
-    assert judge(_run(data), bundle.quantized_expected).failure is None
+    int8 = FORMATS["onnx-int8"]
+    data, expected = bundle.build(int8).data, int8.recipe.expect(bundle)
+    assert judge(_run(data), expected).failure is None
     model = onnx.load_from_string(data)
 
     def one_step(integers: np.ndarray) -> np.ndarray:
@@ -214,7 +215,7 @@ def test_one_step_of_one_quantised_weight_is_caught(checkpoint: Checkpoint, vali
         integers[3, 14 * 28 + 14] += 1
         return integers
 
-    assert judge(_run(_sealed(_edit_weight(model, one_step))), bundle.quantized_expected).failure
+    assert judge(_run(_sealed(_edit_weight(model, one_step))), expected).failure
 
 
 def test_a_hidden_layer_that_is_damaged_is_caught(networks, validation: Split):
