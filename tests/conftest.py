@@ -1,13 +1,18 @@
 """What every room's tests share: real digits, one real training run, its artifacts, and real processes."""
 
 import codecs
+import json
 import os
 import pty
 import select
+import signal
+import socket
 import subprocess
 import sys
 import termios
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,21 +34,86 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--exported", type=Path, metavar="DIR", help="An export made elsewhere, where there is torch.")
 
 
+class CommandServer:
+    """The process of command_server.py, which has torch imported and forks itself for each command."""
+
+    commands = frozenset({"mnist-train", "mnist-data", "mnist-export", "torchrun", "python"})
+    """Names of the commands that a fork can run; of "python", `-c PROGRAM` alone."""
+
+    def __init__(self) -> None:
+        self._control, theirs = socket.socketpair()
+        with theirs:
+            program = Path(__file__).with_name("command_server.py")
+            self._process = subprocess.Popen(
+                [sys.executable, program, str(theirs.fileno())], pass_fds=[theirs.fileno()]
+            )
+        self._answers = self._control.makefile("rb")
+
+    def run(
+        self, words: Sequence[str], env: Mapping[str, str], cwd: Path, timeout: float
+    ) -> "subprocess.CompletedProcess[bytes]":
+        """Run a command to its end; kill it after `timeout` seconds."""
+        (stdout, child_stdout), (stderr, child_stderr) = os.pipe(), os.pipe()
+        socket.send_fds(self._control, [b"\n"], [child_stdout, child_stderr])
+        request = {"words": words, "env": dict(env), "cwd": str(cwd)}
+        self._control.sendall(json.dumps(request).encode() + b"\n")
+        os.close(child_stdout)
+        os.close(child_stderr)
+        watchdog = threading.Timer(timeout, os.kill, (int(self._answers.readline()), signal.SIGKILL))
+        watchdog.start()
+        with ThreadPoolExecutor(2) as readers:
+            outputs = readers.map(_read_all, (stdout, stderr))
+        returncode = int(self._answers.readline())
+        watchdog.cancel()
+        return subprocess.CompletedProcess(words, returncode, *outputs)
+
+    def close(self) -> None:
+        self._answers.close()
+        self._control.close()
+        self._process.wait(timeout=60)
+
+
+def _read_all(descriptor: int) -> bytes:
+    with open(descriptor, "rb") as pipe:
+        return pipe.read()
+
+
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Run one of our commands as a process with an empty HOME; the result holds bytes."""
+def command_server() -> Iterator[Callable[[], CommandServer]]:
+    """Return the session's server of commands, started at the first call."""
+    started: list[CommandServer] = []
+
+    def server() -> CommandServer:
+        if not started:
+            started.append(CommandServer())
+        return started[0]
+
+    yield server
+    for each in started:
+        each.close()
+
+
+def _needs_an_interpreter(env: Mapping[str, str]) -> bool:
+    """Return True if `env` sets what an interpreter reads at its start only, and so a fork would not see."""
+    return any(name.startswith(("PYTHON", "LANG", "LC_")) and os.environ.get(name) != env[name] for name in env)
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory, command_server: Callable[[], CommandServer]) -> Run:
+    """Run a command as a process with an empty HOME; the result holds bytes.
+
+    Commands that import torch are forked from one process that has; the others, and those with options of
+    `subprocess.run` other than `cwd`, start the installed executable.
+    """
     home = tmp_path_factory.mktemp("home")
 
-    def run(command: str, *args: object, env: dict[str, str] | None = None, **options: object):
+    def run(command: str, *args: object, env: Mapping[str, str] | None = None, timeout: float = 120, **options: object):
+        env = env or {}
         clean = {key: value for key, value in os.environ.items() if key not in {"MNIST_MODEL", "NO_COLOR"}}
-        return subprocess.run(
-            [BIN / command, *map(str, args)],
-            env={**clean, "HOME": str(home), **(env or {})},
-            capture_output=True,
-            timeout=120,
-            check=False,
-            **options,
-        )
+        words, whole = [str(BIN / command), *map(str, args)], {**clean, "HOME": str(home), **env}
+        if command in CommandServer.commands and options.keys() <= {"cwd"} and not _needs_an_interpreter(env):
+            return command_server().run(words, whole, Path(options.get("cwd") or Path.cwd()), timeout)
+        return subprocess.run(words, env=whole, capture_output=True, timeout=timeout, check=False, **options)
 
     return run
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mnist_train import batches as room
 from mnist_train.checkpoint import load
+from mnist_train.data import batches as room
 from mnist_train.data.batches import Batches, InMemory, OnDisk
 from mnist_train.data.bundled import Split
 from mnist_train.data.mapped import Mapped

@@ -24,6 +24,7 @@ from mnist_train.errors import DataError, DeviceError, DivergenceError, GroupErr
 from mnist_train.fit import CHANCE_LOSS, Epoch, Position, evaluate, fit
 from mnist_train.models import build
 from mnist_train.optimizers import SCHEDULES, make_optimizer
+from mnist_train.plots import require_matplotlib
 from mnist_train.resumable import FILE, State, load_state, save_state
 from mnist_train.settings import Settings
 from mnist_train.trackers import Tracker, Untracked, make_tracker
@@ -97,9 +98,7 @@ class Run:
         """See that everything can be written that will be."""
         ensure_writable(self.folder)
         if self.settings.report:
-            from mnist_train.report import require
-
-            require()
+            require_matplotlib()
             ensure_writable(self.settings.report)
         return make_tracker(self.settings.tracker, self.folder, self.settings)
 
