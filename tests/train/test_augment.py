@@ -1,0 +1,147 @@
+"""Augmentation: digits stay digits, every step does what it is named for, and the same seed gives the same pictures."""
+
+import pytest
+import torch
+
+from mnist_train import augment
+from mnist_train.augment import Augmented
+from mnist_train.data.batches import InMemory
+
+STEPS = [getattr(augment, name) for name in ("thicken", "thin", "deform", "coarsen", "blur", "tone", "strike", "veil")]
+
+
+@pytest.fixture
+def pictures(validation, device):
+    pixels, _ = validation.tensors(device)
+    return pixels[:500].reshape(-1, 1, 28, 28)
+
+
+@pytest.fixture
+def generator(device):
+    return torch.Generator(device).manual_seed(0)
+
+
+def centre(pictures):
+    """Rows and columns [N, 2] of the centre of mass, counted from 0."""
+    pixels = torch.arange(28.0, device=pictures.device)
+    mass = pictures.sum(dim=(1, 2, 3))[:, None]
+    return torch.stack([(pictures.sum(dim=d) @ pixels).squeeze(1) for d in (3, 2)], dim=1) / mass
+
+
+def extent(pictures):
+    """Pixels [N] of the longest side of the ink's box."""
+    lit = pictures > 0.1 * pictures.amax(dim=(2, 3), keepdim=True)
+    return torch.stack([lit.any(dim=d).sum(dim=-1).squeeze(1) for d in (2, 3)]).amax(dim=0)
+
+
+@pytest.mark.parametrize("step", [*STEPS, augment.add_noise, augment.augment])
+def test_a_step_gives_other_pictures_within_black_and_white(pictures, generator, step):
+    before = pictures.clone()
+    changed = step(pictures, generator)
+    assert changed.shape == pictures.shape
+    assert changed.min() >= 0
+    assert changed.max() <= 1
+    assert (changed != pictures).any()
+    assert torch.equal(pictures, before)
+
+
+@pytest.mark.parametrize("step", [*STEPS, augment.add_noise, augment.augment])
+def test_the_seed_decides(pictures, device, step):
+    first, again, other = (step(pictures, torch.Generator(device).manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("step", [augment.deform, augment.augment])
+def test_a_blank_picture_has_no_nan(device, generator, step):
+    assert step(torch.zeros(3, 1, 28, 28, device=device), generator).isfinite().all()
+
+
+def test_a_box_has_mnists_size_and_centre_wherever_the_ink_was(pictures):
+    moved = torch.zeros_like(pictures)
+    small = torch.nn.functional.interpolate(pictures, scale_factor=0.5, mode="bilinear", antialias=True)
+    moved[:, :, :14, 14:] = small
+    boxed = augment.box(moved)
+    assert (centre(boxed) - 14).abs().max() < 0.5
+    assert (extent(boxed) - 20).abs().max() <= 2
+
+
+def test_a_box_keeps_all_ink_in_the_picture(device):
+    flag = torch.zeros(1, 1, 28, 28, device=device)
+    flag[0, 0, 2, 4:24] = flag[0, 0, 2:22, 4] = 1
+    flag[0, 0, 2:5, 4:7] = 1
+    for side in range(4):
+        boxed = augment.box(flag.rot90(side, (2, 3)))
+        assert boxed.sum().item() == pytest.approx(flag.sum().item(), rel=0.1)
+
+
+def test_deformed_digits_are_near_mnists_size_and_place(pictures, generator):
+    deformed = augment.deform(pictures, generator)
+    assert (centre(deformed) - 14).abs().max() < 3
+    assert extent(deformed).min() >= 15
+    assert extent(deformed).max() <= 26
+
+
+def test_strokes_get_thicker_and_thinner(pictures, generator):
+    ink = pictures.sum(dim=(1, 2, 3))
+    assert (augment.thicken(pictures, generator).sum(dim=(1, 2, 3)) > ink).all()
+    assert (augment.thin(pictures, generator).sum(dim=(1, 2, 3)) < ink).all()
+
+
+def test_edges_get_softer(pictures, generator):
+    def steepest(pictures):
+        return pictures.diff(dim=3).abs().amax(dim=(1, 2, 3))
+
+    assert augment.blur(pictures, generator).diff(dim=3).square().sum() < pictures.diff(dim=3).square().sum()
+    assert steepest(augment.coarsen(pictures, generator)).mean() < steepest(pictures).mean()
+
+
+def test_a_strike_is_one_straight_line(device, generator):
+    struck = augment.strike(torch.zeros(50, 1, 28, 28, device=device), generator)
+    for picture in struck.squeeze(1):
+        points = picture.nonzero().float()
+        spread = torch.linalg.svdvals(points - points.mean(dim=0))
+        assert spread[1] / len(points) ** 0.5 < 1
+
+
+def test_a_veil_brightens_the_background_alike_and_leaves_white_ink(device, generator):
+    square = torch.zeros(20, 1, 28, 28, device=device)
+    square[:, :, 10:18, 10:18] = 1
+    veiled = augment.veil(square, generator)
+    assert (veiled[:, 0, 0, 0] > 0).all()
+    assert torch.equal(veiled[:, 0, 0, 0], veiled[:, 0, 27, 5])
+    assert (veiled[:, :, 10:18, 10:18] == 1).all()
+
+
+def test_sometimes_is_a_share_of_the_pictures(pictures, generator):
+    changed = (augment.sometimes(0.25, augment.veil)(pictures, generator) != pictures).any(dim=(1, 2, 3))
+    assert 0.15 < changed.float().mean() < 0.35
+
+
+def test_every_epoch_varies_anew_and_a_resumed_one_goes_on_alike(validation, device):
+    pixels, labels = validation.tensors(device)
+    batches = Augmented(InMemory(pixels[:250], labels[:250], shuffle=1), seed=1)
+    assert len(batches) == 250
+    first, again, second = (list(batches.epoch(number, 100)) for number in (1, 1, 2))
+    assert [len(x) for x, _ in first] == [100, 100, 50]
+    assert all(
+        torch.equal(a, b) for one, other in zip(first, again, strict=True) for a, b in zip(one, other, strict=True)
+    )
+    assert not torch.equal(first[0][0], second[0][0])
+    (resumed,) = batches.epoch(1, 100, start=2)
+    assert torch.equal(resumed[0], first[2][0])
+    other_rank = Augmented(batches.batches, seed=1, rank=1)
+    assert not torch.equal(next(other_rank.epoch(1, 100))[0], first[0][0])
+
+
+def test_labels_stay_with_their_digits(validation, device):
+    pixels, labels = validation.tensors(device)
+    plain = InMemory(pixels[:250], labels[:250], shuffle=1)
+    wanted = [labels.tolist() for _, labels in plain.epoch(1, 100)]
+    assert [labels.tolist() for _, labels in Augmented(plain, seed=3).epoch(1, 100)] == wanted
+
+
+def test_an_empty_share_stays_empty(validation):
+    pixels, labels = validation.tensors()
+    share_of_one = Augmented(InMemory(pixels[:1], labels[:1], rank=0, ranks=2), seed=1)
+    assert [len(pixels) for pixels, _ in share_of_one.epoch(1, 100)] == [0]

@@ -1,0 +1,60 @@
+"""The average of weights: what it starts from, what it takes in, and that it can go on where it was."""
+
+import pytest
+import torch
+from torch import nn
+
+from mnist_train.averaging import WeightAverage
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+
+
+def moved(model):
+    """Move all weights of `model`, and count a batch in its normalisation."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 1
+    model.train()(torch.randn(4, 3))
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def test_an_update_keeps_the_decay_of_what_was(model):
+    average = WeightAverage(model, 0.75)
+    before = {name: tensor.clone() for name, tensor in average.tensors().items()}
+    now = moved(model)
+    average.update(1_000)
+    for name, tensor in average.tensors().items():
+        wanted = now[name] if name.endswith("tracked") else 0.75 * before[name] + 0.25 * now[name]
+        torch.testing.assert_close(tensor, wanted)
+
+
+def test_the_first_steps_leave_little_of_the_random_start(model):
+    average = WeightAverage(model, 0.999)
+    now = moved(model)
+    for step in range(1, 100):
+        average.update(step)
+    torch.testing.assert_close(average.tensors()["0.weight"], now["0.weight"], atol=1e-6, rtol=0)
+
+
+def test_without_a_decay_there_is_only_the_model(model):
+    average = WeightAverage(model, 0)
+    moved(model)
+    average.update(1)
+    assert average.model is model
+    assert average.tensors() == {}
+
+
+def test_it_goes_on_where_it_was(model):
+    unbroken = WeightAverage(model, 0.9)
+    moved(model)
+    unbroken.update(50)
+    resumed = WeightAverage(model, 0.9)
+    resumed.restore({name: tensor.clone() for name, tensor in unbroken.tensors().items()})
+    moved(model)
+    for average in (unbroken, resumed):
+        average.update(51)
+    assert all(torch.equal(a, b) for a, b in zip(*(x.tensors().values() for x in (unbroken, resumed)), strict=True))
