@@ -29,8 +29,8 @@ demo: .venv/demo .venv-edge/demo  ## train, export, prove parity, and recognise 
 	$(EDGE)/mnist-parity artifacts/mnist.onnx
 	$(EDGE)/mnist-infer artifacts/digit.npy --model artifacts/mnist.onnx
 
-test: check  ## every test, doctests and branch coverage
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/score -rs --cov --cov-report=term-missing:skip-covered
+test: check  ## every test that starts no Ray, doctests and branch coverage
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/score/with_ray -rs --cov --cov-report=term-missing:skip-covered
 
 test-browser: .venv/dev  ## the page in a real Chromium, which must be there
 	REQUIRE_CHROMIUM=1 $(BIN)/python -m pytest tests/browser

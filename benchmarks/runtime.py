@@ -196,7 +196,7 @@ def memory_of_a_large_file(folder: Path) -> list[Claim]:
     def peak(rows: int) -> float:
         path = folder / f"{rows}.npy"
         np.lib.format.open_memmap(path, "w+", np.uint8, (rows, 784)).flush()  # sparse: zeros take no disk
-        values = [measure(BIN / "mnist-infer", path, "-o", folder / f"{rows}.{i}.labels.npy").peak for i in range(2)]
+        values = [measure(BIN / "mnist-score", path, folder / f"{rows}.{i}.labels.npy").peak for i in range(2)]
         path.unlink()
         return statistics.median(values)
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from mnist_runtime.errors import (
         ArtifactError,
         ClosedError,
-        ClusterError,
         DigitError,
         ExtraMissingError,
         FileMissingError,
@@ -34,7 +33,6 @@ __all__ = [
     "ArtifactError",
     "Classifier",
     "ClosedError",
-    "ClusterError",
     "DigitError",
     "ExtraMissingError",
     "FileMissingError",

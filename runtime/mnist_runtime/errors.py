@@ -43,7 +43,3 @@ class ClosedError(MnistRuntimeError, ValueError):
 
 class ExtraMissingError(MnistRuntimeError, ImportError):
     """An optional part of the package is needed and not installed."""
-
-
-class ClusterError(MnistRuntimeError, RuntimeError):
-    """Ray could not be started or joined, or gave up."""

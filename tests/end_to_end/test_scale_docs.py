@@ -1,4 +1,4 @@
-"""The lines of docs/scale.md that need no cluster: every scheduler's shards, put together, are the whole."""
+"""The lines of docs/scale.md that need no cluster: the parts of every scheduler together are the whole."""
 
 import os
 import re
@@ -12,11 +12,11 @@ import pytest
 from mnist_runtime import Classifier
 
 SCALE = Path(__file__).parents[2] / "docs" / "scale.md"
-COUNT = 8  # shards, on the page
+COUNT = 8  # parts, on the page
 
 
 def block(start: str) -> str:
-    """The code block of the page that begins with `start`."""
+    """Return the code block of the page that begins with `start`."""
     found = re.search(rf"^```\w+\n({re.escape(start)}.*?)^```$", SCALE.read_text(encoding="utf-8"), re.DOTALL | re.M)
     assert found, f"the page has no block that begins with {start}"
     return found[1]
@@ -52,7 +52,7 @@ def test_the_indexed_job_of_kubernetes(shell):
     manifest = block("apiVersion: batch/v1")
     assert "completionMode: Indexed" in manifest
     assert f"completions: {COUNT}\n" in manifest
-    command = re.search(r"^ +(mnist-infer .*)$", manifest, re.M)[1]
+    command = re.search(r"^ +(mnist-score .*)$", manifest, re.M)[1]
     assert "/data/" in command
     for index in range(COUNT):
         shell(command.replace("/data/", ""), JOB_COMPLETION_INDEX=index)

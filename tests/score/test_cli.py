@@ -1,170 +1,51 @@
-"""The command mnist-score as people run it, on a Ray that it starts itself."""
+"""The command line of mnist-score: what it refuses, and what it needs."""
 
-import contextlib
-import json
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
-PATIENCE = 300  # seconds, for the slowest of machines
-
-
-def test_damaged_shards_are_told_and_the_others_done_and_the_next_run_tries_them_again(
-    score, shifted, write_shard, plain, tmp_path
-):
-    folder, output = tmp_path / "in", tmp_path / "out"
-    for k in range(6):
-        write_shard(folder / f"{k}.parquet", shifted(k))
-    whole = (folder / "1.parquet").read_bytes()
-    (folder / "1.parquet").write_bytes(whole[:-100])
-    np.save(folder / "4.npy", np.zeros((3, 32, 32), np.uint8))
-    result = score(folder, output)
-    assert result.returncode == 1
-    errors = sorted(line for line in result.stderr.splitlines() if line.startswith("Error"))
-    assert len(errors) == 2
-    assert errors[0].startswith("Error: 1.parquet cannot be read (Parquet magic bytes not found")
-    assert errors[1].startswith("Error: 4.npy: the shape is (3, 32, 32), and digits are")
-    assert result.stderr.endswith("2 of 7 shards failed; the next run tries them again.\n")
-    assert sorted(path.name for path in output.iterdir()) == [f"{k}.parquet" for k in (0, 2, 3, 4, 5)]
-
-    (folder / "1.parquet").write_bytes(whole)
-    np.save(folder / "4.npy", shifted(6))
-    before = {path.name: path.stat().st_mtime_ns for path in output.iterdir()}
-    result = score(folder, output, "--actors", 1)
-    assert result.returncode == 0, result.stderr
-    assert "Scoring 2 shards with 1 scorer on this machine." in result.stderr
-    assert before.items() <= {path.name: path.stat().st_mtime_ns for path in output.iterdir()}.items()
-    assert json.loads((output / "_manifest.json").read_text())["rows"] == 7 * 70_000
-    for name, k in [("1.parquet", 1), ("4.npy.parquet", 6)]:
-        assert np.array_equal(pq.read_table(output / name)["label"].to_numpy(), plain.predict(shifted(k)))
-
-
-def test_a_terminal_shows_one_line_that_redraws(terminal, millions, tmp_path):
-    shown = terminal("mnist-score", millions, tmp_path / "out", "--probabilities")
-    shown.read(until="Scoring 30 shards")
-    text = shown.read()
-    assert shown.process.returncode == 0
-    lines = [line for line in text.split("\r") if re.match(r"\x1b\[2K *\d+%", line)]
-    assert len(lines) > 10
-    assert max(map(len, lines)) < 80
-    assert all("\n" not in line for line in lines)
-    assert re.search(r"100%  2,100,000 digits  [\d,]+/s  30 of 30 shards  0:00:00 left", lines[-1])
-    assert pq.read_schema(tmp_path / "out" / "shift=00" / "digits.parquet").names[-1] == "probability_9"
-
-
-def wait_for_answers(process: "subprocess.Popen[str]", output: Path) -> None:
-    """Until the first shard is done."""
-    deadline = time.monotonic() + PATIENCE
-    while not list(output.rglob("digits.parquet")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+BIN = Path(sys.executable).parent
 
 
 @pytest.mark.parametrize(
-    ("sig", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("arguments", "code", "sentence"),
+    [
+        (["nowhere", "out"], 1, "nowhere does not exist; give a .parquet or .npy file, or a folder of them"),
+        (["here", "out", "--model", "nowhere.onnx"], 1, "nowhere.onnx does not exist; give a .onnx file"),
+        (["here", "out", "--address", "127.0.0.1:1"], 1, "the Ray at 127.0.0.1:1 cannot be joined ("),
+        (["here", "out", "--actors", "0"], 2, "0 is not in the range x>=1"),
+        (["here"], 2, "Missing argument 'OUTPUT'"),
+        (["here", ""], 2, "Invalid value for 'OUTPUT': it is empty; is a variable unset?"),
+        (["here", "out", "--part", "1/2"], 2, "--part and --labels are for one .npy"),
+        (["here", "out", "--labels", "y.npy"], 2, "--part and --labels are for one .npy"),
+        (["here", "o.npy", "--actors", "2"], 2, "--actors and --address are for Ray"),
+        (["here", "o.npy", "--address", "auto"], 2, "--actors and --address are for Ray"),
+        (["here", "o.npy", "--part", "3/2"], 2, "'3/2' is not I/N, such as 1/8 to 8/8"),
+        (["here", "o.npy", "--part", "0/2"], 2, "'0/2' is not I/N"),
+        (["here", "o.npy", "--part", "1/" + "9" * 5000], 2, "is not I/N"),
+        (["nowhere.npy", "o.npy"], 1, "nowhere.npy does not exist"),
+        (["here", "x" * 300 + ".npy"], 1, "File name too long"),
+        (["here", "digits.npy.txt"], 1, "digits.npy.txt cannot be listed ("),
+        (["here", "s3://bucket/o.npy"], 2, "a .npy is written on this machine"),
+    ],
 )
-def test_a_signal_ends_in_one_sentence_and_without_ray(start, millions, tmp_path, sig, code, said):
-    process = start(millions, tmp_path / "out")
-    wait_for_answers(process, tmp_path / "out")
-    process.send_signal(sig)
-    _, stderr = process.communicate(timeout=PATIENCE)
-    assert process.returncode == code
-    assert stderr.endswith(f"Error: {said}; nothing half-written stands under its final name\n")
-    assert "Traceback" not in stderr
-    assert not (tmp_path / "out" / "_manifest.json").exists()
-    for path in (tmp_path / "out").rglob("*.parquet"):
-        pq.read_table(path)
+def test_what_cannot_be_done_is_told_in_one_sentence(run, test_split, tmp_path, arguments, code, sentence):
+    np.save(tmp_path / "digits.npy", test_split.images[:10])
+    (tmp_path / "digits.npy.txt").write_text("notes")
+    arguments = [str(tmp_path / "digits.npy") if argument == "here" else argument for argument in arguments]
+    result = run("mnist-score", *arguments, cwd=tmp_path)
+    assert result.returncode == code
+    assert sentence in result.stderr.decode()
+    assert b"Traceback" not in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "out") == ["digits.npy", "digits.npy.txt"]
 
 
-POISONED = """
-import os, signal, sys
-from importlib.machinery import PathFinder
-
-class Poisoned:
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        if name != "mnist_score.scorer":
-            return None
-        spec = PathFinder.find_spec(name, path, target)
-        run = spec.loader.exec_module
-
-        def exec_module(module):
-            run(module)
-            original = module.open_rows
-
-            def open_rows(folder, name):
-                if name == "poison.npy":
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return original(folder, name)
-
-            module.open_rows = open_rows
-
-        spec.loader.exec_module = exec_module
-        return spec
-
-sys.meta_path.insert(0, Poisoned)
-"""
-"""In every process of Python: a shard of that name kills whoever opens it, as one that takes all memory does."""
-
-
-@pytest.mark.parametrize("actors", [1, 2])
-def test_a_shard_that_kills_its_scorers_is_named_and_the_others_are_done(score, monkeypatch, real, tmp_path, actors):
-    folder, output = tmp_path / "in", tmp_path / "out"
-    for path, text in ((folder, None), (tmp_path / "site", POISONED)):
-        path.mkdir()
-        if text:
-            (path / "sitecustomize.py").write_text(text)
-    for name in ("a", "b", "c", "d", "poison"):
-        np.save(folder / f"{name}.npy", real[:1000])
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
-    result = score(folder, output, "--actors", actors)
-    assert result.returncode == 1
-    *_, scored, named, summary = result.stderr.splitlines()
-    assert scored.startswith("Scored 4,000 digits in ")
-    assert named == "Error: poison.npy has no answer, for its scorer was lost each time; Ray's logs tell more"
-    assert summary == "1 of 5 shards failed; the next run tries them again."
-    assert sorted(path.name for path in output.iterdir()) == [f"{name}.npy.parquet" for name in "abcd"]
-    assert "Warning" not in result.stderr
-
-
-def environments(process: "subprocess.Popen[str]") -> dict[str, dict[str, str]]:
-    """What each process below this one was given, by its command."""
-    parents: dict[int, int] = {}
-    found: dict[int, tuple[str, dict[str, str]]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            words = (folder / "environ").read_bytes().decode().split("\0")
-            command = (folder / "cmdline").read_bytes().partition(b"\0")[0].decode()
-            found[int(folder.name)] = command, dict(word.partition("=")[::2] for word in words)
-
-    def is_below(pid: int) -> bool:
-        return pid == process.pid or (pid in parents and is_below(parents[pid]))
-
-    return {command: given for pid, (command, given) in found.items() if pid != process.pid and is_below(pid)}
-
-
-def test_ray_reports_no_usage_and_leaves_nothing_in_the_home(start, home, millions, tmp_path):
-    process = start(millions, tmp_path / "out")
-    wait_for_answers(process, tmp_path / "out")
-    rays = {command: given for command, given in environments(process).items() if "/ray/" in command}
-    assert {"gcs_server", "raylet"} <= {Path(command).name for command in rays}
-    assert {given.get("RAY_USAGE_STATS_ENABLED") for given in rays.values()} == {"0"}
-    _, stderr = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, stderr
-    assert list(home.iterdir()) == []
-
-
-def test_an_output_that_cannot_be_written_is_told_before_ray_is_started(real, tmp_path):
-    np.save(tmp_path / "digits.npy", real[:10])
+def test_an_output_that_cannot_be_written_is_told_before_ray_is_started(test_split, tmp_path):
+    np.save(tmp_path / "digits.npy", test_split.images[:10])
     code = (
         "import resource; from mnist_score.cli import score\n"
         "before = resource.getrlimit(resource.RLIMIT_FSIZE)\n"
@@ -185,34 +66,54 @@ def test_an_output_that_cannot_be_written_is_told_before_ray_is_started(real, tm
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "sentence"),
-    [
-        (["nowhere", "out"], 1, "nowhere is not there; give a .parquet or .npy file, or a folder of them"),
-        (["here", "out", "--model", "nowhere.onnx"], 1, "nowhere.onnx does not exist; give a .onnx file"),
-        (["here", "out", "--address", "127.0.0.1:1"], 1, "the Ray at 127.0.0.1:1 cannot be joined ("),
-        (["here", "out", "--actors", "0"], 2, "0 is not in the range x>=1"),
-        (["here"], 2, "Missing argument 'OUTPUT'"),
-    ],
-)
-def test_what_cannot_be_done_is_told_in_one_sentence(run, real, tmp_path, arguments, code, sentence):
-    np.save(tmp_path / "digits.npy", real[:10])
-    arguments = [str(tmp_path / "digits.npy") if argument == "here" else argument for argument in arguments]
-    result = run("mnist-score", *arguments, cwd=tmp_path)
-    assert result.returncode == code
-    assert sentence in result.stderr.decode()
-    assert b"Traceback" not in result.stderr
+@pytest.fixture
+def without(tmp_path):
+    """Run mnist-score where some modules are not installed."""
+
+    def without(modules, *arguments):
+        hide = "".join(f"sys.modules[{module!r}] = None; " for module in modules)
+        code = f"import sys; {hide}from mnist_score.cli import score; score()"
+        command = [sys.executable, "-c", code, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    return without
 
 
-def test_the_extra_is_asked_for_where_it_is_missing(tmp_path):
-    code = "import sys; sys.modules['ray'] = None; from mnist_score.cli import score; score()"
-
-    def without_ray(*arguments):
-        return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
-
-    result = without_ray(str(tmp_path), str(tmp_path / "out"))
+@pytest.mark.parametrize("module", ["ray", "pyarrow"])
+def test_the_extra_is_asked_for_where_a_folder_needs_it(without, tmp_path, module):
+    result = without([module], str(tmp_path), str(tmp_path / "out"))
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == (
-        'Error: mnist-score needs Ray; install it with pip install "mnist-score[ray]"'
+        'Error: scoring into a folder needs Ray; install it with pip install "mnist-score[ray]", '
+        "or give an OUTPUT that ends in .npy"
     )
-    assert without_ray("--help").returncode == 0
+
+
+def test_a_npy_is_scored_without_the_extra(without, test_split, tmp_path):
+    np.save(tmp_path / "x.npy", test_split.images[:10])
+    result = without(["ray", "pyarrow"], "x.npy", "labels.npy")
+    assert result.returncode == 0, result.stderr
+    assert len(np.load(tmp_path / "labels.npy")) == 10
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_need_neither_numpy_nor_ray(without, option):
+    result = without(["ray", "pyarrow", "numpy", "onnxruntime", "tqdm"], option)
+    assert result.returncode == 0, result.stderr
+    assert "mnist-score" in result.stdout
+
+
+def test_every_help_line_of_an_option_begins_with_a_capital_and_never_with_of(run):
+    options = run("mnist-score", "--help").stdout.decode().partition("Options:")[2]
+    helps = re.findall(r"^  (?:-\w, )?--[\w-]+(?: [A-Z|:/]+)?\s+(\S+)", options, re.M)
+    assert len(helps) == 8
+    assert all(first[0].isupper() and first != "Of" for first in helps), helps
+
+
+def test_a_closed_stderr_is_no_traceback(test_split, tmp_path):
+    np.save(tmp_path / "x.npy", test_split.images[:10])
+    result = subprocess.run(
+        ["bash", "-c", 'exec "$0" x.npy labels.npy 2>&-', BIN / "mnist-score"], cwd=tmp_path, check=False, timeout=60
+    )
+    assert result.returncode == 0
+    assert len(np.load(tmp_path / "labels.npy")) == 10

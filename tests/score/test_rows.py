@@ -79,9 +79,13 @@ TWICE = parquet(pixels=[1], pixel5=[2]).replace(b"pixel5", b"pixels")
 @pytest.mark.parametrize(
     ("name", "data", "sentence"),
     [
-        ("a.parquet", parquet(image=[1], label=[2]), "a.parquet has no column pixels (image, label); name that"),
-        ("a.parquet", TWICE, "a.parquet has 2 columns pixels (pixels, pixels); name that"),
-        ("a.parquet", parquet(pixels=["seven"]), "pixels of type string, and they have to be fixed_size_binary(784)"),
+        ("a.parquet", parquet(image=[1], label=[2]), "a.parquet has no column pixels (image, label); give"),
+        ("a.parquet", TWICE, "a.parquet has 2 columns pixels (pixels, pixels); give"),
+        (
+            "a.parquet",
+            parquet(pixels=["seven"]),
+            "pixels of type string, and fixed_size_binary(784) or a list of 784 uint8 is wanted",
+        ),
         ("a.parquet", parquet(pixels=pa.array([b"x"], pa.binary(1))), "pixels of type fixed_size_binary[1]"),
         ("a.parquet", parquet(pixels=[[0.5] * 784]), "pixels of type list<element: double>"),
         ("a.parquet", parquet(pixels=pa.array([BLANK, None], pa.list_(pa.uint8()))), "1 rows whose pixels are null"),
@@ -104,7 +108,7 @@ def test_what_holds_no_digits_is_refused_in_one_sentence(folder, tmp_path, name,
 
 
 def test_a_shard_that_is_not_there_is_told_by_its_path(folder, tmp_path):
-    with pytest.raises(FileMissingError, match=re.escape(f"{tmp_path}/a.npy is not there")):
+    with pytest.raises(FileMissingError, match=re.escape(f"{tmp_path}/a.npy does not exist")):
         read(folder, "a.npy")
 
 

@@ -1,4 +1,4 @@
-"""What a run finds to do: shards that are missing or have changed, and outputs that are not its own."""
+"""The plan of a run: which shards are missing or have changed, and which outputs are refused."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mnist_runtime import Classifier, FileMissingError, FileReadError, FileWriteError, OptionError
-from mnist_score import job
+from mnist_score import run
 from mnist_score.job import Job
 from mnist_score.scorer import Scorer
 from mnist_score.shards import list_shards
@@ -35,7 +35,7 @@ def output(tmp_path):
 @pytest.fixture
 def plan(plain, shards, output):
     def plan(given=shards, output=output, classifier=plain, *, probabilities=False):
-        return job.plan(classifier, str(given), str(output), probabilities=probabilities)
+        return run.plan(classifier, str(given), str(output), probabilities=probabilities)
 
     return plan
 
@@ -57,7 +57,7 @@ def finish(plan, score, plain):
 
     def finish():
         score(plan())
-        assert job.run(plan(), plain, None, None)
+        assert run.run(plan(), plain, None, None)
 
     return finish
 
@@ -83,7 +83,7 @@ def test_what_is_scored_is_not_missing_and_ends_in_the_manifest(plan, score, pla
         "2026/a.parquet": 200,
         "b.npy": 300,
     }
-    assert job.run(planned, plain, None, None)  # a run that was killed before it wrote the manifest
+    assert run.run(planned, plain, None, None)  # a run that was killed before it wrote the manifest
     manifest = json.loads((output / "_manifest.json").read_text())
     assert manifest["rows"] == 600
     assert manifest["models"] == sorted(plain.digests)
@@ -94,7 +94,7 @@ def test_what_is_scored_is_not_missing_and_ends_in_the_manifest(plan, score, pla
     ]
     before = (output / "_manifest.json").stat().st_mtime_ns
     assert plan().complete
-    assert job.run(plan(), plain, None, None)
+    assert run.run(plan(), plain, None, None)
     assert (output / "_manifest.json").stat().st_mtime_ns == before
     assert capfd.readouterr().err.splitlines() == [
         f"Wrote {output}: 600 digits of 3 shards, and _manifest.json.",
@@ -102,17 +102,21 @@ def test_what_is_scored_is_not_missing_and_ends_in_the_manifest(plan, score, pla
     ]
 
 
-@pytest.mark.parametrize("change", ["size", "time"])
+@pytest.mark.parametrize("change", ["size", "time", "digits"])
 def test_a_shard_that_has_changed_is_missing_again_and_its_old_answers_are_gone(
     plan, finish, shards, output, change, capfd
 ):
     finish()
     if change == "size":
         np.save(shards / "b.npy", np.zeros((7, 784), np.uint8))
-    else:
+    elif change == "time":
         os.utime(shards / "b.npy", (1, 1))
+    else:
+        status = (shards / "b.npy").stat()
+        np.save(shards / "b.npy", np.zeros((300, 28, 28), np.uint8))
+        os.utime(shards / "b.npy", ns=(status.st_atime_ns, status.st_mtime_ns))
     assert names(plan().missing) == ["b.npy"]
-    assert "Scoring again what has changed since: 1 shard." in capfd.readouterr().err
+    assert "Scoring again what has changed: 1 shard." in capfd.readouterr().err
     assert not (output / "b.npy.parquet").exists()
     assert not (output / "_manifest.json").exists()
     assert (output / "2025" / "a.parquet").exists()
@@ -138,7 +142,7 @@ def test_outputs_of_another_model_are_refused_and_kept(plan, score, bundled, out
     before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
     other = Classifier(bundled)  # one of the two graphs
     with pytest.raises(
-        FileWriteError, match=r"is of another run, whose models was \[.*\] and not \[.*\]; give another"
+        FileWriteError, match=r"is from another run, whose models was \[.*\] and not \[.*\]; give another"
     ):
         plan(classifier=other)
     assert before == {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
@@ -146,7 +150,7 @@ def test_outputs_of_another_model_are_refused_and_kept(plan, score, bundled, out
 
 def test_outputs_with_other_options_are_refused(plan, score):
     score(plan())
-    with pytest.raises(FileWriteError, match="whose probabilities was False and not True; give another folder"):
+    with pytest.raises(FileWriteError, match="whose output was labels and not probabilities; give another folder"):
         plan(probabilities=True)
 
 
@@ -160,7 +164,9 @@ def test_outputs_of_another_input_are_refused(plan, score, shards, tmp_path):
 def test_outputs_of_a_shard_that_is_no_more_are_refused(plan, score, shards, output):
     score(plan())
     (shards / "b.npy").unlink()
-    with pytest.raises(FileWriteError, match=re.escape(f"{output}/b.npy.parquet is of a shard that {shards} does not")):
+    with pytest.raises(
+        FileWriteError, match=re.escape(f"{output}/b.npy.parquet answers a shard that {shards} does not")
+    ):
         plan()
 
 
@@ -172,7 +178,7 @@ def test_files_that_are_not_ours_are_refused(plan, output, data):
     else:
         metadata = {"mnist_score": '{"schema": 1}'} if data == "json" else None
         pq.write_table(pa.table({"x": [1]}).replace_schema_metadata(metadata), output / "b.npy.parquet")
-    with pytest.raises(FileWriteError, match=re.escape(f"{output}/b.npy.parquet is none of this command's; give")):
+    with pytest.raises(FileWriteError, match=re.escape(f"{output}/b.npy.parquet was not written by mnist-score; give")):
         plan()
 
 
@@ -198,14 +204,15 @@ def test_an_input_without_shards_is_refused(plan, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileMissingError, match=r"empty holds no \.parquet and no \.npy; give a"):
         plan(tmp_path / "empty")
-    with pytest.raises(FileMissingError, match="nowhere is not there; give a"):
+    with pytest.raises(FileMissingError, match="nowhere does not exist; give a"):
         plan(tmp_path / "nowhere")
 
 
-def test_a_pipe_is_refused(plan, tmp_path):
-    os.mkfifo(tmp_path / "pipe.npy")
-    with pytest.raises(FileReadError, match=r"pipe\.npy is neither a file nor a folder; give a \.parquet"):
-        plan(tmp_path / "pipe.npy")
+def test_a_pipe_is_refused(plan, shards):
+    os.mkfifo(shards / "pipe.npy")
+    for given in (shards, shards / "pipe.npy"):
+        with pytest.raises(FileReadError, match=r"pipe\.npy is a pipe or a device; give a \.parquet"):
+            plan(given)
 
 
 def test_a_uri_of_no_known_kind_is_refused(plan):
@@ -233,25 +240,24 @@ def test_a_manifest_that_cannot_be_written_is_told_once(output):
     assert str(told.value).count("cannot write") == 1
 
 
-def test_a_link_to_nothing_is_refused(plan, shards):
-    (shards / "2026" / "c.npy").symlink_to("moved away.npy")
-    with pytest.raises(FileMissingError, match=re.escape(f"{shards}/2026/c.npy is a link to what is not there,")):
-        plan()
-
-
-def test_a_link_back_to_its_folder_is_refused_and_one_to_another_followed(plan, shards, tmp_path):
+def test_links_are_followed_and_broken_ones_skipped(plan, shards, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (shards / "b.npy").rename(tmp_path / "elsewhere" / "b.npy")
     (shards / "more").symlink_to(tmp_path / "elsewhere")
+    (shards / "c.npy").symlink_to("moved away.npy")
     assert names(plan().missing) == ["2025/a.parquet", "2026/a.parquet", "more/b.npy"]
-    (shards / "2026" / "again").symlink_to("..")
-    with pytest.raises(FileMissingError, match=re.escape(f"{shards}/2026/again is a link to what is not there, or")):
+
+
+@pytest.mark.parametrize("target", ["..", "../2025/a.parquet"], ids=["a folder above", "a file"])
+def test_a_shard_that_is_found_twice_is_refused(plan, shards, target):
+    (shards / "2026" / "z.parquet").symlink_to(target)
+    with pytest.raises(OptionError, match=r"is a link to the shard 202.*, or lies below a link; remove the link"):
         plan()
 
 
 def test_a_name_that_is_no_utf_8_is_refused(plan, shards):
     (shards / "b.npy").rename(os.fsdecode(os.fsencode(shards) + b"/\xff.npy"))
-    with pytest.raises(FileReadError, match=re.escape(f"{shards} holds ") + r".*\\xff\.npy', a name that is no UTF-8"):
+    with pytest.raises(FileReadError, match=re.escape(f"{shards} holds ") + r".*\\xff\.npy', whose name is not UTF-8"):
         plan()
 
 
@@ -260,8 +266,8 @@ def test_no_manifest_tells_of_what_another_run_has_written_meanwhile(plan, score
     score(plan())
     last = plan()
     score(other)
-    with pytest.raises(FileWriteError, match="is of another run, whose probabilities was True and not False"):
-        job.run(last, plain, None, None)
+    with pytest.raises(FileWriteError, match="is from another run, whose output was probabilities and not labels"):
+        run.run(last, plain, None, None)
     assert not (output / "_manifest.json").exists()
 
 
@@ -275,7 +281,7 @@ def test_input_and_output_lie_apart(plan, shards):
     shards.with_name("link").symlink_to(shards)
     roundabout = shards / ".." / shards.name / "out"
     for place in (shards, shards / "out", shards.parent, roundabout, shards.with_name("link") / "out"):
-        with pytest.raises(OptionError, match="lie in one another; keep them apart"):
+        with pytest.raises(OptionError, match="overlap; keep them apart"):
             plan(output=place)
 
 
@@ -302,7 +308,7 @@ def test_places_beyond_the_local_disk_are_written_whole_too(plain, real, shards,
     """Arrow's in-memory filesystem stands for object stores: it knows no fsync and no rename of ours."""
     place = Place.at("mock:///out")
     folder, found = list_shards(Place.at(str(shards)))
-    scorer = Scorer(plain, Job(folder.name, sorted(plain.digests), probabilities=False), folder, place, 2**30)
+    scorer = Scorer(plain, Job.of(folder.name, plain.digests, probabilities=False), folder, place, 2**30)
     for shard in found:
         assert list(scorer.score(shard))[-1].done
     assert sorted(place.files()) == ["2025/a.parquet", "2026/a.parquet", "b.npy.parquet"]

@@ -22,11 +22,16 @@ def score(plain, tmp_path):
 
     def score(*, probabilities=False, report_every=2**30):
         folder, shards = list_shards(Place.at(str(tmp_path / "in")))
-        job = Job(folder.name, sorted(plain.digests), probabilities)
+        job = Job.of(folder.name, plain.digests, probabilities=probabilities)
         scorer = Scorer(plain, job, folder, Place.at(str(tmp_path / "out")), report_every)
         reports = []
         for shard in shards:
-            columns = {"name": [shard.name], "size": [shard.size], "mtime_ns": [shard.mtime_ns]}
+            columns = {
+                "name": [shard.name],
+                "size": [shard.size],
+                "mtime_ns": [shard.mtime_ns],
+                "ctime_ns": [shard.ctime_ns],
+            }
             reports += [{key: value for key, (value,) in report.items()} for report in scorer(columns)]
         return reports
 
@@ -110,8 +115,13 @@ def test_the_footer_tells_what_the_answers_were_made_of(score, plain, real, tmp_
         "schema": 1,
         "input": f"local://{tmp_path}/in",
         "models": sorted(plain.digests),
-        "probabilities": False,
-        "shard": {"name": "b/a.parquet", "size": status.st_size, "mtime_ns": status.st_mtime_ns},
+        "output": "labels",
+        "shard": {
+            "name": "b/a.parquet",
+            "size": status.st_size,
+            "mtime_ns": status.st_mtime_ns,
+            "ctime_ns": status.st_ctime_ns,
+        },
     }
 
 
@@ -146,7 +156,7 @@ def test_a_damaged_shard_is_told_in_one_sentence(score, real, tmp_path, damage, 
 def test_a_column_that_the_answer_needs_is_refused(score, real, tmp_path, column):
     table = pa.table({"pixels": column(real[:5]), "label": [1, 2, 3, 4, 5]})
     pq.write_table(table, tmp_path / "in" / "a.parquet")
-    assert score()[-1]["error"] == "a.parquet has a column label already, which the answer needs; rename it"
+    assert score()[-1]["error"] == "a.parquet has a column label, which is for the answers; rename it"
 
 
 def test_bad_digits_in_the_middle_of_a_shard_leave_no_output(score, real, tmp_path):

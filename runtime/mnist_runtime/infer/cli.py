@@ -11,23 +11,6 @@ from mnist_runtime.console.model_choice import choose_model
 # NumPy and onnxruntime are imported where they are used: --help and --version answer without them.
 
 
-class _Shard(click.ParamType):  # type: ignore[type-arg]  # older clicks have no generic one
-    """I/N on the command line."""
-
-    name = "I/N"
-
-    def convert(
-        self, value: str | tuple[int, int], param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        """Read "2/8" as (2, 8)."""
-        if isinstance(value, tuple):
-            return value
-        index, _, count = value.partition("/")
-        if not (index.isdecimal() and count.isdecimal() and len(value) < 40 and 1 <= int(index) <= int(count)):
-            self.fail(f"{value!r} is not I/N, such as 1/8 to 8/8", param, ctx)
-        return int(index), int(count)
-
-
 def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if not value or ctx.resilient_parsing:
         return
@@ -55,9 +38,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     help="How to print the predictions.",
 )
 @click.option("--top-k", type=click.IntRange(1, 10), default=1, metavar="K", help="Tell the K most probable classes.")
-@click.option(
-    "--probabilities", is_flag=True, help="Tell all ten probabilities in text too, and write them with --output."
-)
+@click.option("--probabilities", is_flag=True, help="Tell all ten probabilities in text too.")
 @click.option("--show", is_flag=True, help="Draw every digit as the model saw it.")
 @click.option(
     "--labels",
@@ -65,14 +46,6 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     metavar="FILE",
     help="True labels, a .npy of N: report the accuracy and the confusion matrix instead of the predictions.",
 )
-@click.option(
-    "--output",
-    "-o",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write the labels of one .npy of any size to this .npy; a killed run is taken up where it was.",
-)
-@click.option("--shard", type=_Shard(), help="With --output: only the I-th of N parts, into a file of its own.")
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the versions."
 )
@@ -85,8 +58,6 @@ def infer(
     probabilities: bool,
     show: bool,
     labels: Path | None,
-    output: Path | None,
-    shard: tuple[int, int] | None,
 ) -> int:
     """Recognise the digits in files: .npy and .npz arrays, and PNG, JPEG, BMP or WebP images of one digit each.
 
@@ -99,11 +70,7 @@ def infer(
     Exit codes: 0 all answered; 1 the model or some input failed (the other inputs are still answered); 2 wrong
     usage; 130 interrupted.
     """
-    if shard and not output:
-        raise click.UsageError("--shard needs --output, which names the files of the parts.")
-    if output and (show or form != "text" or top_k > 1):
-        raise click.UsageError("--output writes a .npy; --format, --top-k and --show are for printing.")
-    if labels and (show or form != "text" or top_k > 1 or (probabilities and not output)):
+    if labels and (show or form != "text" or top_k > 1 or probabilities):
         raise click.UsageError(
             "--labels prints the accuracy; --format, --top-k, --probabilities and --show are without it."
         )
@@ -121,9 +88,6 @@ def infer(
     failed: list[str] = []
     model = choose_model(model, note)
     with Classifier(model) as classifier:
-        if output:
-            inference.score_file(classifier, paths, output, shard or (1, 1), labels, model, probabilities=probabilities)
-            return 0
         answers = inference.answer(classifier, paths, failed, recursive=recursive)
         if labels:
             click.echo(inference.evaluate(answers, labels).report())

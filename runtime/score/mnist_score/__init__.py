@@ -1,4 +1,4 @@
-"""Scoring past one machine, on Ray Data: the command mnist-score, extra [ray].
+"""The command mnist-score: digits by the million, from .npy to .npy on this machine, or in shards on Ray.
 
-Nothing else in `mnist_runtime` imports this package, and nothing else imports Ray or PyArrow.
+Only the second needs the extra [ray]. No other distribution imports this package, Ray or PyArrow.
 """

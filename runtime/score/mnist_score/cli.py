@@ -1,4 +1,4 @@
-"""The command of the cluster: `mnist-score`."""
+"""The command `mnist-score`."""
 
 import os
 import signal
@@ -6,11 +6,30 @@ import sys
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from mnist_runtime import __version__
 from mnist_runtime.console.command import FAILURE, TERMINATED, Command, complain, note, uninterrupted
 from mnist_runtime.console.model_choice import choose_model
-from mnist_runtime.errors import ExtraMissingError
+from mnist_runtime.errors import DigitError, ExtraMissingError
+from mnist_score.job import Part
+
+# NumPy, onnxruntime and Ray are imported where they are used: --help and --version answer without them.
+
+
+class _PartType(click.ParamType):  # type: ignore[type-arg]  # older clicks have no generic one
+    """I/N on the command line."""
+
+    name = "I/N"
+
+    def convert(self, value: str | Part, param: click.Parameter | None, ctx: click.Context | None) -> Part:
+        """Read "2/8" as the second part of eight."""
+        if isinstance(value, Part):
+            return value
+        index, _, count = value.partition("/")
+        if not (index.isdecimal() and count.isdecimal() and len(value) < 40 and 1 <= int(index) <= int(count)):
+            self.fail(f"{value!r} is not I/N, such as 1/8 to 8/8", param, ctx)
+        return Part(int(index), int(count))
 
 
 @click.command("mnist-score", cls=Command)
@@ -22,56 +41,131 @@ from mnist_runtime.errors import ExtraMissingError
     metavar="FILE|FOLDER",
     help="A .onnx file, or a folder that mnist-export published.",
 )
-@click.option("--probabilities", is_flag=True, help="Write all ten, as columns probability_0 to probability_9.")
+@click.option("--probabilities", is_flag=True, help="Write the probabilities of all ten classes.")
+@click.option("--part", type=_PartType(), help="Score only the I-th of N parts of a .npy, into a file of its own.")
 @click.option(
-    "--actors", type=click.IntRange(min=1), metavar="N", help="Scorers at a time, of one CPU each.  [default: the CPUs]"
+    "--labels",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="True labels of a .npy, a .npy of N: report the accuracy and the confusion matrix at the end.",
+)
+@click.option(
+    "--actors",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Number of scorers on Ray, of one CPU each.  [default: the number of CPUs]",
 )
 @click.option(
     "--address",
     envvar="RAY_ADDRESS",
     show_envvar=True,
     metavar="HOST:PORT",
-    help="A Ray to join, or auto for the one of this machine; without it, one is started here for as long as it takes.",
+    help="Address of a Ray cluster to join, or auto for that of this machine; without it, a Ray is started here.",
 )
 @click.version_option(__version__)
 def score(
-    given: str, output: str, model: Path | None, probabilities: bool, actors: int | None, address: str | None
+    given: str,
+    output: str,
+    model: Path | None,
+    probabilities: bool,
+    part: Part | None,
+    labels: Path | None,
+    actors: int | None,
+    address: str | None,
 ) -> int:
-    """Score shards of digits, on every CPU of this machine or of a Ray cluster.
+    """Score millions of digits: from .npy to .npy on this machine, or shards of Parquet and .npy on Ray.
 
-    INPUT is a .parquet or .npy file, or a folder of them, and OUTPUT a folder: paths, or URIs such as
-    s3://bucket/digits. The digits of a Parquet shard are its column pixels, fixed_size_binary(784) or lists of 784
-    uint8; those of a .npy shard are as mnist-infer takes them.
+    Where OUTPUT ends in .npy, INPUT is one .npy of any size, as mnist-infer takes them. OUTPUT gets one label (uint8)
+    per digit, or with --probabilities ten float32. Memory use is constant. Run again after a kill, the command
+    resumes where it stopped; run again after its end, it does nothing.
 
-    Each shard becomes one Parquet file, rows in their order, with every column but the pixels, a label (uint8) and its
-    probability (float32). Run again, it scores what is missing or has changed. _manifest.json stands there once all
-    is done.
+    Otherwise INPUT is a .parquet or .npy file (a shard) or a folder of them, and OUTPUT a folder: paths, or URIs such
+    as s3://bucket/digits. The digits of a Parquet shard are its column pixels, fixed_size_binary(784) or lists of 784
+    uint8. Each shard becomes one Parquet file: its rows in their order, with every column except the pixels, a label
+    (uint8) and its probability (float32). Run again, the command scores what is missing or has changed.
+    _manifest.json is written once all shards are scored. This needs Ray: pip install "mnist-score[ray]".
 
     Without --model: $MNIST_MODEL, else artifacts/mnist.onnx, else the model that comes with the package.
 
-    Exit codes: 0 all scored; 1 the model, Ray or some shard failed (the other shards are scored); 2 wrong usage;
-    130 interrupted; 143 terminated.
+    Exit codes: 0 all scored; 1 the model, an input, Ray or a shard failed (the other shards are scored); 2 wrong
+    usage; 130 interrupted; 143 terminated.
     """
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as Ray has it, and before Ray has
+    is_local = output.endswith(".npy")
+    if (part or labels) and not is_local:
+        raise click.UsageError("--part and --labels are for one .npy; give an OUTPUT that ends in .npy.")
+    if is_local and (actors or _is_given("address")):
+        raise click.UsageError("--actors and --address are for Ray; give a folder as OUTPUT.")
+    if is_local and "://" in output:
+        raise click.UsageError("a .npy is written on this machine; give a path as OUTPUT, or a folder.")
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as Ray does, but before Ray is imported
     try:
-        return _score(given, output, model, address, actors, probabilities=probabilities)
+        if is_local:
+            _score_file(Path(given), Path(output), model, part or Part(), labels, probabilities=probabilities)
+            return 0
+        return 0 if _score_shards(given, output, model, address, actors, probabilities=probabilities) else FAILURE
     except SystemExit as end:
         if end.code != signal.SIGTERM:
             raise
         complain("terminated; nothing half-written stands under its final name")
         sys.stderr.flush()
-        os._exit(TERMINATED)  # what a SystemExit out of Ray leaves of it may abort the interpreter at its end
+        os._exit(TERMINATED)  # because a SystemExit out of Ray may abort the interpreter at its end
 
 
-def _score(
+def _score_file(
+    given: Path, output: Path, model: Path | None, part: Part, labels: Path | None, *, probabilities: bool
+) -> None:
+    """Score a part of one .npy into a .npy of its own, and report the accuracy if there are `labels`."""
+    # This command multiplies no matrices in NumPy; the threads of its BLAS would cost a quarter of the start.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    with uninterrupted():
+        import numpy as np
+        from tqdm import tqdm
+
+        from mnist_runtime.classifier import Classifier
+        from mnist_runtime.infer.accuracy import Confusion, read_labels
+        from mnist_runtime.io.npy import NpyFile
+        from mnist_score import local
+
+    model = choose_model(model, note)
+    with Classifier(model) as classifier:
+        digits = NpyFile.open(given)
+        truth = read_labels(labels) if labels else None
+        if truth is not None and len(truth) != len(digits):
+            raise DigitError(
+                f"there are {len(digits):,} digits and {len(truth):,} labels; give exactly one label per digit"
+            )
+        rows, target = part.rows(len(digits)), part.path(output)
+        inputs = [path for path in (labels, model) if path]
+        with tqdm(total=len(rows), desc=target.name, unit=" digits", unit_scale=True, disable=None) as bar:
+            fresh = local.score(
+                classifier, digits, target, rows, probabilities=probabilities, inputs=inputs, advance=bar.update
+            )
+    note(f"{'Wrote' if fresh else 'Nothing to do: there already is'} {target}  ({len(rows):,} digits)")
+    if truth is not None:
+        answers = np.load(target, mmap_mode="r")
+        confusion = Confusion(truth[rows.start : rows.stop])
+        confusion.add(answers.argmax(axis=1) if probabilities else answers)
+        click.echo(confusion.report())
+
+
+def _score_shards(
     given: str, output: str, model: Path | None, address: str | None, actors: int | None, *, probabilities: bool
-) -> int:
+) -> bool:
+    """Score the shards of an input on Ray, and return True if every one is scored."""
     try:
         with uninterrupted():
             from mnist_runtime.classifier import Classifier
             from mnist_score import run
     except ImportError as error:
-        raise ExtraMissingError('mnist-score needs Ray; install it with pip install "mnist-score[ray]"') from error
+        raise ExtraMissingError(
+            'scoring into a folder needs Ray; install it with pip install "mnist-score[ray]", '
+            "or give an OUTPUT that ends in .npy"
+        ) from error
     with Classifier(choose_model(model, note)) as classifier:
         plan = run.plan(classifier, given, output, probabilities=probabilities)
-        return 0 if run.run(plan, classifier, address, actors) else FAILURE
+        return run.run(plan, classifier, address, actors)
+
+
+def _is_given(option: str) -> bool:
+    """Return True if the command line, and no environment variable, sets an option."""
+    return click.get_current_context().get_parameter_source(option) is ParameterSource.COMMANDLINE

@@ -1,74 +1,100 @@
-"""What the outputs say of themselves: in each file's footer what it was made of, and in _manifest.json all of them."""
+"""Resume records: what answers were made from, so that a later run knows which of them are still right.
+
+A record is in the footer of each Parquet file of answers, in `_manifest.json`, and beside each .npy of answers.
+"""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from mnist_runtime.errors import FileWriteError
-from mnist_score.shards import Shard
-from mnist_score.storage import Place
-
-MANIFEST = "_manifest.json"
-"""Of an output's folder, written last: where it stands, every shard is done."""
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
 
 SCHEMA = 1
-"""Version of the layout of records and manifest."""
+"""Version of the layout of records."""
 
-_KEY = b"mnist_score"
-_ELSEWHERE = "give another folder for OUTPUT, or clear this one"
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of digits. A file that was replaced or rewritten is another shard."""
+
+    name: str
+    """Path within the input's folder, with "/"."""
+    size: int
+    """Size in bytes."""
+    mtime_ns: int
+    """Time of the last modification, in nanoseconds since 1970; 0 where the filesystem has none."""
+    ctime_ns: int = 0
+    """Time of the last change of the inode, which `cp -p` and `touch` cannot set back; 0 beyond the local disk."""
+
+    @classmethod
+    def of_file(cls, name: str, path: str | os.PathLike[str]) -> Self:
+        """Describe the file at `path`, on the local disk.
+
+        Raises:
+            OSError: the file is not there.
+        """
+        status = Path(path).stat()
+        return cls(name, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+    @property
+    def output(self) -> str:
+        """Name of the Parquet file of its answers within the output's folder."""
+        return self.name if self.name.endswith(".parquet") else f"{self.name}.parquet"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What all files of an output's folder have in common."""
+    """What all answers of a run have in common; answers of another job are never mixed with them."""
 
     input: str
-    """The place that the shards are from."""
+    """Folder of the shards, as `kind://path`."""
     models: list[str]
     """SHA-256 of each model file, in hex, sorted."""
-    probabilities: bool
-    """Whether all ten are told."""
+    output: str
+    """Kind of the answers: "labels" or "probabilities"."""
+    schema: int = SCHEMA
+    """Version of the layout of records."""
 
-    def metadata(self, shard: Shard) -> dict[bytes, bytes]:
-        """What the footer of the answers to `shard` says."""
-        return {_KEY: json.dumps({**self._common(), "shard": asdict(shard)}).encode()}
+    @classmethod
+    def of(cls, folder: str, digests: Sequence[str], *, probabilities: bool) -> Self:
+        """Describe a run over the shards of `folder` by the models of these SHA-256."""
+        return cls(folder, sorted(digests), "probabilities" if probabilities else "labels")
 
-    def manifest(self, scored: Mapping[Shard, int]) -> bytes:
-        """The document that tells of all shards and their rows."""
-        shards = [
-            {**asdict(shard), "output": shard.output, "rows": rows}
-            for shard, rows in sorted(scored.items(), key=lambda item: item[0].name)
-        ]
-        document = {**self._common(), "rows": sum(scored.values()), "shards": shards}
-        return (json.dumps(document, indent=1) + "\n").encode()
+    def record(self, **details: Any) -> bytes:
+        """Encode the job, and `details` of one file of answers or of all of them, as JSON."""
+        return (json.dumps({**asdict(self), **details}, indent=1) + "\n").encode()
 
-    def scored(self, folder: Place, name: str) -> tuple[Shard, int]:
-        """Tell which shard the file `name` of an output is of, and its rows.
+    @classmethod
+    def of_record(cls, record: str | bytes) -> tuple[Self, dict[str, Any]]:
+        """Decode a record into its job and the details.
 
         Raises:
-            FileWriteError: it is of another job, or not ours at all.
+            ValueError: the text is no record.
         """
-        record, shard, rows = _read(folder, name)
-        for what, wanted in self._common().items():
-            if (found := record.get(what)) != wanted:
-                raise FileWriteError(
-                    f"{folder.file(name)} is of another run, whose {what} was {found} and not {wanted}; {_ELSEWHERE}"
-                )
-        return shard, rows
-
-    def _common(self) -> dict[str, Any]:
-        return {"schema": SCHEMA, **asdict(self)}
+        try:
+            details = json.loads(record)
+            job = cls(**{field.name: details.pop(field.name) for field in fields(cls)})
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            raise ValueError("this is no record of mnist-score") from error
+        return job, details
 
 
-def _read(folder: Place, name: str) -> tuple[dict[str, Any], Shard, int]:
-    """The record in a file's footer, the shard that it names, and the file's rows."""
-    try:
-        with folder.open(name) as file, pq.ParquetFile(file) as parquet:
-            record = json.loads(parquet.metadata.metadata[_KEY])
-            return record, Shard(**record["shard"]), parquet.metadata.num_rows
-    except (LookupError, TypeError, ValueError, OSError, RecursionError, pa.ArrowException) as error:
-        raise FileWriteError(f"{folder.file(name)} is none of this command's; {_ELSEWHERE}") from error
+@dataclass(frozen=True)
+class Part:
+    """The I-th of N parts, of nearly equal size, of one .npy."""
+
+    index: int = 1
+    """Number of the part, 1 to `count`."""
+    count: int = 1
+    """Number of parts."""
+
+    def rows(self, total: int) -> range:
+        """Return the rows of this part, of `total`; the parts together hold each row once."""
+        return range(total * (self.index - 1) // self.count, total * self.index // self.count)
+
+    def path(self, output: Path) -> Path:
+        """Return the part's own file: labels.npy becomes labels.2-of-8.npy, and stays labels.npy for 1 of 1."""
+        if self.count == 1:
+            return output
+        return output.with_name(f"{output.stem}.{self.index}-of-{self.count}{output.suffix}")

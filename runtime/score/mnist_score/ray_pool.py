@@ -1,4 +1,4 @@
-"""Ray, started on this machine or joined where it runs, and kept from talking over us."""
+"""A pool of scorers on Ray, which is started on this machine or joined where it runs, and kept silent."""
 
 import contextlib
 import logging
@@ -19,43 +19,43 @@ from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 
 from mnist_runtime.cpus import usable_cpus
-from mnist_runtime.errors import ClusterError
+from mnist_score.errors import ClusterError
+from mnist_score.job import Shard
 from mnist_score.scorer import Report, Scorer
-from mnist_score.shards import Shard
 from mnist_score.storage import reason
 
 _AUTHENTICATION = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
-_STORE = 80 * 2**20  # bytes; shards' names and reports go through Ray's object store, digits never do
-_PATIENCE = 10.0  # seconds, to reach a Ray that is to be joined
-_TRIES = 5  # of a shard: enough for nodes that come and go, and soon over with one that kills whoever takes it
-_MOST_BLOCKS = 10_000  # that shards are handed out in: each costs the driver some KiB, and a millisecond
+_STORE = 80 * 2**20  # bytes of Ray's object store, which holds the shards' names and the reports, and never digits
+_TIMEOUT = 10.0  # seconds to reach a Ray that is joined
+_TRIES = 5  # per shard: enough for nodes that come and go, and few for a shard that kills every scorer
+_MAX_BLOCKS = 10_000  # of shards, because each block costs the driver some KiB and a millisecond
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A Ray that is running."""
+    """A running Ray."""
 
     cpus: int
-    """Of all its nodes."""
+    """Number of CPUs of all nodes."""
     name: str
-    """What to call it."""
+    """Name for messages."""
 
 
 @contextlib.contextmanager
 def joined(address: str | None, actors: int | None) -> Iterator[Cluster]:
-    """Join the Ray at `address`, or without one start a Ray on this machine with a CPU for each of `actors`.
+    """Join the Ray at `address`; without an address start a Ray on this machine, with one CPU per actor.
 
-    Until it is left, what is written to the file descriptors of stdout and stderr is lost, for Ray's processes and
-    threads write there when it suits them (their logs stay in Ray's session folder); `sys.stderr` works as ever.
+    Inside the block, whatever is written to the file descriptors of stdout and stderr is lost, because Ray's processes
+    and threads write there (their logs stay in Ray's session folder); only `sys.stderr` still works.
 
     Raises:
-        ClusterError: that cannot be done.
+        ClusterError: Ray cannot be joined or started.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     local = {} if address else {"num_cpus": actors or usable_cpus(), "object_store_memory": _STORE}
     if not address and not os.environ.keys() & _AUTHENTICATION:
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # or Ray would leave one in the user's home
-    with _stderr_for_us_alone():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # otherwise Ray leaves a token in the user's home
+    with _private_stderr():
         try:
             _check_reachable(address)
             ray.init(
@@ -69,7 +69,7 @@ def joined(address: str | None, actors: int | None) -> Iterator[Cluster]:
             what = f"the Ray at {address} cannot be joined" if address else "no Ray can be started here"
             hint = "; if it asks for a token, set RAY_AUTH_MODE=token" if address else ""
             raise ClusterError(
-                f"{what} ({reason(error)}); start one with ray start, or see that its GCS can be reached{hint}"
+                f"{what} ({reason(error)}); start a Ray with ray start, or see that its GCS can be reached{hint}"
             ) from error
         try:
             nodes = sum(node["Alive"] for node in ray.nodes())
@@ -81,25 +81,25 @@ def joined(address: str | None, actors: int | None) -> Iterator[Cluster]:
 
 
 def score(shards: list[Shard], scorer: dict[str, object], actors: int) -> Iterator[Report]:
-    """Have a pool of `actors` scorers, made with the arguments `scorer`, score `shards`, the largest first.
+    """Score `shards`, the largest first, with a pool of `actors` scorers that are made with the arguments `scorer`.
 
-    A shard whose scorer dies is tried again, up to `_TRIES` times; one that fails to the last gets no report, as
-    one that Ray itself has lost.
+    A shard whose scorer dies is tried `_TRIES` times. A shard that fails each time, or that Ray itself loses, has no
+    last report.
 
     Raises:
-        ClusterError: Ray has given up; what is done stays done.
+        ClusterError: Ray gave up; the shards that are scored stay scored.
     """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.max_errored_blocks = -1  # whose shards are then without an answer, and nothing else
-    context.target_max_block_size = 1  # a report is a block, and so is here as soon as it is made
-    largest_first = sorted(shards, key=lambda shard: -shard.size)  # so that all scorers end at about the same time
+    context.max_errored_blocks = -1  # their shards have no answers, and the others go on
+    context.target_max_block_size = 1  # so that each report is a block, and arrives at once
+    largest_first = sorted(shards, key=lambda shard: -shard.size)  # so that all scorers end at nearly the same time
     try:
         items = [asdict(shard) for shard in largest_first]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RayDeprecationWarning)  # there is no other way to say max_task_retries yet
-            reports = ray.data.from_items(items, override_num_blocks=min(len(items), _MOST_BLOCKS)).map_batches(
+            warnings.simplefilter("ignore", RayDeprecationWarning)  # there is no other way to set max_task_retries yet
+            reports = ray.data.from_items(items, override_num_blocks=min(len(items), _MAX_BLOCKS)).map_batches(
                 Scorer,
                 batch_size=1,
                 compute=ray.data.ActorPoolStrategy(size=actors),
@@ -111,16 +111,16 @@ def score(shards: list[Shard], scorer: dict[str, object], actors: int) -> Iterat
             yield Report(**report)
     except ExecutionTimeoutError as error:
         raise ClusterError(
-            f"no scorer has said anything for {context.execution_no_progress_timeout_s:,.0f} s, as where no CPU is "
-            "free; what is done stays done, and the next run tries the rest"
+            f"no scorer has reported for {context.execution_no_progress_timeout_s:,.0f} s, perhaps because no CPU is "
+            "free; run again to score the rest"
         ) from error
     except (RayError, SystemException) as error:
-        raise ClusterError(f"Ray gave up ({reason(error)}); run again, and what is done stays done") from error
+        raise ClusterError(f"Ray gave up ({reason(error)}); run again to score the rest") from error
 
 
 @contextlib.contextmanager
 def _unstoppable() -> Iterator[None]:
-    """Take no notice of a second Ctrl-C or SIGTERM: Ray's processes would be left running."""
+    """Ignore a second Ctrl-C or SIGTERM, which would leave Ray's processes running."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -133,14 +133,15 @@ def _unstoppable() -> Iterator[None]:
 
 
 def _check_reachable(address: str | None) -> None:
-    """Try a connection to HOST:PORT: Ray itself would try for many minutes."""
+    """Try to connect to HOST:PORT, because Ray itself would try for many minutes."""
     host, colon, port = (address or "").rpartition(":")
     if colon and port.isdecimal() and "://" not in host:
-        socket.create_connection((host.strip("[]"), int(port)), _PATIENCE).close()
+        socket.create_connection((host.strip("[]"), int(port)), _TIMEOUT).close()
 
 
 @contextlib.contextmanager
-def _stderr_for_us_alone() -> Iterator[None]:
+def _private_stderr() -> Iterator[None]:
+    """Point the file descriptors of stdout and stderr at the null device, and `sys.stderr` at the real one."""
     sys.stdout.flush()
     sys.stderr.flush()
     ours, stdout = os.dup(2), os.dup(1)

@@ -1,4 +1,4 @@
-"""A shard's rows, a batch at a time: pixels for the classifier, and the other columns, which go on as they are."""
+"""The rows of a shard, batch by batch: pixels for the classifier, and the other columns, which are copied."""
 
 import contextlib
 from collections.abc import Iterator
@@ -19,35 +19,35 @@ from mnist_score.storage import Place, reason
 T = TypeVar("T")
 
 BATCH = 4096
-"""Digits in memory at a time: 3 MiB of uint8."""
+"""Digits per batch: 3 MiB of uint8."""
 
 COLUMN = "pixels"
-"""Of a Parquet shard, where its digits are."""
+"""Name of the column of digits in a Parquet shard."""
 
-_BUFFER = 2**23  # bytes of a column read at a time: the size of a row group does not matter
-_WANTED = f"fixed_size_binary({PIXELS}), or lists of {PIXELS} uint8"
+_BUFFER = 2**23  # bytes of a column per read, so that memory does not grow with the size of row groups
+_WANTED = f"fixed_size_binary({PIXELS}) or a list of {PIXELS} uint8"
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What a shard holds."""
+    """Contents of a shard."""
 
     count: int
-    """Digits in it."""
+    """Number of digits."""
     schema: pa.Schema
-    """Of the columns beside the pixels."""
+    """Schema of the columns other than the pixels."""
     batches: Iterator[tuple[NDArray[Any], list[pa.Array]]]
-    """Pixels `[n, 784]` of any accepted dtype, and those columns, of at most `BATCH` rows, in order."""
+    """Pixels `[n, 784]` of any accepted dtype and the other columns, at most `BATCH` rows at a time, in order."""
 
 
 @contextlib.contextmanager
 def open_rows(folder: Place, name: str) -> Iterator[Rows]:
-    """Open the shard `name` of `folder`, of which no more than a batch, or a compressed page, is held in memory.
+    """Open the shard `name` of `folder`; at most a batch, or a compressed page, is in memory.
 
     Raises:
-        FileMissingError: it is not there.
-        FileReadError: it cannot be read.
-        DigitError: it holds no digits. What is bad may also be found by the batch that it is in.
+        FileMissingError: the shard does not exist.
+        FileReadError: the shard cannot be read; a batch may raise this too.
+        DigitError: the shard holds no digits; a batch may raise this too.
     """
     with folder.open(name) as file:
         if name.endswith(".npy"):
@@ -69,7 +69,7 @@ def _read_errors(name: str) -> Iterator[None]:
         raise
     except (pa.ArrowException, OSError) as error:
         raise FileReadError(
-            f"{name} cannot be read ({reason(error)}); mend it, and the next run tries it again"
+            f"{name} cannot be read ({reason(error)}); fix it, and the next run tries it again"
         ) from error
 
 
@@ -87,7 +87,9 @@ def _of_parquet(parquet: pq.ParquetFile, name: str) -> Rows:
         schema = parquet.schema_arrow
     if (count := schema.names.count(COLUMN)) != 1:
         found = f"{count} columns" if count else "no column"
-        raise DigitError(f"{name} has {found} {COLUMN} ({', '.join(schema.names)}); name that of the digits so")
+        raise DigitError(
+            f"{name} has {found} {COLUMN} ({', '.join(schema.names)}); give the column of the digits that name"
+        )
     at = schema.get_field_index(COLUMN)
 
     def batches() -> Iterator[tuple[NDArray[Any], list[pa.Array]]]:
@@ -100,23 +102,23 @@ def _of_parquet(parquet: pq.ParquetFile, name: str) -> Rows:
 
 def _pixels(column: pa.Array, name: str) -> Intensities:
     """View a column of digits as uint8 `[n, 784]`."""
-    if isinstance(column, pa.ExtensionArray):  # a tensor of 28x28 is stored as a list
+    if isinstance(column, pa.ExtensionArray):  # such as tensors of 28x28, which are stored as lists
         column = column.storage
     kind = column.type
     if column.null_count:
-        raise DigitError(f"{name} has {column.null_count:,} rows whose {COLUMN} are null; drop or fill them")
+        raise DigitError(f"{name} has {column.null_count:,} rows whose {COLUMN} are null; drop them")
     if pa.types.is_fixed_size_binary(kind) and kind.byte_width == PIXELS:
         flat = column.buffers()[1]
         return np.frombuffer(flat or b"", np.uint8, len(column) * PIXELS, column.offset * PIXELS).reshape(-1, PIXELS)
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     if not is_list or kind.value_type != pa.uint8():
-        raise DigitError(f"{name} has {COLUMN} of type {kind}, and they have to be {_WANTED}; convert them")
+        raise DigitError(f"{name} has {COLUMN} of type {kind}, and {_WANTED} is wanted; convert them")
     lengths = pc.min_max(pc.list_value_length(column)).as_py()
     if len(column) and set(lengths.values()) != {PIXELS}:
         odd = lengths["min"] if lengths["min"] != PIXELS else lengths["max"]
-        raise DigitError(f"{name} has a row of {odd:,} {COLUMN}, and a digit has {PIXELS}; mend or drop it")
+        raise DigitError(f"{name} has a row of {odd:,} {COLUMN}, and a digit has {PIXELS}; fix or drop that row")
     values = column.flatten()
     if values.null_count:
-        raise DigitError(f"{name} has {values.null_count:,} {COLUMN} that are null; mend or drop those digits")
+        raise DigitError(f"{name} has {values.null_count:,} {COLUMN} that are null; fix or drop those rows")
     digits: Intensities = values.to_numpy().reshape(-1, PIXELS)
     return digits

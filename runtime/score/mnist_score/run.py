@@ -1,23 +1,36 @@
-"""One run of mnist-score: what is missing in an output is scored, and once nothing is, its manifest written."""
+"""One run of mnist-score on Ray: scores the shards that an output lacks, and writes its manifest once it lacks none."""
 
+import io
+import sys
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Self
 
-import click
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
 
 from mnist_runtime.classifier import Classifier
-from mnist_runtime.errors import ClusterError, FileWriteError, OptionError
+from mnist_runtime.console.command import complain, note
+from mnist_runtime.errors import FileWriteError, OptionError
 from mnist_score import ray_pool
-from mnist_score.job import MANIFEST, Job
-from mnist_score.progress import Display
-from mnist_score.shards import Shard, list_shards
+from mnist_score.errors import ClusterError
+from mnist_score.job import Job, Shard
+from mnist_score.scorer import FOOTER_KEY, Report
+from mnist_score.shards import list_shards
 from mnist_score.storage import Place, is_temporary
 
-_REQUESTS = 32  # footers read at a time: on an object store each takes the time of a request
-_REPORT_ROWS = 2**18  # between two reports, times the scorers: the driver hears as much of many as of few
-_MOST_ROWS = 2**23  # between two reports however many there are: Ray takes long silence for a failure
-_NAMED = 10  # shards without an answer
+MANIFEST = "_manifest.json"
+"""Record of all shards in an output's folder, written last: where it exists, every shard is scored."""
+
+_REQUESTS = 32  # footers read at a time, because each takes the time of a request on an object store
+_REPORT_ROWS = 2**18  # rows per report, times the number of scorers, whose driver gets equally many reports
+_MAX_REPORT_ROWS = 2**23  # rows per report at most, because Ray takes a long silence for a failure
+_MAX_NAMED = 10  # shards without answers that are named
+_LOG_INTERVAL = 10.0  # seconds between two lines of progress where stderr is no terminal
+_ELSEWHERE = "give another folder as OUTPUT, or clear this one"
 
 
 @dataclass(frozen=True)
@@ -25,42 +38,46 @@ class Plan:
     """What a run has to do."""
 
     job: Job
+    """Job of the run."""
     folder: Place
-    """Of the shards."""
+    """Folder of the shards."""
     output: Place
+    """Folder of the answers."""
     scored: dict[Shard, int]
-    """Shards that earlier runs have scored, and their rows."""
+    """Number of rows of each shard that earlier runs have scored."""
     missing: list[Shard]
-    """The others."""
+    """Shards that are not scored yet."""
     complete: bool
-    """There is nothing to do, not even a manifest to write."""
+    """Whether nothing is left to do, not even a manifest to write."""
 
 
 def plan(classifier: Classifier, given: str, output: str, *, probabilities: bool) -> Plan:
-    """Hold the shards of the input against what the output has; remove what killed runs have left there.
+    """Compare the shards of an input with the answers in an output.
 
-    What was said of a shard that has changed since is removed too.
+    Answers to a shard that has changed, and files that killed runs have left unfinished, are removed.
 
     Raises:
         FileMissingError, FileReadError: the input cannot be listed.
-        FileWriteError: the output holds what is not of this job, or cannot be written.
-        OptionError: the one lies in the other, or two shards would write the same file.
+        FileWriteError: the output holds files of another job, or cannot be written.
+        OptionError: input and output overlap, or two shards would write the same file.
     """
     place, target = Place.at(given), Place.at(output)
     folder, shards = list_shards(place)
     if target.overlaps(place):
-        raise OptionError(f"{target.path} and the input {place.path} lie in one another; keep them apart")
-    job = Job(place.name, sorted(classifier.digests), probabilities)
+        raise OptionError(f"{target.path} and the input {place.path} overlap; keep them apart")
+    job = Job.of(folder.name, classifier.digests, probabilities=probabilities)
     found = target.files()
     outputs = _scored(job, target, found)
-    wanted = {shard.output: shard for shard in shards}
-    if strangers := sorted(outputs.keys() - wanted.keys()):
-        raise FileWriteError(f"{target.file(strangers[0])} is of a shard that {place.path} does not hold; remove it")
-    scored = {shard: rows for name, (shard, rows) in outputs.items() if shard == wanted[name]}
+    expected = {shard.output: shard for shard in shards}
+    if strangers := sorted(outputs.keys() - expected.keys()):
+        raise FileWriteError(
+            f"{target.file(strangers[0])} answers a shard that {place.path} does not hold; {_ELSEWHERE}"
+        )
+    scored = {shard: rows for name, (shard, rows) in outputs.items() if shard == expected[name]}
     missing = [shard for shard in shards if shard not in scored]
     changed = [shard.output for shard in missing if shard.output in outputs]
     if changed:
-        click.echo(f"Scoring again what has changed since: {_shards(len(changed))}.", err=True)
+        note(f"Scoring again what has changed: {_count(len(changed), 'shard')}.")
     outdated = [MANIFEST] if missing and MANIFEST in found else []
     for name in [*outdated, *changed]:
         target.remove(name)
@@ -69,20 +86,20 @@ def plan(classifier: Classifier, given: str, output: str, *, probabilities: bool
 
 
 def run(plan: Plan, classifier: Classifier, address: str | None, actors: int | None) -> bool:
-    """Score what is missing with `actors` scorers, by default one a CPU, on the Ray at `address` or one of its own.
+    """Score the missing shards with `actors` scorers, by default one per CPU, on the Ray at `address` or a new one.
 
-    Tells on stderr how far it is, what failed, and how it ends. The manifest is written once every shard is scored.
+    Progress, failures and a summary are printed to stderr. The manifest is written once every shard is scored.
 
     Returns:
-        Whether every shard is scored.
+        True if every shard is scored.
 
     Raises:
-        ClusterError: Ray cannot be had or has given up; what is scored stays so.
-        FileWriteError: the output's folder or the manifest cannot be written, or another run has written there.
+        ClusterError: Ray cannot be started or joined, or gave up; the shards that are scored stay scored.
+        FileWriteError: the output cannot be written, or another run has written there.
     """
     output, scored = plan.output, dict(plan.scored)
     if plan.complete:
-        click.echo(f"Nothing to do: {output.path} has all {_shards(len(scored))}.", err=True)
+        note(f"Nothing to do: {output.path} has all {_count(len(scored), 'shard')}.")
         return True
     if plan.missing:
         output.create()
@@ -91,74 +108,155 @@ def run(plan: Plan, classifier: Classifier, address: str | None, actors: int | N
         finally:
             _sweep(output, output.files())  # after scorers that died
     total = len(plan.scored) + len(plan.missing)
-    if len(scored) < total:
-        failed = total - len(scored)
-        click.echo(f"{failed:,} of {_shards(total)} failed; the next run tries them again.", err=True)
+    if failed := total - len(scored):
+        note(f"{failed:,} of {_count(total, 'shard')} failed; the next run tries them again.")
         return False
-    _scored(plan.job, output, output.files())  # what another run has put there meanwhile would stand under our manifest
-    output.write(MANIFEST, plan.job.manifest(scored))
-    click.echo(f"Wrote {output.path}: {sum(scored.values()):,} digits of {_shards(total)}, and {MANIFEST}.", err=True)
+    _scored(plan.job, output, output.files())  # the manifest must not vouch for what another run has written meanwhile
+    shards = [
+        {**asdict(shard), "output": shard.output, "rows": rows}
+        for shard, rows in sorted(scored.items(), key=lambda item: item[0].name)
+    ]
+    output.write(MANIFEST, plan.job.record(rows=sum(scored.values()), shards=shards))
+    note(f"Wrote {output.path}: {sum(scored.values()):,} digits of {_count(total, 'shard')}, and {MANIFEST}.")
     return True
 
 
 def _score(plan: Plan, classifier: Classifier, address: str | None, actors: int | None) -> dict[Shard, int]:
-    """Score the missing shards; what is returned holds those that were, and their rows."""
+    """Score the missing shards, and return the number of rows of each shard that was scored."""
     unanswered = {shard.name: shard for shard in plan.missing}
     scored: dict[Shard, int] = {}
-    display = Display(plan.missing)
-    display.wait("Joining Ray..." if address else "Starting Ray...")
+    note(f"Joining the Ray at {address}." if address else "Starting Ray.")
     with ray_pool.joined(address, actors) as cluster:
         count = min(actors or cluster.cpus, len(plan.missing))
-        scorers = f"{count:,} scorer{_s(count)} on {cluster.name}"
-        display.say(f"Scoring {_shards(len(plan.missing))} with {scorers}.")
-        display.wait("Starting the scorers...")
+        scorers = f"{_count(count, 'scorer')} on {cluster.name}"
+        note(f"Scoring {_count(len(plan.missing), 'shard')} with {scorers}.")
         settings = {
             "classifier": classifier,
             "job": plan.job,
             "folder": plan.folder,
             "output": plan.output,
-            "report_every": min(_REPORT_ROWS * count, _MOST_ROWS),
+            "report_every": min(_REPORT_ROWS * count, _MAX_REPORT_ROWS),
         }
         failure: ClusterError | None = None
-        try:
-            for report in ray_pool.score(plan.missing, settings, count):
-                display.add(report)
-                if report.error:
-                    del unanswered[report.shard]
-                elif report.done:
-                    scored[unanswered.pop(report.shard)] = report.rows
-        except ClusterError as error:
-            failure = error
-        display.end(scorers)
-        _tell_unanswered(list(unanswered), display, "" if failure else ", for its scorer was lost each time")
+        with _Progress(plan.missing) as progress:
+            try:
+                for report in ray_pool.score(plan.missing, settings, count):
+                    progress.add(report)
+                    if report.error:
+                        del unanswered[report.shard]
+                    elif report.done:
+                        scored[unanswered.pop(report.shard)] = report.rows
+            except ClusterError as error:
+                failure = error
+        rate = progress.digits / progress.seconds if progress.seconds else 0
+        note(f"Scored {progress.digits:,} digits in {progress.seconds:,.1f} s, {rate:,.0f} per second, with {scorers}.")
+        _report_unanswered(list(unanswered), "" if failure else ", because its scorer died each time")
         if failure:
             raise failure
     return scored
 
 
-def _tell_unanswered(names: list[str], display: Display, why: str) -> None:
-    for name in names[:_NAMED]:
-        display.complain(f"{name} has no answer{why}; Ray's logs tell more")
-    if (more := len(names) - _NAMED) > 0:
-        display.complain(f"{_shards(more)} more {'has' if more == 1 else 'have'} no answer")
+class _Progress:
+    """Bar of the bytes read, on stderr: redrawn on a terminal, a line every ten seconds elsewhere.
+
+    Bytes, because the number of digits is known only once every shard has been opened.
+    """
+
+    def __init__(self, shards: list[Shard]) -> None:
+        """Expect reports of `shards`; the first report starts the clock."""
+        self.digits = 0
+        """Number of digits scored."""
+        self.seconds = 0.0
+        """Time from the first report to the last."""
+        self._begun: float | None = None
+        self._sizes = {shard.name: shard.size for shard in shards}
+        self._latest: dict[str, Report] = {}
+        self._ended = 0
+        is_terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=sum(self._sizes.values()),
+            unit="B",
+            unit_scale=True,
+            miniters=1,
+            mininterval=0.1 if is_terminal else _LOG_INTERVAL,
+            leave=is_terminal,
+            file=sys.stderr if is_terminal else _Lines(),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+
+    def add(self, report: Report) -> None:
+        """Count a report, and print its error."""
+        now = time.monotonic()
+        if self._begun is None:
+            self._begun = now
+            self._bar.reset()
+        self.seconds = now - self._begun
+        before = self._latest.get(report.shard, Report(report.shard))  # more than `report`, if a scorer has died
+        self._latest[report.shard] = report
+        self.digits += report.rows - before.rows
+        self._ended += report.ended
+        shards = f"{self._ended:,} of {_count(len(self._sizes), 'shard')}"
+        self._bar.set_postfix_str(f"{self.digits:,} digits, {shards}", refresh=False)
+        self._bar.update(self._sizes[report.shard] * (report.share - before.share))
+        if report.error:
+            with self._bar.external_write_mode(sys.stderr):
+                complain(report.error)
 
 
-def _scored(job: Job, output: Place, found: Iterable[str]) -> dict[str, tuple[Shard, int]]:
-    """The shard and rows of each file of answers in a folder, read many at a time; every one has to be of this job."""
-    names = [name for name in found if name.endswith(".parquet")]
+class _Lines(io.StringIO):
+    """Stream that prints each redrawing of a bar as a line on stderr."""
+
+    def write(self, text: str) -> int:
+        """Print `text` unless it is blank, which erases a bar."""
+        if text.strip():
+            note(text.strip())
+        return len(text)
+
+
+def _report_unanswered(names: list[str], why: str) -> None:
+    for name in names[:_MAX_NAMED]:
+        complain(f"{name} has no answers{why}; see Ray's logs")
+    if (more := len(names) - _MAX_NAMED) > 0:
+        complain(f"{_count(more, 'more shard')} {'has' if more == 1 else 'have'} no answers")
+
+
+def _scored(job: Job, output: Place, names: Iterable[str]) -> dict[str, tuple[Shard, int]]:
+    """Return the shard and the number of rows of each Parquet file in a folder, each of which must be of `job`."""
+    names = [name for name in names if name.endswith(".parquet")]
     with ThreadPoolExecutor(_REQUESTS) as pool:
-        return dict(zip(names, pool.map(lambda name: job.scored(output, name), names), strict=True))
+        return dict(zip(names, pool.map(lambda name: _read_footer(job, output, name), names), strict=True))
+
+
+def _read_footer(job: Job, output: Place, name: str) -> tuple[Shard, int]:
+    """Return the shard and the number of rows of one file of answers.
+
+    Raises:
+        FileWriteError: the file is of another job, or was not written by mnist-score.
+    """
+    try:
+        with output.open(name) as file, pq.ParquetFile(file) as parquet:
+            found, details = Job.of_record(parquet.metadata.metadata[FOOTER_KEY])
+            shard, rows = Shard(**details["shard"]), parquet.metadata.num_rows
+    except (LookupError, TypeError, ValueError, OSError, pa.ArrowException) as error:
+        raise FileWriteError(f"{output.file(name)} was not written by mnist-score; {_ELSEWHERE}") from error
+    for field in fields(job):
+        if (was := getattr(found, field.name)) != (wanted := getattr(job, field.name)):
+            raise FileWriteError(
+                f"{output.file(name)} is from another run, whose {field.name} was {was} and not {wanted}; {_ELSEWHERE}"
+            )
+    return shard, rows
 
 
 def _sweep(output: Place, names: Iterable[str]) -> None:
-    """Remove what scorers that were killed had begun."""
+    """Remove what killed scorers have left unfinished."""
     for name in filter(is_temporary, names):
         output.remove(name)
 
 
-def _shards(count: int) -> str:
-    return f"{count:,} shard{_s(count)}"
-
-
-def _s(count: int) -> str:
-    return "" if count == 1 else "s"
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,61 +1,50 @@
-"""The shards of an input: which files they are, and the name of the file that takes each one's answers."""
+"""Which files of an input are its shards."""
 
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from mnist_runtime.errors import FileMissingError, FileReadError, OptionError
+from mnist_runtime.io.files import reading
+from mnist_score.job import Shard
 from mnist_score.storage import Place
 
+_SUFFIXES = (".parquet", ".npy")
 _WANTED = "give a .parquet or .npy file, or a folder of them"
 
 
-@dataclass(frozen=True)
-class Shard:
-    """One file of digits, scored as a whole by one scorer."""
-
-    name: str
-    """Its path within the input's folder, with "/"."""
-    size: int
-    """In bytes."""
-    mtime_ns: int
-    """When it was last changed, in nanoseconds since 1970; 0 where the filesystem cannot tell."""
-
-    @property
-    def output(self) -> str:
-        """The file of its answers within the output's folder."""
-        return self.name if self.name.endswith(".parquet") else f"{self.name}.parquet"
-
-
 def list_shards(place: Place) -> tuple[Place, list[Shard]]:
-    """Find the folder that `place` is or lies in, and its shards there, sorted by name.
+    """Return the folder of an input, which is itself one or a file, and its shards, sorted by name.
 
-    Of a folder, all .parquet and .npy files below it are, but for those whose own name or folder begins with "." or
-    "_", as Hadoop, Spark and Hive have it.
+    The shards of a folder are all .parquet and .npy files below it, except those whose own name or folder begins with
+    "." or "_", as in Hadoop, Spark and Hive. Links are followed; broken ones are skipped.
 
     Raises:
-        FileMissingError: there is nothing there, or no shard in it, or one is a link to nothing.
-        FileReadError: it cannot be listed, or is neither file nor folder.
-        OptionError: two shards would write the same file.
+        FileMissingError: there is nothing at that place, or no shard.
+        FileReadError: the place cannot be listed, or a shard is a pipe or a device.
+        OptionError: two shards are the same file, or would write the same file.
     """
     info = place.info()
-    if info.type.name == "Unknown":  # as of a pipe, which cannot be read twice
-        raise FileReadError(f"{place.path} is neither a file nor a folder; {_WANTED}")
-    if info.is_file:
-        folder, found = place.parent, {info.base_name: info}
+    if info.type.name == "Directory":
+        folder = place
+        found = {name: entry for name, entry in place.entries().items() if not _is_hidden(name)}
     else:
-        folder, found = place, {name: info for name, info in place.files().items() if not _is_hidden(name)}
-        for name in place.broken_links():
-            if not _is_hidden(name):
-                raise FileMissingError(
-                    f"{place.file(name)} is a link to what is not there, or that it lies in; mend or remove it"
-                )
-    shards = [
-        Shard(name, info.size, info.mtime_ns or 0)
-        for name, info in found.items()
-        if name.endswith((".parquet", ".npy"))
-    ]
+        folder, found = place.parent, {} if info.type.name == "NotFound" else {info.base_name: info}
+    shards: list[Shard] = []
+    names: dict[Path, str] = {}  # by what is behind links, because a link to a folder above would repeat its shards
+    for name, entry in found.items():
+        if not name.endswith(_SUFFIXES) or entry.type.name == "Directory":
+            continue
+        if not entry.is_file:  # such as a pipe, which cannot be read twice
+            raise FileReadError(f"{folder.file(name)} is a pipe or a device; {_WANTED}")
+        if folder.is_local:
+            path = Path(folder.file(name))
+            with reading(path, _WANTED):
+                shards.append(Shard.of_file(name, path))
+            if (first := names.setdefault(path.resolve(), name)) != name:
+                raise OptionError(f"{path} is a link to the shard {first}, or lies below a link; remove the link")
+        else:
+            shards.append(Shard(name, entry.size, entry.mtime_ns or 0))
     if not shards:
-        missing = "is not there" if info.type.name == "NotFound" else "holds no .parquet and no .npy"
+        missing = "does not exist" if info.type.name == "NotFound" else "holds no .parquet and no .npy"
         raise FileMissingError(f"{place.path} {missing}; {_WANTED}")
     taken = {str(above) for shard in shards for above in PurePosixPath(shard.output).parents}
     for shard in shards:

@@ -1,4 +1,4 @@
-"""Files wherever PyArrow's filesystems reach, as Ray's do: the local disk, a shared mount, s3://, gs://, hdfs://."""
+"""Files on the filesystems that PyArrow reaches, as Ray does: the local disk, a shared mount, s3://, gs://, hdfs://."""
 
 import contextlib
 import os
@@ -18,18 +18,18 @@ _TEMPORARY = ".mnist-score.tmp"
 
 @dataclass(frozen=True)
 class Place:
-    """A file or folder, which may be there or not; names of files within it are relative paths with "/"."""
+    """A file or folder that may exist or not; files below it are named by relative paths with "/"."""
 
     filesystem: fs.FileSystem
     path: str
-    """Absolute, in the filesystem's own terms."""
+    """Absolute path, in the filesystem's own notation."""
 
     @classmethod
     def at(cls, given: str) -> Self:
-        """The place that a path or URI of the command line names.
+        """Return the place that a path or URI of the command line names.
 
         Raises:
-            FileReadError: there is no such kind of URI, or the filesystem cannot be reached.
+            FileReadError: the kind of URI is unknown, or its filesystem cannot be reached.
         """
         try:
             filesystem, path = fs.FileSystem.from_uri(given if "://" in given else str(Path(given).resolve()))
@@ -41,89 +41,93 @@ class Place:
 
     @property
     def name(self) -> str:
-        """What it is called in records: its kind and path, and none of a URI's credentials and options."""
+        """Name of the place in records, `kind://path`, without a URI's credentials and options."""
         return f"{self.filesystem.type_name}://{self.path}"
 
     @property
+    def is_local(self) -> bool:
+        """Whether the place is on the local disk, or mounted as if it were."""
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    @property
     def parent(self) -> "Place":
-        """The folder that it lies in."""
+        """Folder of the place."""
         return Place(self.filesystem, self.path.rpartition("/")[0])
 
     def file(self, name: str) -> str:
-        """The path of a file within it."""
+        """Return the path of a file below the place."""
         return f"{self.path}/{name}"
 
     def overlaps(self, other: "Place") -> bool:
-        """Whether one is the other, or lies in it."""
+        """Return True if one place is the other, or lies below it."""
         ours, theirs = f"{self.path}/", f"{other.path}/"
         return self.filesystem == other.filesystem and (ours.startswith(theirs) or theirs.startswith(ours))
 
     def info(self) -> fs.FileInfo:
-        """What stands there.
+        """Return the type and size of the place itself.
 
         Raises:
-            FileReadError: nobody can tell.
+            FileReadError: the filesystem gives no answer.
         """
         try:
             return self.filesystem.get_file_info(self.path)
         except (pa.ArrowException, OSError) as error:
             raise FileReadError(f"{self.path} cannot be read ({reason(error)}); see that it can be reached") from error
 
-    def files(self) -> dict[str, fs.FileInfo]:
-        """Every file below it by its name, sorted; none if it is not there.
+    def entries(self) -> dict[str, fs.FileInfo]:
+        """Return everything below the place by its name, sorted; nothing if the place does not exist.
 
         Raises:
-            FileReadError: they cannot be listed.
+            FileReadError: the place cannot be listed.
         """
         selector = fs.FileSelector(self.path, allow_not_found=True, recursive=True)
         try:
-            found = self.filesystem.get_file_info(selector)
-            files = [info for info in found if info.is_file]
-            return {info.path[len(self.path) :].lstrip("/"): info for info in sorted(files, key=lambda info: info.path)}
+            found = sorted(self.filesystem.get_file_info(selector), key=lambda info: info.path)
+            return {info.path[len(self.path) :].lstrip("/"): info for info in found}
         except UnicodeDecodeError as error:
-            raise FileReadError(f"{self.path} holds {error.object!r}, a name that is no UTF-8; rename it") from error
+            raise FileReadError(f"{self.path} holds {error.object!r}, whose name is not UTF-8; rename it") from error
         except (pa.ArrowException, OSError) as error:
             raise FileReadError(f"{self.path} cannot be listed ({reason(error)}); give a folder") from error
 
-    def broken_links(self) -> list[str]:
-        """The names of links below it that lead nowhere, or back to a folder that they lie in; on a disk alone.
-
-        `files` passes over the former, and follows the latter round and round.
-        """
-        if not isinstance(self.filesystem, fs.LocalFileSystem):
-            return []
-        below = (Path(folder, name) for folder, folders, names in os.walk(self.path) for name in folders + names)
-        return [path.relative_to(self.path).as_posix() for path in below if path.is_symlink() and _is_broken(path)]
-
-    def open(self, name: str) -> pa.NativeFile:
-        """Open a file within it for reading at any place.
+    def files(self) -> list[str]:
+        """Return the names of all files below the place, sorted.
 
         Raises:
-            FileMissingError: it is not there.
+            FileReadError: the place cannot be listed.
+        """
+        return [name for name, info in self.entries().items() if info.is_file]
+
+    def open(self, name: str) -> pa.NativeFile:
+        """Open a file below the place for random access.
+
+        Raises:
+            FileMissingError: the file does not exist.
         """
         try:
             return self.filesystem.open_input_file(self.file(name))
         except FileNotFoundError as error:
-            raise FileMissingError(f"{self.file(name)} is not there (any more, or on this node)") from error
+            raise FileMissingError(
+                f"{self.file(name)} does not exist (any more, or on this node); see that all nodes share it"
+            ) from error
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[pa.NativeFile]:
-        """Write a file within it that appears whole or not at all, under a temporary name of its own until then.
+        """Write a file below the place that appears whole or not at all, under a temporary name until then.
 
-        On the local disk it is fsynced and renamed. An object store has no rename: there the whole object is copied
-        to its name, which appears at once, and the temporary one is deleted.
+        On the local disk the file is fsynced and renamed. An object store has no rename: the finished object is copied
+        to its name, which appears at once, and the temporary object is deleted.
 
         Raises:
-            FileWriteError: it cannot be written, which any OSError of the block is taken for that is none of ours.
+            FileWriteError: the file cannot be written; also for any other OSError of the block.
         """
         folder = self.file(name).rpartition("/")[0]
-        temporary = f"{folder}/.{os.urandom(8).hex()}{_TEMPORARY}"  # without the name, which may be of the longest
+        temporary = f"{folder}/.{os.urandom(8).hex()}{_TEMPORARY}"  # without the name, which may be as long as allowed
         try:
             with _write_errors(self.file(name)):
                 self.filesystem.create_dir(folder, recursive=True)
                 with self.filesystem.open_output_stream(temporary) as sink:
                     yield sink
-                if isinstance(self.filesystem, fs.LocalFileSystem):
+                if self.is_local:
                     publish(Path(temporary), Path(self.file(name)))
                 else:
                     self.filesystem.move(temporary, self.file(name))
@@ -133,19 +137,19 @@ class Place:
             raise
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a whole file within it.
+        """Write a whole file below the place.
 
         Raises:
-            FileWriteError: it cannot be written.
+            FileWriteError: the file cannot be written.
         """
         with self.writing(name) as sink:
             sink.write(data)
 
     def create(self) -> None:
-        """Make it a folder that can be written, if it is none yet.
+        """Create the place as a folder if it does not exist, and try that it can be written.
 
         Raises:
-            FileWriteError: that cannot be done.
+            FileWriteError: the folder cannot be created or written.
         """
         probe = f".{os.urandom(8).hex()}{_TEMPORARY}"
         with _write_errors(self.path):
@@ -158,10 +162,10 @@ class Place:
                     self.filesystem.delete_file(self.file(probe))
 
     def remove(self, name: str) -> None:
-        """Delete a file within it, unless somebody else has.
+        """Delete a file below the place, unless somebody else has.
 
         Raises:
-            FileWriteError: it cannot be deleted.
+            FileWriteError: the file cannot be deleted.
         """
         with _write_errors(self.file(name)), contextlib.suppress(FileNotFoundError):
             self.filesystem.delete_file(self.file(name))
@@ -177,15 +181,11 @@ def _write_errors(path: str) -> Iterator[None]:
         raise FileWriteError(f"cannot write {path} ({reason(error)}); choose another place for it") from error
 
 
-def _is_broken(link: Path) -> bool:
-    return not link.exists() or link.parent.resolve().is_relative_to(link.resolve())
-
-
 def is_temporary(name: str) -> bool:
-    """Whether a run that was killed has left this file behind."""
+    """Return True if the name is that of a file which a killed run has left unfinished."""
     return name.endswith(_TEMPORARY)
 
 
 def reason(error: BaseException) -> str:
-    """What an exception says, in one line."""
+    """Return an exception's first line, or the name of its type."""
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,4 +1,4 @@
-"""mnist-infer --output and --shard: any size, on from where it was killed, each part once."""
+"""One .npy scored into one .npy: of any size, resumed after a kill, each part once, and nothing overwritten."""
 
 import json
 import os
@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 
 from mnist_runtime import Classifier, FileWriteError
-from mnist_runtime.infer import answers as inference
-from mnist_runtime.infer.scoring import CHUNK, Shard, score
 from mnist_runtime.io.npy import NpyFile
+from mnist_score.local import CHUNK_BYTES, score
 
-ROWS = CHUNK // 784
+ROWS = CHUNK_BYTES // 784
 """Digits of uint8 between two writes."""
-INFER = Path(sys.executable).parent / "mnist-infer"
+SCORE = Path(sys.executable).parent / "mnist-score"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +34,7 @@ def wanted(digits):
 
 
 def test_labels_stream_into_a_file_that_appears_whole(run, digits, wanted, tmp_path):
-    result = run("mnist-infer", digits, "--output", tmp_path / "labels.npy")
+    result = run("mnist-score", digits, tmp_path / "labels.npy")
     assert result.returncode == 0, result.stderr
     labels = np.load(tmp_path / "labels.npy", mmap_mode="r")
     assert labels.dtype == np.uint8
@@ -47,14 +46,19 @@ def test_labels_stream_into_a_file_that_appears_whole(run, digits, wanted, tmp_p
 
 def test_done_work_is_not_done_again_and_another_model_does_it_anew(run, digits, exported, tmp_path):
     output = tmp_path / "labels.npy"
-    assert run("mnist-infer", digits, "-o", output).returncode == 0
+    assert run("mnist-score", digits, output).returncode == 0
     before = output.stat().st_mtime_ns, output.stat().st_ino
-    again = run("mnist-infer", digits, "-o", output)
+    again = run("mnist-score", digits, output)
     assert b"Nothing to do" in again.stderr
     assert (output.stat().st_mtime_ns, output.stat().st_ino) == before
-    other = run("mnist-infer", digits, "-o", output, "--model", exported / "mnist.uint8.onnx")
+    other = run("mnist-score", digits, output, "--model", exported / "mnist.uint8.onnx")
     assert b"Wrote" in other.stderr
     assert output.stat().st_mtime_ns > before[0]
+
+
+def replace(path, data):
+    (path.parent / "new").write_bytes(data)
+    (path.parent / "new").replace(path)
 
 
 class Killed(BaseException):
@@ -89,7 +93,7 @@ def test_sigkill_leaves_nothing_under_the_final_name_and_the_next_run_completes_
     huge[:10_000] = test_split.images
     huge.flush()
     output, part = tmp_path / "labels.npy", tmp_path / "labels.npy.part"
-    command = [INFER, tmp_path / "huge.npy", "--output", output]
+    command = [SCORE, tmp_path / "huge.npy", output]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     while process.poll() is None and not (part.exists() and part.stat().st_size > 2 * ROWS):
         os.sched_yield()
@@ -106,30 +110,26 @@ def test_sigkill_leaves_nothing_under_the_final_name_and_the_next_run_completes_
     assert (labels[10_000:] == labels[-1]).all()
 
 
-def test_ctrl_c_ends_with_130_and_no_result(test_split, tmp_path):
+@pytest.mark.parametrize(
+    ("sig", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_ends_in_one_sentence_and_no_result(tmp_path, sig, code, word):
     np.lib.format.open_memmap(tmp_path / "huge.npy", "w+", np.uint8, (100_000_000, 28, 28)).flush()  # sparse
     output, part = tmp_path / "labels.npy", tmp_path / "labels.npy.part"
-    process = subprocess.Popen([INFER, tmp_path / "huge.npy", "-o", output], stderr=subprocess.PIPE)
+    process = subprocess.Popen([SCORE, tmp_path / "huge.npy", output], stderr=subprocess.PIPE)
     while process.poll() is None and not (part.exists() and part.stat().st_size > ROWS):
         os.sched_yield()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sig)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert b"interrupted" in stderr
+    assert process.returncode == code
+    assert stderr.decode().endswith(f"Error: {word}; nothing half-written stands under its final name\n")
+    assert b"Traceback" not in stderr
     assert not output.exists()
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7])
-@pytest.mark.parametrize("total", [0, 1, 5, 50_000])
-def test_the_parts_hold_each_digit_once_and_are_of_near_equal_size(total, count):
-    parts = [Shard(index, count).rows(total) for index in range(1, count + 1)]
-    assert [row for part in parts for row in part] == list(range(total))
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
-
-
-def test_each_shard_writes_its_own_file(run, digits, wanted, tmp_path):
+def test_each_part_writes_its_own_file(run, digits, wanted, tmp_path):
     for index in (2, 1, 3):
-        result = run("mnist-infer", digits, "-o", tmp_path / "labels.npy", "--shard", f"{index}/3")
+        result = run("mnist-score", digits, tmp_path / "labels.npy", "--part", f"{index}/3")
         assert result.returncode == 0, result.stderr
     parts = [np.load(tmp_path / f"labels.{index}-of-3.npy") for index in (1, 2, 3)]
     assert np.array_equal(np.concatenate(parts), wanted)
@@ -140,36 +140,18 @@ def test_each_shard_writes_its_own_file(run, digits, wanted, tmp_path):
 def test_the_output_reports_its_accuracy(run, digits, wanted, test_split, tmp_path):
     truth = np.tile(test_split.labels, 5)
     np.save(tmp_path / "truth.npy", truth)
-    result = run("mnist-infer", digits, "-o", tmp_path / "o.npy", "--labels", tmp_path / "truth.npy", "--shard", "1/2")
+    result = run("mnist-score", digits, tmp_path / "o.npy", "--labels", tmp_path / "truth.npy", "--part", "1/2")
     share = np.mean(wanted[:25_000] == truth[:25_000])
     assert result.stdout.decode().startswith(f"accuracy  {share:.2%}")
     np.save(tmp_path / "truth.npy", truth[:-1])
-    result = run("mnist-infer", digits, "-o", tmp_path / "o.npy", "--labels", tmp_path / "truth.npy")
+    result = run("mnist-score", digits, tmp_path / "o.npy", "--labels", tmp_path / "truth.npy")
     assert result.returncode == 1
     assert b"50,000 digits and 49,999 labels" in result.stderr
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "sentence"),
-    [
-        (["x.npy", "y.npy", "-o", "o.npy"], 1, b"exactly one .npy"),
-        (["x.npy", "--shard", "1/2"], 2, b"--shard needs --output"),
-        (["x.npy", "-o", "o.npy", "--shard", "3/2"], 2, b"is not I/N"),
-        (["x.npy", "-o", "o.npy", "--shard", "0/2"], 2, b"is not I/N"),
-        (["x.npy", "-o", "o.npy", "--format", "csv"], 2, b"--output writes a .npy"),
-        (["x.npy", "-o", "o.npy"], 1, b"x.npy does not exist"),
-    ],
-)
-def test_a_wrong_command_line_is_told_in_a_line(run, tmp_path, arguments, code, sentence):
-    result = run("mnist-infer", *arguments, cwd=tmp_path)
-    assert result.returncode == code
-    assert sentence in result.stderr
-    assert b"Traceback" not in result.stderr
-
-
 def test_an_archive_is_told_to_be_no_npy(run, test_split, tmp_path):
     np.savez(tmp_path / "x.npz", x=test_split.images[:2])
-    result = run("mnist-infer", "x.npz", "-o", "o.npy", cwd=tmp_path)
+    result = run("mnist-score", "x.npz", "o.npy", cwd=tmp_path)
     assert result.returncode == 1
     sentence = "x.npz is not a .npy file (it does not begin as one); give a .npy file as np.save writes it"
     assert result.stderr.decode().splitlines()[-1] == f"Error: {sentence}"
@@ -181,13 +163,11 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(digits, tmp_pa
         score(Classifier(), NpyFile.open(digits), tmp_path / "file" / "o.npy", range(10))
 
 
-def test_fortran_order_and_single_digits_are_scored_alike(test_split, tmp_path):
+def test_a_single_digit_is_scored(test_split, tmp_path):
     classifier = Classifier()
-    np.save(tmp_path / "f.npy", np.asfortranarray(test_split.images[:100]))
-    np.save(tmp_path / "one.npy", test_split.images[0].T.copy().T)
-    for name, count in (("f", 100), ("one", 1)):
-        score(classifier, NpyFile.open(tmp_path / f"{name}.npy"), tmp_path / f"{name}.out.npy", range(count))
-        assert np.array_equal(np.load(tmp_path / f"{name}.out.npy"), classifier.predict(test_split.images[:count]))
+    np.save(tmp_path / "one.npy", test_split.images[0])
+    score(classifier, NpyFile.open(tmp_path / "one.npy"), tmp_path / "one.out.npy", range(1))
+    assert np.array_equal(np.load(tmp_path / "one.out.npy"), classifier.predict(test_split.images[:1]))
 
 
 @pytest.mark.parametrize("output", ["x.npy", "y.npy", "symlink.npy", "hard.npy", "p.npy", "j.npy"])
@@ -199,39 +179,35 @@ def test_an_input_is_never_overwritten(run, test_split, tmp_path, output):
     (tmp_path / "symlink.npy").symlink_to(source)
     (tmp_path / "hard.npy").hardlink_to(tmp_path / source)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    result = run("mnist-infer", source, "-o", output, "--labels", "y.npy", cwd=tmp_path)
+    result = run("mnist-score", source, output, "--labels", "y.npy", cwd=tmp_path)
     assert result.returncode == 1
     named = "y.npy" if output == "y.npy" else source
-    sentence = f"Error: {named} is an input and would be overwritten; give --output another name\n"
+    sentence = f"Error: {named} is an input and would be overwritten; choose another OUTPUT\n"
     assert result.stderr.decode().endswith(sentence)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize(
-    ("chosen", "output"), [("mnist.onnx", "mnist.onnx"), (".", "mnist.uint8.onnx"), (".", "manifest.json")]
-)
-def test_the_model_is_never_overwritten(run, exported, test_split, tmp_path, chosen, output):
-    model = shutil.copytree(exported, tmp_path / "model")
+def test_the_model_is_never_overwritten(run, bundled, test_split, tmp_path):
+    model = shutil.copy(bundled, tmp_path / "model.npy")
     np.save(tmp_path / "x.npy", test_split.images[:10])
-    before, chosen = (model / output).read_bytes(), model / chosen
-    for named in (["--model", chosen], []):
-        result = run("mnist-infer", tmp_path / "x.npy", "-o", model / output, *named, env={"MNIST_MODEL": str(chosen)})
+    for named, env in ((["--model", model], {}), ([], {"MNIST_MODEL": str(model)})):
+        result = run("mnist-score", tmp_path / "x.npy", model, *named, env=env)
         assert result.returncode == 1
-        assert b"is an input and would be overwritten" in result.stderr
-        assert (model / output).read_bytes() == before
+        assert b"model.npy is an input and would be overwritten" in result.stderr
+        assert model.read_bytes() == bundled.read_bytes()
 
 
 @pytest.mark.parametrize("harm", ["cut", "flipped", "foreign", "empty"])
 def test_a_result_that_is_damaged_or_not_ours_is_computed_again(run, test_split, tmp_path, harm):
     np.save(tmp_path / "x.npy", test_split.images[:100])
     output = tmp_path / "o.npy"
-    assert run("mnist-infer", tmp_path / "x.npy", "-o", output).returncode == 0
+    assert run("mnist-score", tmp_path / "x.npy", output).returncode == 0
     whole = output.read_bytes()
     harmed = {"cut": whole[:-1], "flipped": whole[:-1] + bytes([whole[-1] ^ 1]), "foreign": b"mine", "empty": b""}
     output.write_bytes(harmed[harm])
-    assert b"Wrote" in run("mnist-infer", tmp_path / "x.npy", "-o", output).stderr
+    assert b"Wrote" in run("mnist-score", tmp_path / "x.npy", output).stderr
     assert output.read_bytes() == whole
-    assert b"Nothing to do" in run("mnist-infer", tmp_path / "x.npy", "-o", output).stderr
+    assert b"Nothing to do" in run("mnist-score", tmp_path / "x.npy", output).stderr
 
 
 @pytest.mark.parametrize("content", [b"my notes", b"{}", b"[1]", b'{"rows": [0, 5]}', b"\xff", b""])
@@ -242,26 +218,38 @@ def test_a_side_file_that_is_not_ours_is_kept(run, test_split, tmp_path, side, c
     np.save(tmp_path / "x.npy", test_split.images[:100])
     foreign = tmp_path / f"o.npy.{side}"
     foreign.write_bytes(content)
-    result = run("mnist-infer", "x.npy", "-o", tmp_path / "o.npy", cwd=tmp_path)
+    result = run("mnist-score", "x.npy", tmp_path / "o.npy", cwd=tmp_path)
     assert result.returncode == 1
-    assert b"move it away, or give --output another name\n" in result.stderr
+    assert b"move it away, or choose another OUTPUT\n" in result.stderr
     assert b"Traceback" not in result.stderr
     assert foreign.read_bytes() == content
     assert sorted(file.name for file in tmp_path.iterdir()) == [f"o.npy.{side}", "x.npy"]
 
 
+@pytest.mark.parametrize("rewrite", [Path.write_bytes, replace], ids=["in place", "anew"])
+def test_other_digits_of_the_same_name_size_and_time_are_scored_anew(run, test_split, tmp_path, rewrite):
+    np.save(tmp_path / "x.npy", test_split.images[:100])
+    np.save(tmp_path / "y.npy", test_split.images[100:200])
+    output, status = tmp_path / "o.npy", (tmp_path / "x.npy").stat()
+    assert run("mnist-score", tmp_path / "x.npy", output).returncode == 0
+    rewrite(tmp_path / "x.npy", (tmp_path / "y.npy").read_bytes())
+    os.utime(tmp_path / "x.npy", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert b"Wrote" in run("mnist-score", tmp_path / "x.npy", output).stderr
+    assert np.array_equal(np.load(output), Classifier().predict(test_split.images[100:200]))
+
+
 def test_a_part_of_another_run_of_ours_is_written_anew(run, test_split, tmp_path):
     np.save(tmp_path / "x.npy", test_split.images[:100])
     output = tmp_path / "o.npy"
-    assert run("mnist-infer", tmp_path / "x.npy", "-o", output).returncode == 0
+    assert run("mnist-score", tmp_path / "x.npy", output).returncode == 0
     output.rename(f"{output}.part")
-    result = run("mnist-infer", tmp_path / "x.npy", "-o", output, "--probabilities")
+    result = run("mnist-score", tmp_path / "x.npy", output, "--probabilities")
     assert result.returncode == 0, result.stderr
     assert np.load(output).shape == (100, 10)
 
 
 def test_a_pipe_is_told_to_be_saved_first(run, tmp_path):
-    result = run("mnist-infer", "/dev/stdin", "-o", tmp_path / "o.npy", input=b"digits")
+    result = run("mnist-score", "/dev/stdin", tmp_path / "o.npy", input=b"digits")
     assert result.returncode == 1
     assert b"/dev/stdin is a pipe or a device, and has to be a file here" in result.stderr
     assert not list(tmp_path.iterdir())
@@ -269,21 +257,22 @@ def test_a_pipe_is_told_to_be_saved_first(run, tmp_path):
 
 def test_what_is_no_file_is_never_replaced_by_one(run, test_split, tmp_path):
     np.save(tmp_path / "x.npy", test_split.images[:10])
-    (tmp_path / "folder").mkdir()
-    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder.npy").mkdir()
+    os.mkfifo(tmp_path / "fifo.npy")
     os.mkfifo(tmp_path / "o.npy.part")
     os.mkfifo(tmp_path / "p.npy.json")
     before = sorted(file.name for file in tmp_path.iterdir())
-    for output, named in {"folder": "folder", "fifo": "fifo", "o.npy": "o.npy.part", "p.npy": "p.npy.json"}.items():
-        result = run("mnist-infer", "x.npy", "-o", output, cwd=tmp_path)
+    for output, named in {
+        "folder.npy": "folder.npy",
+        "fifo.npy": "fifo.npy",
+        "o.npy": "o.npy.part",
+        "p.npy": "p.npy.json",
+    }.items():
+        result = run("mnist-score", "x.npy", output, cwd=tmp_path)
         assert result.returncode == 1
-        assert f"Error: {named} is a folder or a device, and has to be a file; " in result.stderr.decode()
+        assert f"Error: {named} is a folder or a device, and must be a file; " in result.stderr.decode()
     assert sorted(file.name for file in tmp_path.iterdir()) == before
-    assert (tmp_path / "fifo").is_fifo()
-
-
-def test_the_bundled_models_are_inputs_too(bundled):
-    assert {bundled, bundled.with_suffix(".uint8.onnx")} <= set(inference._files_of(None))
+    assert (tmp_path / "fifo.npy").is_fifo()
 
 
 def test_a_part_that_another_run_is_writing_is_left_to_it(digits, wanted, tmp_path):
@@ -303,11 +292,11 @@ def test_memory_does_not_depend_on_the_dtype(test_split, tmp_path):
     seen = []
     with Classifier() as classifier:
         score(classifier, NpyFile.open(tmp_path / "x.npy"), tmp_path / "o.npy", range(5000), advance=seen.append)
-    assert max(seen) == CHUNK // (784 * 8)
+    assert max(seen) == CHUNK_BYTES // (784 * 8)
     assert sum(seen) == 5000
 
 
 def test_a_terminal_gets_a_bar(terminal, digits, tmp_path):
-    seen = terminal("mnist-infer", digits, "-o", tmp_path / "labels.npy").read()
-    assert "labels.npy  [" in seen
-    assert "50000/50000" in seen
+    seen = terminal("mnist-score", digits, tmp_path / "labels.npy").read()
+    assert "labels.npy: 100%|" in seen
+    assert "50.0k/50.0k" in seen

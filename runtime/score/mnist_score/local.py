@@ -1,0 +1,175 @@
+"""One .npy of digits scored into one .npy on this machine: in constant memory, in parts, and resumed after a kill.
+
+Until they are complete, the answers are in `<output>.part`, a .npy that lacks only its end. `<output>.json` is their
+resume record; its SHA-256 of the complete answers tells whether there is anything left to do. Side files that
+mnist-score has not written are kept, and the run is refused.
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from mnist_runtime.classifier import Classifier
+from mnist_runtime.digits import CLASSES, PIXELS
+from mnist_runtime.errors import FileWriteError
+from mnist_runtime.io.files import ensure_writable, publish, read_whole, write_atomically, write_errors
+from mnist_runtime.io.npy import NpyFile
+from mnist_score.job import Job, Shard
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+CHUNK_BYTES = 12 * 2**20
+"""Bytes of pixels between two writes: 16,049 digits of uint8."""
+
+_ROW = {"labels": np.dtype(np.uint8), "probabilities": np.dtype((np.float32, (len(CLASSES),)))}
+"""Answer to one digit, by the job's output."""
+
+_RECORD_LIMIT = 2**20  # bytes; a record takes less than 1 KiB
+_ELSEWHERE = "move it away, or choose another OUTPUT"
+
+
+def score(
+    classifier: Classifier,
+    digits: NpyFile,
+    output: Path,
+    rows: range,
+    *,
+    probabilities: bool = False,
+    inputs: Iterable[Path] = (),
+    advance: Callable[[int], object] = lambda _: None,
+) -> bool:
+    """Write the labels, uint8 `[n]`, or the probabilities, float32 `[n, 10]`, of some digits to `output`.
+
+    Args:
+        classifier: Classifier that answers.
+        digits: Input file.
+        output: File of the answers, which appears once they are complete.
+        rows: Rows of `digits` to answer, in order.
+        probabilities: Write probabilities instead of labels.
+        inputs: Other files that must not be overwritten: labels, the model.
+        advance: Called with the number of digits answered since the last call; first with those of an earlier run.
+
+    Returns:
+        False if an earlier run had completed the answers, and nothing was computed.
+
+    Raises:
+        DigitError, FileReadError: the digits cannot be read, or are none; the next run resumes before them.
+        FileWriteError: the answers cannot be written, or a file that must be kept is in their way.
+    """
+    part, record = Path(f"{output}.part"), Path(f"{output}.json")
+    for path in (output, part, record):
+        _refuse(path, (digits.path, *inputs))
+    job, details = _job(classifier, digits, rows, probabilities=probabilities)
+    digest, resumable = _earlier(part, record, job, details)
+    ensure_writable(output.parent)
+    if digest and output.is_file() and not part.exists() and _sha256(output) == digest:
+        advance(len(rows))
+        return False
+    chunk = max(1, CHUNK_BYTES // (PIXELS * digits.dtype.itemsize))
+    with write_errors(part), _locked(part) as file:
+        if not resumable:
+            file.truncate()
+            write_atomically(record, job.record(**details))
+        done = _resume(file, _header(job, len(rows)), _ROW[job.output].itemsize)
+        advance(done)
+        for start in range(rows.start + done, rows.stop, chunk):
+            batch = digits.digits(start, min(start + chunk, rows.stop))
+            answers = classifier.predict_proba(batch) if probabilities else classifier.predict(batch)
+            file.write(answers.astype(_ROW[job.output].base, copy=False).tobytes())
+            file.flush()
+            advance(len(batch))
+        write_atomically(record, job.record(**details, sha256=_sha256(part)))
+        publish(part, output)
+    return True
+
+
+def _refuse(path: Path, inputs: Iterable[Path]) -> None:
+    """Raise if a file of answers at `path` would replace an input, a folder or a device."""
+    with write_errors(path):
+        if not path.exists():
+            return
+        if not path.is_file():
+            raise FileWriteError(f"{path} is a folder or a device, and must be a file; {_ELSEWHERE}")
+        for source in inputs:
+            if source.exists() and source.samefile(path):
+                raise FileWriteError(f"{source} is an input and would be overwritten; choose another OUTPUT")
+
+
+def _job(classifier: Classifier, digits: NpyFile, rows: range, *, probabilities: bool) -> tuple[Job, dict[str, Any]]:
+    """Describe the answers: their job, and the details of their record."""
+    path = digits.path.resolve()
+    job = Job.of(f"local://{path.parent}", classifier.digests, probabilities=probabilities)
+    return job, {"shard": asdict(Shard.of_file(path.name, path)), "rows": [rows.start, rows.stop]}
+
+
+def _earlier(part: Path, record: Path, job: Job, details: dict[str, Any]) -> tuple[str | None, bool]:
+    """Return what an earlier run left: the SHA-256 of its answers if complete, and whether its part can be resumed.
+
+    Raises:
+        FileWriteError: a side file was not written by mnist-score.
+    """
+    header, digest, resumable = b"", None, False
+    if record.exists():
+        try:
+            earlier, said = Job.of_record(read_whole(record, limit=_RECORD_LIMIT, wanted=_ELSEWHERE))
+            start, stop = map(int, said["rows"])
+            header = _header(earlier, stop - start)
+        except (ValueError, TypeError, LookupError, OverflowError) as error:
+            raise FileWriteError(f"{record} was not written by mnist-score; {_ELSEWHERE}") from error
+        digest = said.pop("sha256", None)
+        resumable = (earlier, said) == (job, details)
+    if part.exists():
+        with write_errors(part), part.open("rb") as file:
+            beginning = file.read(max(len(header), 1))
+        if not header.startswith(beginning):  # a kill may have left less than a header
+            raise FileWriteError(f"{part} was not written by mnist-score; {_ELSEWHERE}")
+    return digest if resumable else None, resumable
+
+
+@contextlib.contextmanager
+def _locked(part: Path) -> Iterator[BinaryIO]:
+    """Open a part, new or begun, and keep other runs from writing it (where there is flock)."""
+    with os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_ours = os.path.samestat(part.stat(), os.fstat(file.fileno()))
+        except (BlockingIOError, FileNotFoundError):  # another run writes it, or published it a moment ago
+            is_ours = False
+        if not is_ours:
+            raise FileWriteError(f"another run is writing {part}; wait for its end, or choose another OUTPUT")
+        yield file
+
+
+def _resume(file: BinaryIO, header: bytes, row_bytes: int) -> int:
+    """Cut a part behind its last whole row, write the header if it has none yet, and return the number of its rows."""
+    size = os.fstat(file.fileno()).st_size
+    rows = max(0, size - len(header)) // row_bytes if file.read(len(header)) == header else 0
+    file.seek(0)
+    file.write(header)
+    file.seek(rows * row_bytes, os.SEEK_CUR)
+    file.truncate()
+    return rows
+
+
+def _header(job: Job, count: int) -> bytes:
+    """Encode the header of a .npy of `count` answers."""
+    row, header = _ROW[job.output], io.BytesIO()
+    fields = {"descr": row.base.str, "fortran_order": False, "shape": (count, *row.shape)}
+    np.lib.format.write_array_header_1_0(header, fields)
+    return header.getvalue()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
