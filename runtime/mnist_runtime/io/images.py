@@ -1,9 +1,4 @@
-"""Photographs, scans and drawings of one digit, brought to MNIST's own form: Pillow, extra [image].
-
-MNIST scaled the ink's box to 20 pixels on its longest side, keeping its proportions and the greys of antialiasing, and
-set its centre of mass in the middle of 28x28 (LeCun, Cortes, Burges, http://yann.lecun.com/exdb/mnist/). Measured over
-its 50,000 training digits, that middle is pixel (14.0, 14.0), counted from 0.
-"""
+"""Photographs, scans and drawings of one digit: decoded by Pillow (extra [image]), and their ink found."""
 
 import io
 import itertools
@@ -12,7 +7,8 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_runtime.digits import HEIGHT, PIXELS, WIDTH, Intensities
+from mnist_runtime import ink as mnist
+from mnist_runtime.digits import Intensities
 from mnist_runtime.errors import DigitError, ExtraMissingError
 
 try:
@@ -20,10 +16,6 @@ try:
 except ImportError as error:
     raise ExtraMissingError('images need Pillow; install it with pip install "mnist-runtime[image]"') from error
 
-BOX = 20
-"""Pixels of the ink's longest side."""
-CENTRE = 14
-"""Row and column of the centre of mass."""
 PIXEL_LIMIT = 50_000_000
 """Pixels of an image; a telephone's camera takes 12 to 50 million, a decompression bomb claims more."""
 
@@ -74,7 +66,9 @@ def normalise(grey: Grey, name: str) -> Intensities:
         raise DigitError(
             f"{name} shows no digit: its ink spans {max(ink[box].shape)} pixels; give a larger picture of it"
         )
-    return _centred(_scaled(np.clip(np.where(lit, ink, 0) / peak, 0, 1)[box]))
+    solid = np.where(lit, 255 * np.minimum(ink / peak, 1), 0)[box]
+    digit: Intensities = mnist.normalise(np.rint(solid).astype(np.uint8)[None])[0]
+    return digit
 
 
 def _decode(data: bytes, name: str) -> Grey:
@@ -211,25 +205,3 @@ def _hanging_together(faint: NDArray[np.bool_], solid: NDArray[np.bool_]) -> NDA
         found[:, :-1] |= found[:, 1:]
         found &= faint
     return found
-
-
-def _scaled(ink: Grey) -> Grey:
-    """Bring ink 0-1 to 20 pixels on its longest side, antialiased."""
-    height, width = ink.shape
-    scale = BOX / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    picture = Image.fromarray(ink.astype(np.float32))
-    return np.asarray(picture.resize(size, Image.Resampling.BILINEAR), dtype=np.float64)
-
-
-def _centred(ink: Grey) -> Intensities:
-    """Place ink 0-1, at most 20x20, in 28x28 with its centre of mass as near its place as whole pixels go."""
-    canvas = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
-    corner = []
-    for axis, (size, room) in enumerate(zip(ink.shape, canvas.shape, strict=True)):
-        mass = ink.sum(axis=1 - axis)
-        centre = (mass * np.arange(size)).sum() / mass.sum()
-        corner.append(min(max(round(CENTRE - centre), 0), room - size))
-    top, left = corner
-    canvas[top : top + ink.shape[0], left : left + ink.shape[1]] = np.rint(255 * ink)
-    return canvas.reshape(PIXELS)

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from mnist_runtime import Classifier, DigitError
-from mnist_runtime.io.images import BOX, CENTRE, read_image
+from mnist_runtime.ink import BOX, CENTRE
+from mnist_runtime.io.images import read_image
 
 
 def encode(picture, form="PNG", **options):
