@@ -147,7 +147,7 @@ def test_a_damaged_shard_is_told_in_one_sentence(score, real, tmp_path, damage, 
     damage(path)
     report = score()[-1]
     assert not report["done"]
-    assert report["error"].startswith("a.parquet cannot be read (")
+    assert report["error"].startswith(("a.parquet cannot be scored (", "a.parquet cannot be read ("))
     assert sentence in report["error"]
     assert "\n" not in report["error"]
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]

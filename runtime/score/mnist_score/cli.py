@@ -17,19 +17,14 @@ from mnist_score.job import Part
 # NumPy, onnxruntime and Ray are imported where they are used: --help and --version answer without them.
 
 
-class _PartType(click.ParamType):  # type: ignore[type-arg]  # older clicks have no generic one
-    """I/N on the command line."""
-
-    name = "I/N"
-
-    def convert(self, value: str | Part, param: click.Parameter | None, ctx: click.Context | None) -> Part:
-        """Read "2/8" as the second part of eight."""
-        if isinstance(value, Part):
-            return value
-        index, _, count = value.partition("/")
-        if not (index.isdecimal() and count.isdecimal() and len(value) < 40 and 1 <= int(index) <= int(count)):
-            self.fail(f"{value!r} is not I/N, such as 1/8 to 8/8", param, ctx)
-        return Part(int(index), int(count))
+def _read_part(_: click.Context, __: click.Parameter, value: str | None) -> Part | None:
+    """Read "2/8" as the second part of eight."""
+    if value is None:
+        return None
+    index, _slash, count = value.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and len(value) < 40 and 1 <= int(index) <= int(count)):
+        raise click.BadParameter(f"{value!r} is not I/N, such as 1/8 to 8/8")
+    return Part(int(index), int(count))
 
 
 @click.command("mnist-score", cls=Command)
@@ -42,7 +37,12 @@ class _PartType(click.ParamType):  # type: ignore[type-arg]  # older clicks have
     help="A .onnx file, or a folder that mnist-export published.",
 )
 @click.option("--probabilities", is_flag=True, help="Write the probabilities of all ten classes.")
-@click.option("--part", type=_PartType(), help="Score only the I-th of N parts of a .npy, into a file of its own.")
+@click.option(
+    "--part",
+    callback=_read_part,
+    metavar="I/N",
+    help="Score only the I-th of N parts of a .npy, into a file of its own.",
+)
 @click.option(
     "--labels",
     type=click.Path(path_type=Path),
@@ -93,7 +93,8 @@ def score(
     is_local = output.endswith(".npy")
     if (part or labels) and not is_local:
         raise click.UsageError("--part and --labels are for one .npy; give an OUTPUT that ends in .npy.")
-    if is_local and (actors or _is_given("address")):
+    address_source = click.get_current_context().get_parameter_source("address")
+    if is_local and (actors or address_source is ParameterSource.COMMANDLINE):
         raise click.UsageError("--actors and --address are for Ray; give a folder as OUTPUT.")
     if is_local and "://" in output:
         raise click.UsageError("a .npy is written on this machine; give a path as OUTPUT, or a folder.")
@@ -164,8 +165,3 @@ def _score_shards(
     with Classifier(choose_model(model, note)) as classifier:
         plan = run.plan(classifier, given, output, probabilities=probabilities)
         return run.run(plan, classifier, address, actors)
-
-
-def _is_given(option: str) -> bool:
-    """Return True if the command line, and no environment variable, sets an option."""
-    return click.get_current_context().get_parameter_source(option) is ParameterSource.COMMANDLINE

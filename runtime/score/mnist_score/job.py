@@ -29,11 +29,7 @@ class Shard:
 
     @classmethod
     def of_file(cls, name: str, path: str | os.PathLike[str]) -> Self:
-        """Describe the file at `path`, on the local disk.
-
-        Raises:
-            OSError: the file is not there.
-        """
+        """Describe the file at `path`, on the local disk."""
         status = Path(path).stat()
         return cls(name, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 

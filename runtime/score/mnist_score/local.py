@@ -69,7 +69,9 @@ def score(
     part, record = Path(f"{output}.part"), Path(f"{output}.json")
     for path in (output, part, record):
         _refuse(path, (digits.path, *inputs))
-    job, details = _job(classifier, digits, rows, probabilities=probabilities)
+    source = digits.path.resolve()
+    job = Job.of(f"local://{source.parent}", classifier.digests, probabilities=probabilities)
+    details = {"shard": asdict(Shard.of_file(source.name, source)), "rows": [rows.start, rows.stop]}
     digest, resumable = _earlier(part, record, job, details)
     ensure_writable(output.parent)
     if digest and output.is_file() and not part.exists() and _sha256(output) == digest:
@@ -103,13 +105,6 @@ def _refuse(path: Path, inputs: Iterable[Path]) -> None:
         for source in inputs:
             if source.exists() and source.samefile(path):
                 raise FileWriteError(f"{source} is an input and would be overwritten; choose another OUTPUT")
-
-
-def _job(classifier: Classifier, digits: NpyFile, rows: range, *, probabilities: bool) -> tuple[Job, dict[str, Any]]:
-    """Describe the answers: their job, and the details of their record."""
-    path = digits.path.resolve()
-    job = Job.of(f"local://{path.parent}", classifier.digests, probabilities=probabilities)
-    return job, {"shard": asdict(Shard.of_file(path.name, path)), "rows": [rows.start, rows.stop]}
 
 
 def _earlier(part: Path, record: Path, job: Job, details: dict[str, Any]) -> tuple[str | None, bool]:

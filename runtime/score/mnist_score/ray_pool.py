@@ -7,10 +7,9 @@ import secrets
 import signal
 import socket
 import sys
-import threading
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import ray
 import ray.data
@@ -31,19 +30,11 @@ _TRIES = 5  # per shard: enough for nodes that come and go, and few for a shard 
 _MAX_BLOCKS = 10_000  # of shards, because each block costs the driver some KiB and a millisecond
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """A running Ray."""
-
-    cpus: int
-    """Number of CPUs of all nodes."""
-    name: str
-    """Name for messages."""
-
-
 @contextlib.contextmanager
-def joined(address: str | None, actors: int | None) -> Iterator[Cluster]:
+def joined(address: str | None, actors: int | None) -> Iterator[tuple[int, str]]:
     """Join the Ray at `address`; without an address start a Ray on this machine, with one CPU per actor.
+
+    Yields the number of CPUs of all its nodes, and its name for messages.
 
     Inside the block, whatever is written to the file descriptors of stdout and stderr is lost, because Ray's processes
     and threads write there (their logs stay in Ray's session folder); only `sys.stderr` still works.
@@ -74,7 +65,7 @@ def joined(address: str | None, actors: int | None) -> Iterator[Cluster]:
         try:
             nodes = sum(node["Alive"] for node in ray.nodes())
             name = f"the {nodes} node{'' if nodes == 1 else 's'} at {address}" if address else "this machine"
-            yield Cluster(int(ray.cluster_resources().get("CPU", 1)), name)
+            yield int(ray.cluster_resources().get("CPU", 1)), name
         finally:
             with _unstoppable():
                 ray.shutdown()
@@ -121,9 +112,6 @@ def score(shards: list[Shard], scorer: dict[str, object], actors: int) -> Iterat
 @contextlib.contextmanager
 def _unstoppable() -> Iterator[None]:
     """Ignore a second Ctrl-C or SIGTERM, which would leave Ray's processes running."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -12,11 +12,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mnist_runtime.digits import PIXELS, Intensities
-from mnist_runtime.errors import DigitError, FileReadError, MnistRuntimeError
+from mnist_runtime.errors import DigitError, FileReadError
 from mnist_runtime.io.npy import stream_digits
 from mnist_score.storage import Place, reason
-
-T = TypeVar("T")
 
 BATCH = 4096
 """Digits per batch: 3 MiB of uint8."""
@@ -27,6 +25,8 @@ COLUMN = "pixels"
 _BUFFER = 2**23  # bytes of a column per read, so that memory does not grow with the size of row groups
 _WANTED = f"fixed_size_binary({PIXELS}) or a list of {PIXELS} uint8"
 
+Batches: TypeAlias = Iterator[tuple[NDArray[Any], list[pa.Array]]]
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -36,7 +36,7 @@ class Rows:
     """Number of digits."""
     schema: pa.Schema
     """Schema of the columns other than the pixels."""
-    batches: Iterator[tuple[NDArray[Any], list[pa.Array]]]
+    batches: Batches
     """Pixels `[n, 784]` of any accepted dtype and the other columns, at most `BATCH` rows at a time, in order."""
 
 
@@ -46,45 +46,30 @@ def open_rows(folder: Place, name: str) -> Iterator[Rows]:
 
     Raises:
         FileMissingError: the shard does not exist.
-        FileReadError: the shard cannot be read; a batch may raise this too.
         DigitError: the shard holds no digits; a batch may raise this too.
+        OSError, ArrowException: the shard is damaged; a batch raises FileReadError.
     """
     with folder.open(name) as file:
         if name.endswith(".npy"):
-            with _read_errors(name):
-                count, chunks = stream_digits(file, file.size(), name, BATCH)
+            count, chunks = stream_digits(file, file.size(), name, BATCH)
             yield Rows(count, pa.schema([]), _reading(((chunk, []) for chunk in chunks), name))
             return
-        with _read_errors(name):
-            parquet = pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True)
-        with parquet:
+        with pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True) as parquet:
             yield _of_parquet(parquet, name)
 
 
-@contextlib.contextmanager
-def _read_errors(name: str) -> Iterator[None]:
+def _reading(batches: Batches, name: str) -> Batches:
+    """Pass batches on; name the shard in errors, which would be taken for errors of writing the answers."""
     try:
-        yield
-    except MnistRuntimeError:
-        raise
+        yield from batches
     except (pa.ArrowException, OSError) as error:
         raise FileReadError(
             f"{name} cannot be read ({reason(error)}); fix it, and the next run tries it again"
         ) from error
 
 
-def _reading(batches: Iterator[T], name: str) -> Iterator[T]:
-    while True:
-        with _read_errors(name):
-            batch = next(batches, None)
-        if batch is None:
-            return
-        yield batch
-
-
 def _of_parquet(parquet: pq.ParquetFile, name: str) -> Rows:
-    with _read_errors(name):
-        schema = parquet.schema_arrow
+    schema = parquet.schema_arrow
     if (count := schema.names.count(COLUMN)) != 1:
         found = f"{count} columns" if count else "no column"
         raise DigitError(
@@ -92,12 +77,12 @@ def _of_parquet(parquet: pq.ParquetFile, name: str) -> Rows:
         )
     at = schema.get_field_index(COLUMN)
 
-    def batches() -> Iterator[tuple[NDArray[Any], list[pa.Array]]]:
-        for batch in _reading(parquet.iter_batches(BATCH, use_threads=False), name):
+    def batches() -> Batches:
+        for batch in parquet.iter_batches(BATCH, use_threads=False):
             columns = batch.columns
             yield _pixels(columns.pop(at), name), columns
 
-    return Rows(parquet.metadata.num_rows, schema.remove(at).remove_metadata(), batches())
+    return Rows(parquet.metadata.num_rows, schema.remove(at).remove_metadata(), _reading(batches(), name))
 
 
 def _pixels(column: pa.Array, name: str) -> Intensities:

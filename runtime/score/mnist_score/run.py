@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
-from typing import Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,7 +28,6 @@ _REQUESTS = 32  # footers read at a time, because each takes the time of a reque
 _REPORT_ROWS = 2**18  # rows per report, times the number of scorers, whose driver gets equally many reports
 _MAX_REPORT_ROWS = 2**23  # rows per report at most, because Ray takes a long silence for a failure
 _MAX_NAMED = 10  # shards without answers that are named
-_LOG_INTERVAL = 10.0  # seconds between two lines of progress where stderr is no terminal
 _ELSEWHERE = "give another folder as OUTPUT, or clear this one"
 
 
@@ -116,7 +114,8 @@ def run(plan: Plan, classifier: Classifier, address: str | None, actors: int | N
         {**asdict(shard), "output": shard.output, "rows": rows}
         for shard, rows in sorted(scored.items(), key=lambda item: item[0].name)
     ]
-    output.write(MANIFEST, plan.job.record(rows=sum(scored.values()), shards=shards))
+    with output.writing(MANIFEST) as sink:
+        sink.write(plan.job.record(rows=sum(scored.values()), shards=shards))
     note(f"Wrote {output.path}: {sum(scored.values()):,} digits of {_count(total, 'shard')}, and {MANIFEST}.")
     return True
 
@@ -126,9 +125,9 @@ def _score(plan: Plan, classifier: Classifier, address: str | None, actors: int 
     unanswered = {shard.name: shard for shard in plan.missing}
     scored: dict[Shard, int] = {}
     note(f"Joining the Ray at {address}." if address else "Starting Ray.")
-    with ray_pool.joined(address, actors) as cluster:
-        count = min(actors or cluster.cpus, len(plan.missing))
-        scorers = f"{_count(count, 'scorer')} on {cluster.name}"
+    with ray_pool.joined(address, actors) as (cpus, name):
+        count = min(actors or cpus, len(plan.missing))
+        scorers = f"{_count(count, 'scorer')} on {name}"
         note(f"Scoring {_count(len(plan.missing), 'shard')} with {scorers}.")
         settings = {
             "classifier": classifier,
@@ -156,7 +155,7 @@ def _score(plan: Plan, classifier: Classifier, address: str | None, actors: int 
     return scored
 
 
-class _Progress:
+class _Progress(tqdm):  # type: ignore[type-arg]  # tqdm is generic in its stubs alone
     """Bar of the bytes read, on stderr: redrawn on a terminal, a line every ten seconds elsewhere.
 
     Bytes, because the number of digits is known only once every shard has been opened.
@@ -173,38 +172,32 @@ class _Progress:
         self._latest: dict[str, Report] = {}
         self._ended = 0
         is_terminal = sys.stderr.isatty()
-        self._bar = tqdm(
+        super().__init__(
             total=sum(self._sizes.values()),
             unit="B",
             unit_scale=True,
             miniters=1,
-            mininterval=0.1 if is_terminal else _LOG_INTERVAL,
+            mininterval=0.1 if is_terminal else 10,
             leave=is_terminal,
             file=sys.stderr if is_terminal else _Lines(),
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.close()
 
     def add(self, report: Report) -> None:
         """Count a report, and print its error."""
         now = time.monotonic()
         if self._begun is None:
             self._begun = now
-            self._bar.reset()
+            self.reset()
         self.seconds = now - self._begun
         before = self._latest.get(report.shard, Report(report.shard))  # more than `report`, if a scorer has died
         self._latest[report.shard] = report
         self.digits += report.rows - before.rows
         self._ended += report.ended
         shards = f"{self._ended:,} of {_count(len(self._sizes), 'shard')}"
-        self._bar.set_postfix_str(f"{self.digits:,} digits, {shards}", refresh=False)
-        self._bar.update(self._sizes[report.shard] * (report.share - before.share))
+        self.set_postfix_str(f"{self.digits:,} digits, {shards}", refresh=False)
+        self.update(self._sizes[report.shard] * (report.share - before.share))
         if report.error:
-            with self._bar.external_write_mode(sys.stderr):
+            with self.external_write_mode(sys.stderr):
                 complain(report.error)
 
 

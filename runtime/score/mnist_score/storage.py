@@ -18,7 +18,10 @@ _TEMPORARY = ".mnist-score.tmp"
 
 @dataclass(frozen=True)
 class Place:
-    """A file or folder that may exist or not; files below it are named by relative paths with "/"."""
+    """A file or folder that may exist or not; files below it are named by relative paths with "/".
+
+    Methods that read raise FileReadError, or FileMissingError; methods that write raise FileWriteError.
+    """
 
     filesystem: fs.FileSystem
     path: str
@@ -26,11 +29,7 @@ class Place:
 
     @classmethod
     def at(cls, given: str) -> Self:
-        """Return the place that a path or URI of the command line names.
-
-        Raises:
-            FileReadError: the kind of URI is unknown, or its filesystem cannot be reached.
-        """
+        """Return the place that a path or URI of the command line names."""
         try:
             filesystem, path = fs.FileSystem.from_uri(given if "://" in given else str(Path(given).resolve()))
         except (pa.ArrowException, OSError, ImportError, ValueError, RuntimeError) as error:  # resolve's, of a loop
@@ -64,22 +63,14 @@ class Place:
         return self.filesystem == other.filesystem and (ours.startswith(theirs) or theirs.startswith(ours))
 
     def info(self) -> fs.FileInfo:
-        """Return the type and size of the place itself.
-
-        Raises:
-            FileReadError: the filesystem gives no answer.
-        """
+        """Return the type and size of the place itself."""
         try:
             return self.filesystem.get_file_info(self.path)
         except (pa.ArrowException, OSError) as error:
             raise FileReadError(f"{self.path} cannot be read ({reason(error)}); see that it can be reached") from error
 
     def entries(self) -> dict[str, fs.FileInfo]:
-        """Return everything below the place by its name, sorted; nothing if the place does not exist.
-
-        Raises:
-            FileReadError: the place cannot be listed.
-        """
+        """Return everything below the place by its name, sorted; nothing if the place does not exist."""
         selector = fs.FileSelector(self.path, allow_not_found=True, recursive=True)
         try:
             found = sorted(self.filesystem.get_file_info(selector), key=lambda info: info.path)
@@ -90,19 +81,11 @@ class Place:
             raise FileReadError(f"{self.path} cannot be listed ({reason(error)}); give a folder") from error
 
     def files(self) -> list[str]:
-        """Return the names of all files below the place, sorted.
-
-        Raises:
-            FileReadError: the place cannot be listed.
-        """
+        """Return the names of all files below the place, sorted."""
         return [name for name, info in self.entries().items() if info.is_file]
 
     def open(self, name: str) -> pa.NativeFile:
-        """Open a file below the place for random access.
-
-        Raises:
-            FileMissingError: the file does not exist.
-        """
+        """Open a file below the place for random access."""
         try:
             return self.filesystem.open_input_file(self.file(name))
         except FileNotFoundError as error:
@@ -115,10 +98,8 @@ class Place:
         """Write a file below the place that appears whole or not at all, under a temporary name until then.
 
         On the local disk the file is fsynced and renamed. An object store has no rename: the finished object is copied
-        to its name, which appears at once, and the temporary object is deleted.
-
-        Raises:
-            FileWriteError: the file cannot be written; also for any other OSError of the block.
+        to its name, which appears at once, and the temporary object is deleted. Any other OSError of the block is
+        taken for one of writing.
         """
         folder = self.file(name).rpartition("/")[0]
         temporary = f"{folder}/.{os.urandom(8).hex()}{_TEMPORARY}"  # without the name, which may be as long as allowed
@@ -136,21 +117,8 @@ class Place:
                 self.filesystem.delete_file(temporary)
             raise
 
-    def write(self, name: str, data: bytes) -> None:
-        """Write a whole file below the place.
-
-        Raises:
-            FileWriteError: the file cannot be written.
-        """
-        with self.writing(name) as sink:
-            sink.write(data)
-
     def create(self) -> None:
-        """Create the place as a folder if it does not exist, and try that it can be written.
-
-        Raises:
-            FileWriteError: the folder cannot be created or written.
-        """
+        """Create the place as a folder if it does not exist, and try that it can be written."""
         probe = f".{os.urandom(8).hex()}{_TEMPORARY}"
         with _write_errors(self.path):
             self.filesystem.create_dir(self.path, recursive=True)
@@ -162,11 +130,7 @@ class Place:
                     self.filesystem.delete_file(self.file(probe))
 
     def remove(self, name: str) -> None:
-        """Delete a file below the place, unless somebody else has.
-
-        Raises:
-            FileWriteError: the file cannot be deleted.
-        """
+        """Delete a file below the place, unless somebody else has."""
         with _write_errors(self.file(name)), contextlib.suppress(FileNotFoundError):
             self.filesystem.delete_file(self.file(name))
 

@@ -28,7 +28,7 @@ def test_damaged_shards_are_named_the_others_scored_and_the_next_run_tries_them_
     assert result.returncode == 1
     errors = sorted(line for line in result.stderr.splitlines() if line.startswith("Error"))
     assert len(errors) == 2
-    assert errors[0].startswith("Error: 1.parquet cannot be read (Parquet magic bytes not found")
+    assert errors[0].startswith("Error: 1.parquet cannot be scored (Parquet magic bytes not found")
     assert errors[1].startswith("Error: 4.npy: the shape is (3, 32, 32), and digits are")
     assert result.stderr.endswith("2 of 7 shards failed; the next run tries them again.\n")
     assert sorted(path.name for path in output.iterdir()) == [f"{k}.parquet" for k in (0, 2, 3, 4, 5)]
