@@ -55,7 +55,7 @@ class Onnx(Recipe):
         artifact = Artifact.from_bytes(data, self.format.file)
 
         def compute(digits: Intensities) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-            logits, probabilities = artifact.run(artifact.prepare(digits), "logits", "probabilities")
+            logits, probabilities = artifact.run(digits, "logits", "probabilities")
             return logits, probabilities
 
         return compute

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias
@@ -12,7 +12,7 @@ from weakref import WeakSet
 
 import numpy as np
 
-from mnist_runtime.digits import CLASSES, PIXELS, as_batch, is_unit_float32
+from mnist_runtime.digits import CLASSES, PIXELS, Intensities, Pixels, as_digits
 from mnist_runtime.errors import ArtifactError, ClosedError, DigitError, OptionError
 from mnist_runtime.io.files import read_whole, reading
 from mnist_runtime.model.artifact import BUNDLED, SIZE_LIMIT, WANTED, Artifact, Contract
@@ -24,17 +24,12 @@ if TYPE_CHECKING:
 
     from mnist_runtime.model.comparison import Comparison
 
-CHUNK = 1024
+BATCH = 1024
 """Digits computed at a time: their float32 pixels, 3 MiB, stay in the processor's cache."""
 
-_ONE_DIGIT = frozenset([(PIXELS,), (28, 28), (1, PIXELS), (1, 28, 28), (1, 1, 28, 28)])
 _UINT8 = np.dtype(np.uint8)
-_FLOAT32 = np.dtype(np.float32)
-_LOGITS, _PROBABILITIES = ["logits"], ["probabilities"]
-_BOTH = _LOGITS + _PROBABILITIES
 
 Model: TypeAlias = "str | os.PathLike[str] | bytes"
-_Run: TypeAlias = "Callable[[Sequence[str], Mapping[str, Any], None], list[NDArray[np.float32]]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +51,31 @@ class Prediction:
         """The `k` most probable classes with their probabilities, the best first and `label` first of equals."""
         ranked = sorted(range(len(CLASSES)), key=lambda label: (-self.probabilities[label], label != self.label))
         return [(label, self.probabilities[label]) for label in ranked[:k]]
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What a model computes for N digits."""
+
+    logits: NDArray[np.float32]
+    """Logits, float32 `[N, 10]`."""
+    probabilities: NDArray[np.float32]
+    """Probabilities (softmax of the logits), float32 `[N, 10]`."""
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def __getitem__(self, digits: slice) -> Outputs:
+        return Outputs(self.logits[digits], self.probabilities[digits])
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Labels, int64 `[N]`: the class of the largest logit, the first of equals."""
+        return _labels(self.logits)
+
+    def predictions(self) -> Iterator[Prediction]:
+        """Yield label and probabilities of each digit."""
+        yield from map(_prediction, self.logits.tolist(), self.probabilities.tolist())
 
 
 class Classifier:
@@ -120,55 +140,42 @@ class Classifier:
         self._open()
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float32]:
-        """Logits, float32 `[N, 10]`, of the digits `X`."""
-        if (one := self._one_digit(X)) is not None:
-            return one[0](_LOGITS, one[1], None)[0]
-        return self._batch(X, _LOGITS)
+        """Compute the logits, float32 `[N, 10]`, of the digits `X`."""
+        return self._compute(as_digits(X), "logits")[0]
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float32]:
-        """Probabilities (softmax of the logits), float32 `[N, 10]`, of the digits `X`."""
-        if (one := self._one_digit(X)) is not None:
-            return one[0](_PROBABILITIES, one[1], None)[0]
-        return self._batch(X, _PROBABILITIES)
-
-    def logits_and_probabilities(self, X: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Both of `decision_function` and `predict_proba`, each float32 `[N, 10]`, from one run of the model."""
-        if (one := self._one_digit(X)) is not None:
-            logits, probabilities = one[0](_BOTH, one[1], None)
-            return logits, probabilities
-        digits = as_batch(X)
-        both = np.empty((2, len(digits), len(CLASSES)), np.float32)
-        for start, values in self._chunks(digits, _BOTH):
-            both[:, start : start + len(values[0])] = values
-        return both[0], both[1]
+        """Compute the probabilities (softmax of the logits), float32 `[N, 10]`, of the digits `X`."""
+        return self._compute(as_digits(X), "probabilities")[0]
 
     def predict(self, X: ArrayLike) -> NDArray[np.int64]:
-        """Labels, int64 `[N]`, of the digits `X`: the class of the largest logit, the first one of equals."""
-        digits = as_batch(X)
-        labels = np.empty(len(digits), np.int64)
-        for start, (logits,) in self._chunks(digits, _LOGITS):
-            logits.argmax(axis=1, out=labels[start : start + len(logits)])
-        return labels
+        """Predict the labels, int64 `[N]`, of the digits `X`: the class of the largest logit, the first of equals."""
+        return _labels(self.decision_function(X))
+
+    def compute(self, digits: Intensities | Pixels) -> Outputs:
+        """Compute logits and probabilities in one run, of digits that `as_digits` has checked.
+
+        Args:
+            digits: uint8 or float32 `[N, 784]`, not checked again; call `as_digits` first on anything else.
+        """
+        return Outputs(*self._compute(digits, "logits", "probabilities"))
 
     def iter_predict(self, chunks: Iterable[ArrayLike]) -> Iterator[NDArray[np.int64]]:
-        """Labels of each chunk of a stream, int64 `[N]`, as soon as it comes; holds one chunk at a time."""
-        for chunk in chunks:
-            yield self.predict(chunk)
+        """Predict the labels of each chunk of a stream, int64 `[N]`, as soon as it comes; holds one chunk at a time."""
+        return map(self.predict, chunks)
 
     def classify(self, digit: ArrayLike) -> Prediction:
-        """Label and probabilities of one digit, `(784,)`, `(28, 28)` or a batch of one."""
-        if (one := self._one_digit(digit)) is not None:
-            logits, probabilities = one[0](_BOTH, one[1], None)
-            return _prediction(logits.tolist()[0], probabilities.tolist()[0])
-        predictions = list(self.predictions(digit))
-        if len(predictions) != 1:
-            raise DigitError(f"these are {len(predictions)} digits, and classify takes one; use predict for many")
-        return predictions[0]
+        """Predict label and probabilities of one digit, `(784,)`, `(28, 28)` or a batch of one."""
+        digits = as_digits(digit)
+        if len(digits) != 1:
+            raise DigitError(f"these are {len(digits)} digits, and classify takes one; use predict for many")
+        logits, probabilities = self._compute(digits, "logits", "probabilities")
+        return _prediction(logits.tolist()[0], probabilities.tolist()[0])
 
     def predictions(self, X: ArrayLike) -> Iterator[Prediction]:
-        """Label and probabilities of each of the digits `X`, computed as they are asked for."""
-        for _, (logits, probabilities) in self._chunks(as_batch(X), _BOTH):
-            yield from map(_prediction, logits.tolist(), probabilities.tolist())
+        """Predict label and probabilities of each of the digits `X`; each batch is computed when it is reached."""
+        digits = as_digits(X)
+        for start in range(0, len(digits), BATCH):
+            yield from self.compute(digits[start : start + BATCH]).predictions()
 
     def replay(self) -> list[Comparison]:
         """Compute the golden digits of each model file here and now, and compare them with what was trained.
@@ -176,18 +183,17 @@ class Classifier:
         Raises:
             ArtifactError: one carries none, or cannot compute them.
         """
-        return [replace(artifact.replay(), name=artifact.name) for artifact in self._opened().values()]
+        return [replace(artifact.replay(), name=artifact.name) for artifact in self._opened()]
 
     @property
     def digests(self) -> list[str]:
         """SHA-256, in hex, of each model file it was made from."""
-        return [artifact.sha256 for artifact in self._opened().values()]
+        return [artifact.sha256 for artifact in self._opened()]
 
     def close(self) -> None:
         """Free the model and onnxruntime's session; closing twice is fine."""
         self._models = []
-        self._uint8_run = self._float32_run = None
-        self._artifacts: dict[str, Artifact] = {}
+        self._artifacts: list[Artifact] = []
         self.__dict__.pop("artifact", None)
 
     def __enter__(self) -> Self:
@@ -240,62 +246,42 @@ class Classifier:
         )
 
     def _open(self) -> None:
-        """Open every model, and keep the inner run of each session: the outer one checks again what is checked."""
-        opened = [
+        self._artifacts = [
             Artifact.from_bytes(data, name, settings=self._settings, trusted_contract=self._trusted)
             for data, name in self._models
         ]
-        self._artifacts = {artifact.dtype: artifact for artifact in opened}
-        if opened:
-            self.artifact = opened[0]
-        self._uint8_run, self._float32_run = (_inner_run(self._artifacts.get(dtype)) for dtype in ("uint8", "float32"))
+        if self._artifacts:
+            self.artifact = self._artifacts[0]
         _alive.add(self)
 
-    def _one_digit(self, X: ArrayLike) -> tuple[_Run, dict[str, Any]] | None:
-        """The fast road: what to run on one ready digit, or None for whatever needs a longer look."""
-        if type(X) is not np.ndarray or X.shape not in _ONE_DIGIT:
-            return None
-        if X.dtype == _UINT8:
-            run = self._uint8_run
-        elif X.dtype == _FLOAT32 and is_unit_float32(X):
-            run = self._float32_run
-        else:
-            return None
-        return run and (run, {"pixels": X.reshape(1, PIXELS)})
-
-    def _batch(self, X: ArrayLike, outputs: list[str]) -> NDArray[np.float32]:
-        digits = as_batch(X)
-        result = np.empty((len(digits), len(CLASSES)), np.float32)
-        for start, (values,) in self._chunks(digits, outputs):
-            result[start : start + len(values)] = values
-        return result
-
-    def _chunks(self, digits: NDArray[Any], outputs: list[str]) -> Iterator[tuple[int, list[NDArray[np.float32]]]]:
-        """Check and compute `[N, 784]` of any accepted dtype, a cache-full at a time."""
-        wanted = "float32" if digits.dtype.kind == "f" else "uint8"
-        artifact = self._opened().get(wanted) or self.artifact
-        run = _inner_run(artifact)
-        ready = digits.dtype == _UINT8 and artifact.dtype == "uint8"  # every value of it is an intensity
-        for start in range(0, len(digits), CHUNK):
-            self._opened()  # it may have been closed since the last chunk was asked for
-            chunk = digits[start : start + CHUNK]
-            yield start, run(outputs, {"pixels": chunk if ready else artifact.prepare(chunk)}, None)
-
-    def _opened(self) -> dict[str, Artifact]:
-        """The models, opened where they are not."""
+    def _opened(self) -> list[Artifact]:
+        """Return the models, opened if they are not: one, or one for each dtype."""
         if not self._artifacts:
             if not self._models:
                 raise ClosedError("this classifier is closed; make another one")
             self._open()  # in a forked child, at first use
         return self._artifacts
 
+    def _compute(self, digits: Intensities | Pixels, *outputs: str) -> list[NDArray[np.float32]]:
+        """Compute the named outputs of checked digits, a batch that fits the processor's cache at a time."""
+        artifacts = self._opened()
+        wanted = "uint8" if digits.dtype == _UINT8 else "float32"
+        artifact = artifacts[0] if artifacts[0].dtype == wanted else artifacts[-1]
+        if 0 < len(digits) <= BATCH:
+            return artifact.run(digits, *outputs)
+        results = [np.empty((len(digits), len(CLASSES)), np.float32) for _ in outputs]
+        for start in range(0, len(digits), BATCH):
+            batch = slice(start, start + BATCH)
+            for result, values in zip(results, artifact.run(digits[batch], *outputs), strict=True):
+                result[batch] = values
+        return results
+
     def forget_session(self) -> None:
         """Open the model anew at next use, as a forked child must: the session's threads and locks stayed behind."""
         if self._artifacts:
-            for artifact in self._artifacts.values():  # to free a session may mean to join threads that are not there
+            for artifact in self._artifacts:  # to free a session may mean to join threads that are not there
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(artifact))  # and the interpreter frees all that it can
-            self._uint8_run = self._float32_run = None
-            self._artifacts = {}
+            self._artifacts = []
 
 
 _alive: WeakSet[Classifier] = WeakSet()
@@ -310,16 +296,9 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _inner_run(artifact: Artifact | None) -> Any:
-    """The run of onnxruntime's C++ session, which its Python session wraps; the wrapper, should that ever change.
-
-    Of a model that was taken on trust, a run whose answers are checked.
-    """
-    if artifact is None:
-        return None
-    if not artifact.metadata:
-        return artifact.run_checked
-    return getattr(artifact.session, "_sess", artifact.session).run
+def _labels(logits: NDArray[np.float32]) -> NDArray[np.int64]:
+    labels: NDArray[np.int64] = logits.argmax(axis=1)
+    return labels
 
 
 def _prediction(logits: list[float], probabilities: list[float]) -> Prediction:

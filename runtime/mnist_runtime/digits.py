@@ -22,6 +22,7 @@ Intensities: TypeAlias = NDArray[np.uint8]
 Pixels: TypeAlias = NDArray[np.float32]
 """Scaled digits: float32 `[N, 784]` within [0, 1]."""
 
+_UINT8, _UINT32, _FLOAT32 = map(np.dtype, (np.uint8, np.uint32, np.float32))
 _BITS_OF_ONE = 0x3F800000  # of the float32 1.0
 _SHAPES = "(784,), (28, 28), (N, 784), (N, 28, 28) or (N, 1, 28, 28)"
 
@@ -46,25 +47,31 @@ def as_digits(x: ArrayLike) -> Intensities | Pixels:
     ...
     mnist_runtime.errors.DigitError: floats must lie within [0, 1] (intensity / 256), and these reach 7.5; ...
     """
-    digits: Intensities | Pixels = _in_range(as_batch(x))
-    return digits
+    array = x if type(x) is np.ndarray else _as_array(x)
+    batch = array.reshape(count_digits(array.shape, array.dtype), PIXELS)
+    dtype = batch.dtype
+    if dtype == _UINT8 or (dtype == _FLOAT32 and batch.size and _is_unit_float32(batch)):
+        return batch
+    return _in_range(batch)
 
 
-def as_batch(x: ArrayLike) -> NDArray[Any]:
-    """Check shape and dtype alone and return `[N, 784]` in the dtype that came; reads no pixel of a mapped file.
+def count_digits(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    """Return N for an array of N digits, from its shape and dtype alone.
 
     Raises:
-        DigitError: as `as_digits`.
+        DigitError: the shape or the dtype is not one of the input contract.
     """
-    array = _as_array(x)
-    match array.shape:
+    if dtype.kind not in "uif":
+        raise DigitError(
+            f"the dtype is {dtype}, and digits are uint8 (0-255) or floats (0-1); convert with "
+            "x.astype(np.uint8) or x.astype(np.float32)"
+        )
+    match shape:
         case (784,) | (28, 28):
-            return array.reshape(1, PIXELS)
+            return 1
         case (n, 784) | (n, 28, 28) | (n, 1, 28, 28):
-            return array.reshape(n, PIXELS)
-    raise DigitError(
-        f"the shape is {array.shape}, and digits are {_SHAPES}; crop or resize each image to 28x28, one channel"
-    )
+            return n
+    raise DigitError(f"the shape is {shape}, and digits are {_SHAPES}; crop or resize each image to 28x28, one channel")
 
 
 def as_pixels(digits: Intensities | Pixels) -> Pixels:
@@ -73,7 +80,7 @@ def as_pixels(digits: Intensities | Pixels) -> Pixels:
     >>> as_pixels(np.array([[0, 255]], dtype=np.uint8))
     array([[0.        , 0.99609375]], dtype=float32)
     """
-    if digits.dtype == np.float32:
+    if digits.dtype == _FLOAT32:
         return digits  # type: ignore[return-value]
     return np.asarray(np.multiply(digits, np.float32(1 / LEVELS), dtype=np.float32))
 
@@ -84,7 +91,7 @@ def as_intensities(digits: Intensities | Pixels) -> Intensities:
     Raises:
         DigitError: when a float is no exact multiple of 1/256, so that uint8 cannot hold it.
     """
-    if digits.dtype == np.uint8:
+    if digits.dtype == _UINT8:
         return digits  # type: ignore[return-value]
     scaled = digits * np.float32(LEVELS)
     intensities: Intensities = np.minimum(scaled, LEVELS - 1).astype(np.uint8)
@@ -96,52 +103,41 @@ def as_intensities(digits: Intensities | Pixels) -> Intensities:
     return intensities
 
 
-def is_unit_float32(x: NDArray[np.float32]) -> bool:
-    """Whether every one of these floats surely lies within [0, 1], told in one pass; False may be no more than a -0.0.
+def _as_array(x: ArrayLike) -> NDArray[Any]:
+    try:
+        return np.asarray(x)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise DigitError(f"not an array of numbers ({error}); give uint8 or float digits of shape {_SHAPES}") from error
+
+
+def _is_unit_float32(x: NDArray[np.float32]) -> bool:
+    """Return True if all values are in [0, 1], in one pass; False may also mean a valid -0.0.
 
     As unsigned integers, the bits of the floats from 0 to 1 are those from 0 to the bits of 1.0 (IEEE 754 orders
     positive floats as it does their bits), and every negative number, infinity and NaN lies above.
-
-    >>> is_unit_float32(np.array([0, 1], np.float32)), is_unit_float32(np.array([0.5, np.nan], np.float32))
-    (True, False)
     """
-    return bool(np.maximum.reduce(x.view(np.uint32), axis=None) <= _BITS_OF_ONE)
+    return bool(np.maximum.reduce(x.view(_UINT32), axis=None) <= _BITS_OF_ONE)
 
 
-def _as_array(x: ArrayLike) -> NDArray[Any]:
-    try:
-        array = np.asarray(x)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise DigitError(f"not an array of numbers ({error}); give uint8 or float digits of shape {_SHAPES}") from error
-    if array.dtype.kind not in "uif":
-        raise DigitError(
-            f"the dtype is {array.dtype}, and digits are uint8 (0-255) or floats (0-1); convert with "
-            "x.astype(np.uint8) or x.astype(np.float32)"
-        )
-    return array
+def _in_range(batch: NDArray[Any]) -> Intensities | Pixels:
+    """Check every value of `[N, 784]`, and convert integers to uint8 and floats to float32."""
+    kept = np.float32 if batch.dtype.kind == "f" else np.uint8
+    if batch.size:
+        low, high = batch.min(), batch.max()  # NaN propagates through both
+        if kept is np.float32 and not (low >= 0 and high <= 1):
+            raise DigitError(_float_error(low, high))
+        if kept is np.uint8 and (low < 0 or high >= LEVELS):
+            raise DigitError(
+                f"integers must lie within 0-255, and these reach from {low} to {high}; "
+                "scale them to 0-255 and convert with x.astype(np.uint8)"
+            )
+    checked: NDArray[Any] = batch.astype(kept, copy=False)
+    return checked
 
 
-def _in_range(batch: NDArray[Any]) -> NDArray[Any]:
-    if batch.dtype == np.uint8:
-        return batch
-    if not batch.size:
-        return batch.astype(np.float32 if batch.dtype.kind == "f" else np.uint8)
-    low, high = batch.min(), batch.max()  # NaN propagates through both
-    if batch.dtype.kind == "f":
-        if not (low >= 0 and high <= 1):
-            raise DigitError(_float_complaint(low, high))
-        return batch.astype(np.float32, copy=False)
-    if low < 0 or high >= LEVELS:
-        raise DigitError(
-            f"integers must lie within 0-255, and these reach from {low} to {high}; "
-            "scale them to 0-255 and convert with x.astype(np.uint8)"
-        )
-    return batch.astype(np.uint8)
-
-
-def _float_complaint(low: np.floating[Any], high: np.floating[Any]) -> str:
+def _float_error(low: np.floating[Any], high: np.floating[Any]) -> str:
     if np.isnan(low):
-        return "there is a NaN among the pixels, and every one must lie within [0, 1]; mend or drop that digit"
+        return "there is a NaN among the pixels, and every one must lie within [0, 1]; fix or drop that digit"
     worst = low if low < 0 else high
     return (
         f"floats must lie within [0, 1] (intensity / 256), and these reach {worst:g}; "

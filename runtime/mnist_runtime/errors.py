@@ -43,3 +43,12 @@ class ClosedError(MnistRuntimeError, ValueError):
 
 class ExtraMissingError(MnistRuntimeError, ImportError):
     """An optional part of the package is needed and not installed."""
+
+
+def first_line(error: BaseException) -> str:
+    r"""Return the first line of an exception's text, or the name of its type if that is empty.
+
+    >>> first_line(ValueError("no such layer\nTraceback...")), first_line(KeyboardInterrupt())
+    ('no such layer', 'KeyboardInterrupt')
+    """
+    return (str(error).splitlines() or [""])[0] or type(error).__name__

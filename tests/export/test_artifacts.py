@@ -19,6 +19,7 @@ from mnist_export.cli import export as command
 from mnist_export.errors import ExportError, UnknownFormatError
 from mnist_export.formats import FORMATS
 from mnist_export.gate import ParityError
+from mnist_runtime.digits import as_digits
 from mnist_runtime.model.artifact import BUNDLED, Artifact
 from mnist_runtime.model.manifest import read_manifest
 from mnist_runtime.parity.findings import verify_folder
@@ -104,9 +105,9 @@ def test_the_scale_of_raw_pixels_is_folded_where_a_linear_layer_meets_them(twice
 
 @pytest.mark.parametrize("network", ["Perceptron", "Convolutions"])
 def test_raw_pixels_give_bit_identical_logits(twice: list[Path], network: str, validation):
-    digits = validation.images[:1000]
+    digits = as_digits(validation.images[:1000])
     floats, raw = (Artifact.load(twice[0] / network / f"mnist{kind}.onnx") for kind in ("", ".uint8"))
-    assert np.array_equal(floats.run(floats.prepare(digits), "logits"), raw.run(raw.prepare(digits), "logits"))
+    assert np.array_equal(floats.run(digits, "logits"), raw.run(digits, "logits"))
 
 
 def test_a_weight_too_small_to_divide_is_not_folded(tmp_path: Path, checkpoint):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mnist_runtime import Classifier, DigitError, Prediction
+from mnist_runtime.digits import as_digits
 from mnist_runtime.model.comparison import softmax
 
 
@@ -42,10 +43,14 @@ def test_probabilities_are_the_softmax_of_the_logits(classifier, test_split):
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 2000])
-def test_logits_and_probabilities_come_from_one_run(classifier, test_split, count):
-    logits, probabilities = classifier.logits_and_probabilities(test_split.images[:count])
-    np.testing.assert_array_equal(logits, classifier.decision_function(test_split.images[:count]))
-    np.testing.assert_array_equal(probabilities, classifier.predict_proba(test_split.images[:count]))
+def test_compute_gives_logits_probabilities_and_labels_of_checked_digits(classifier, test_split, count):
+    computed = classifier.compute(as_digits(test_split.images[:count]))
+    assert len(computed) == count
+    np.testing.assert_array_equal(computed.logits, classifier.decision_function(test_split.images[:count]))
+    np.testing.assert_array_equal(computed.probabilities, classifier.predict_proba(test_split.images[:count]))
+    np.testing.assert_array_equal(computed.labels, classifier.predict(test_split.images[:count]))
+    np.testing.assert_array_equal(computed[1:4].logits, computed.logits[1:4])
+    np.testing.assert_array_equal(computed[1:4].probabilities, computed.probabilities[1:4])
 
 
 def test_the_golden_digits_of_both_graphs_are_replayed(classifier):

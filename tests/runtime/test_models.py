@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from mnist_runtime import ArtifactError, Classifier, DigitError, IntegrityError, Prediction
-from mnist_runtime.classifier import CHUNK
+from mnist_runtime.classifier import BATCH
 from mnist_runtime.digits import as_pixels
 
 
@@ -30,17 +30,17 @@ def test_path_bytes_and_folder_are_the_same_model(bundled, exported, test_split)
 
 def test_a_published_folder_gives_uint8_digits_to_the_uint8_graph(exported, test_split):
     classifier = Classifier(exported)
-    digits = test_split.images[:5]
-    runs = []
+    digit = test_split.images[0]
+    fed = []
 
-    def spy(run, dtype):
-        return lambda names, feed, options: runs.append(feed["pixels"].dtype == dtype) or run(names, feed, options)
+    def spied(run):
+        return lambda names, inputs, options: fed.append(inputs["pixels"].dtype) or run(names, inputs, options)
 
-    classifier._uint8_run = spy(classifier._uint8_run, np.uint8)
-    classifier._float32_run = spy(classifier._float32_run, np.float32)
-    classifier.classify(digits[0])
-    classifier.classify(as_pixels(digits[0].reshape(1, 784)))
-    assert runs == [True, True]
+    for artifact in classifier._opened():
+        artifact.__dict__["_run"] = spied(artifact._run)
+    classifier.classify(digit)
+    classifier.classify(as_pixels(digit.reshape(1, 784)))
+    assert fed == [np.uint8, np.float32]
 
 
 def test_a_folder_whose_file_changed_is_refused(exported, tmp_path):
@@ -91,7 +91,7 @@ def test_a_trusted_model_with_another_interface_is_refused_all_the_same(stranger
         Classifier(model.SerializeToString(), trusted_contract="float32")
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 7])
+@pytest.mark.parametrize("count", [0, 1, 2, BATCH - 1, BATCH, BATCH + 1, 3 * BATCH + 7])
 def test_a_batch_of_any_size_is_answered_as_its_digits_one_by_one(test_split, count):
     classifier, digits = Classifier(), test_split.images[:count]
     logits = classifier.decision_function(digits)
@@ -136,7 +136,7 @@ def test_minus_zero_is_zero():
 
 
 def test_a_bad_float_in_the_last_chunk_is_refused(test_split):
-    pixels = as_pixels(test_split.images[: CHUNK + 5].reshape(-1, 784))
+    pixels = as_pixels(test_split.images[: BATCH + 5].reshape(-1, 784))
     pixels[-1, -1] = np.nan
     with pytest.raises(DigitError, match="NaN"):
         Classifier().predict(pixels)

@@ -9,10 +9,11 @@ from typing import Self
 import numpy as np
 import pytest
 
+from mnist_runtime.classifier import Outputs
+from mnist_runtime.digits import as_digits
 from mnist_runtime.errors import DigitError
 from mnist_runtime.model.comparison import compare
 from mnist_serve.batching import Batcher, Batching
-from mnist_serve.protocol import Scores
 
 LONG = 600_000_000
 """Microseconds: a delay that no test waits for, longer than any of them waits for anything."""
@@ -26,9 +27,9 @@ class Recorder:
         self._classifier = classifier
         self.batcher = Batcher(self.compute, Batching(**settings), lambda count: None)
 
-    def compute(self, digits: np.ndarray) -> Scores:
+    def compute(self, digits: np.ndarray) -> Outputs:
         self.runs.append((digits.dtype.name, len(digits)))
-        return Scores(*self._classifier.logits_and_probabilities(digits))
+        return self._classifier.compute(as_digits(digits))
 
     def crowd(self, digit: np.ndarray) -> Self:
         """Ask for some at once, so that the batcher knows of a crowd; forget what ran."""
@@ -40,9 +41,7 @@ class Recorder:
         """Ask for all of them at once."""
 
         async def ask() -> list[list[int]]:
-            return [
-                scores.tensor("label").tolist() for scores in await asyncio.gather(*map(self.batcher.join, batches))
-            ]
+            return [scores.labels.tolist() for scores in await asyncio.gather(*map(self.batcher.join, batches))]
 
         return asyncio.run(ask())
 
@@ -61,7 +60,7 @@ def test_a_batch_computes_what_each_digit_alone_is_allowed_to(classifier):
     golden = classifier.artifact.golden
     recorder = Recorder(classifier).crowd(golden.digits[:1])
 
-    async def ask() -> list[Scores]:
+    async def ask() -> list[Outputs]:
         return await asyncio.gather(
             *(recorder.batcher.join(golden.digits[row : row + 1]) for row in range(len(golden)))
         )
@@ -113,8 +112,8 @@ def test_one_whose_body_is_on_its_way_is_waited_for_and_not_forever(classifier, 
         if comes:
             await asyncio.sleep(0)
             recorder.batcher.arrived()
-            assert (await recorder.batcher.join(digits[1:2])).tensor("label").tolist() == [2]
-        assert (await first).tensor("label").tolist() == [7]
+            assert (await recorder.batcher.join(digits[1:2])).labels.tolist() == [2]
+        assert (await first).labels.tolist() == [7]
         return recorder.runs
 
     assert asyncio.run(ask(LONG, comes=True)) == [("uint8", 2)]
@@ -127,7 +126,7 @@ def test_who_is_cancelled_leaves_the_batch_to_the_others(classifier, digits):
     async def ask() -> list[tuple[str, int]]:
         seats = [recorder.batcher.join(digits[row : row + 1]) for row in range(3)]
         seats[1].cancel()
-        assert [(await seats[row]).tensor("label").tolist() for row in (0, 2)] == [[7], [1]]
+        assert [(await seats[row]).labels.tolist() for row in (0, 2)] == [[7], [1]]
         return recorder.runs
 
     assert asyncio.run(ask()) == [("uint8", 2)]
@@ -146,7 +145,7 @@ def test_digits_that_the_model_cannot_take_fail_alone(classifier, digits):
         return await asyncio.gather(*map(recorder.batcher.join, (good, bad, good)), return_exceptions=True)
 
     first, failed, last = asyncio.run(ask())
-    assert [first.tensor("label").tolist(), last.tensor("label").tolist()] == [[7], [7]]
+    assert [first.labels.tolist(), last.labels.tolist()] == [[7], [7]]
     assert isinstance(failed, DigitError)
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mnist_runtime.digits import as_digits
+
 INFER = "/v2/models/mnist/infer"
 BLANK = [0] * 784
 DEEP = "[" * 1000 + "]" * 1000
@@ -376,9 +378,9 @@ def test_real_digits_are_answered_as_the_classifier_answers_them(server, classif
         ("FP32", [100, 10]),
         ("INT64", [100]),
     ]
-    logits, probabilities = classifier.logits_and_probabilities(digits)
-    assert outputs["logits"]["data"] == logits.ravel().tolist()
-    assert outputs["probabilities"]["data"] == probabilities.ravel().tolist()
+    computed = classifier.compute(as_digits(digits))
+    assert outputs["logits"]["data"] == computed.logits.ravel().tolist()
+    assert outputs["probabilities"]["data"] == computed.probabilities.ravel().tolist()
     assert outputs["label"]["data"] == classifier.predict(digits).tolist()
 
 
@@ -421,9 +423,9 @@ def test_binary_and_json_outputs_mix(server, classifier, digits):
     said, rest = json.loads(answer.content[:length]), answer.content[length:]
     sizes = [output.get("parameters", {}).get("binary_data_size") for output in said["outputs"]]
     assert sizes == [120, None, 120]
-    logits, probabilities = classifier.logits_and_probabilities(digits[:3])
-    assert rest == probabilities.tobytes() + logits.tobytes()
-    assert said["outputs"][1]["data"] == logits.argmax(axis=1).tolist()
+    computed = classifier.compute(as_digits(digits[:3]))
+    assert rest == computed.probabilities.tobytes() + computed.logits.tobytes()
+    assert said["outputs"][1]["data"] == computed.labels.tolist()
 
 
 def test_a_redirect_leads_to_the_answer(server, digits):

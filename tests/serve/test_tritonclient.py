@@ -10,6 +10,8 @@ import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
+from mnist_runtime.digits import as_digits
+
 PACKED = [None, "gzip", "deflate"]
 
 
@@ -49,11 +51,11 @@ def test_every_mix_of_json_and_binary_gets_the_classifiers_answer(
     sent = digits if dtype == np.uint8 else digits.astype(np.float32) / np.float32(256)
     wanted = None if binary_back is None else outputs("label", "probabilities", "logits", binary=binary_back)
     result = client.infer("mnist", [tensor(sent, binary=binary)], outputs=wanted, request_id="seven")
-    logits, probabilities = classifier.logits_and_probabilities(sent)
+    computed = classifier.compute(as_digits(sent))
     assert result.get_response()["id"] == "seven"
     for name, expected in {
-        "logits": logits,
-        "probabilities": probabilities,
+        "logits": computed.logits,
+        "probabilities": computed.probabilities,
         "label": classifier.predict(sent),
     }.items():
         answered = result.as_numpy(name)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from mnist_runtime.digits import CLASSES
 from mnist_runtime.errors import DigitError
-from mnist_runtime.io.npy import open_npy
+from mnist_runtime.io.npy import Npy
 
 Z_95 = 1.959963984540054
 """The 97.5 % point of the normal distribution: 95 % of it lies within this many deviations of its mean."""
@@ -21,7 +21,7 @@ def read_labels(path: str | Path) -> NDArray[np.int64]:
         FileMissingError, FileReadError: it is not there, or cannot be read.
         DigitError: it is no .npy of labels.
     """
-    labels = open_npy(path)
+    labels = Npy.open(path).array()
     if labels.ndim != 1 or labels.dtype.kind not in "ui":
         raise DigitError(f"{path} holds {labels.dtype} {labels.shape}, and labels are whole numbers of shape (N,)")
     if len(labels) and not (labels.min() >= 0 and labels.max() < len(CLASSES)):

@@ -12,7 +12,6 @@ import numpy as np
 from mnist_runtime.classifier import Classifier
 from mnist_runtime.console.command import complain
 from mnist_runtime.console.drawing import has_colour
-from mnist_runtime.digits import as_digits
 from mnist_runtime.errors import DigitError, MnistRuntimeError
 from mnist_runtime.infer.inputs import chunks, expand
 from mnist_runtime.infer.records import WRITERS, Answer, Detail, drawing
@@ -73,9 +72,8 @@ def evaluate(answers: Answers, labels: Path) -> "Confusion":
 
 
 def _answers_of(classifier: Classifier, file: str) -> Iterator[Answer]:
-    for name, start, chunk in chunks(file):
-        digits = as_digits(chunk)
-        for offset, prediction in enumerate(classifier.predictions(digits)):
+    for name, start, digits in chunks(file):
+        for offset, prediction in enumerate(classifier.compute(digits).predictions()):
             yield Answer(name, start + offset, digits[offset], prediction)
 
 

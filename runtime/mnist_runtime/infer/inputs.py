@@ -8,15 +8,13 @@ import sys
 from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 from zipfile import ZipFile
 
-from numpy.typing import NDArray
-
-from mnist_runtime.digits import as_batch
-from mnist_runtime.errors import DigitError, FileMissingError
-from mnist_runtime.io.files import read_whole, reading
-from mnist_runtime.io.npy import NpyFile, OtherArrayError, read_digits
+from mnist_runtime.digits import PIXELS, Intensities, Pixels
+from mnist_runtime.errors import DigitError, FileMissingError, first_line
+from mnist_runtime.io.files import reading
+from mnist_runtime.io.npy import Npy, OtherArrayError
 
 CHUNK = 4096
 """Digits read at a time."""
@@ -29,8 +27,8 @@ _NPY, _ZIP = b"\x93NUMPY", b"PK\x03\x04"
 _LIMIT = 2**28  # bytes of an image or of an .npz; a larger array belongs in an .npy, which streams
 _WANTED = "give a .npy, .npz or image file, a folder of them, or - for standard input"
 
-Chunk = tuple[str, int, NDArray[Any]]
-"""Name of the source, index of the first digit in it, and digits `[n, 784]`, checked for shape and dtype."""
+Chunk = tuple[str, int, Intensities | Pixels]
+"""Name of the source, index of the first digit in it, and checked digits, uint8 or float32 `[n, 784]`."""
 
 
 def expand(path: str, *, recursive: bool) -> Iterator[str]:
@@ -61,7 +59,7 @@ def expand(path: str, *, recursive: bool) -> Iterator[str]:
 
 
 def chunks(path: str) -> Iterator[Chunk]:
-    """Read the digits of one file, or of standard input for "-", a chunk at a time; what it is, its bytes tell.
+    """Read the digits of one file, or of standard input for "-", a chunk at a time; the format shows in the bytes.
 
     Raises:
         FileMissingError, FileReadError: it is not there, or cannot be read.
@@ -69,46 +67,38 @@ def chunks(path: str) -> Iterator[Chunk]:
         ExtraMissingError: it is an image, and Pillow is not installed.
     """
     if path == STDIN:
-        yield from _of_stream(sys.stdin.buffer, STDIN, "standard input")  # type: ignore[arg-type]  # a BufferedReader
+        with reading("standard input", _WANTED):
+            yield from _of_stream(sys.stdin.buffer, STDIN, "standard input")  # type: ignore[arg-type]  # a BufferedReader
         return
     with reading(path, _WANTED), Path(path).open("rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a FIFO, a process substitution or a device
-            yield from _of_stream(file, path, path)
-            return
-        start = file.peek(len(_NPY))
-        if not start:
-            raise DigitError(f"{path} is empty; {_WANTED}")
-        if start.startswith(_NPY):
-            npy = NpyFile.open(path)
-            for index in range(0, len(npy), CHUNK):
-                yield path, index, npy.digits(index, min(index + CHUNK, len(npy)))
-        elif start.startswith(_ZIP):
-            yield from _of_npz(file, path)
-        else:
-            yield path, 0, _image(read_whole(path, limit=_LIMIT, wanted=_WANTED), path)
+        status = os.fstat(file.fileno())  # a FIFO, a process substitution or a device has no size
+        yield from _of_stream(file, path, path, status.st_size if stat.S_ISREG(status.st_mode) else None)
 
 
-def _of_stream(stream: BufferedReader, source: str, name: str) -> Iterator[Chunk]:
-    """Read what comes only once; `name` is for the errors."""
+def _of_stream(stream: BufferedReader, source: str, name: str, size: int | None = None) -> Iterator[Chunk]:
+    """Read a file, or what comes only once; `name` is for errors."""
     if stream.isatty():
         raise DigitError(f"{name} is a terminal; pipe a file into it, as in: mnist-infer - < digit.npy")
     start = stream.peek(len(_NPY))
     if not start:
         raise DigitError(f"{name} is empty; {_WANTED}")
     if start.startswith(_NPY):
-        yield from _split(source, read_digits(stream, name))
-        return
-    data = stream.read(_LIMIT + 1)
-    if len(data) > _LIMIT:
-        raise DigitError(f"{name} holds more than {_LIMIT >> 20} MiB; save it to a file and give its path")
-    if data.startswith(_ZIP):
-        yield from _of_npz(io.BytesIO(data), source)
+        yield from _of_npy(Npy.of_stream(stream, name, size), source)
+    elif start.startswith(_ZIP):
+        yield from _of_npz(stream if stream.seekable() else io.BytesIO(_read(stream, name)), source)
     else:
-        yield source, 0, _image(data, name)
+        yield source, 0, _image(_read(stream, name), name)
+
+
+def _of_npy(npy: Npy, source: str) -> Iterator[Chunk]:
+    start = 0
+    for digits in npy.chunks(CHUNK):
+        yield source, start, digits
+        start += len(digits)
 
 
 def _of_npz(file: BinaryIO, path: str) -> Iterator[Chunk]:
-    """Every array of an .npz that is digits by its shape; labels and the like stay where they are."""
+    """Every array of an .npz that is digits by its shape; labels and the like are skipped."""
     skipped: list[str] = []
     found = False
     try:
@@ -119,28 +109,31 @@ def _of_npz(file: BinaryIO, path: str) -> Iterator[Chunk]:
                 name = f"{path}:{member.filename.removesuffix('.npy')}"
                 with archive.open(member) as stream:
                     try:
-                        array = read_digits(stream, name)  # type: ignore[arg-type]  # all it needs is read
+                        npy = Npy.of_stream(stream, name, member.file_size)
+                        len(npy)
                     except OtherArrayError as error:
                         skipped.append(str(error))
                         continue
-                found = True
-                yield from _split(name, array)
+                    found = True
+                    yield from _of_npy(npy, name)
     except DigitError:
         raise
     except Exception as error:  # zipfile raises whatever its parsing ran into
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DigitError(f"{path} is not a .npz file that can be read ({reason}); copy or save it again") from error
+        raise DigitError(
+            f"{path} is not a .npz file that can be read ({first_line(error)}); copy or save it again"
+        ) from error
     if not found:
         raise DigitError(f"{path} holds no digits: {skipped[0] if skipped else 'it is empty'}")
 
 
-def _split(name: str, array: NDArray[Any]) -> Iterator[Chunk]:
-    digits = as_batch(array)
-    for index in range(0, len(digits), CHUNK):
-        yield name, index, digits[index : index + CHUNK]
+def _read(stream: BinaryIO, name: str) -> bytes:
+    data = stream.read(_LIMIT + 1)
+    if len(data) > _LIMIT:
+        raise DigitError(f"{name} holds more than {_LIMIT >> 20} MiB; save large arrays as .npy, which is streamed")
+    return data
 
 
-def _image(data: bytes, name: str) -> NDArray[Any]:
+def _image(data: bytes, name: str) -> Intensities:
     from mnist_runtime.io.images import read_image
 
-    return as_batch(read_image(data, name))
+    return read_image(data, name).reshape(1, PIXELS)

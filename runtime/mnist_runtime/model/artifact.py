@@ -5,21 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
-from mnist_runtime.digits import CLASSES, PIXELS, Intensities, Pixels, as_digits, as_intensities, as_pixels
-from mnist_runtime.errors import ArtifactError, IntegrityError
+from mnist_runtime.digits import CLASSES, PIXELS, Intensities, Pixels, as_intensities, as_pixels
+from mnist_runtime.errors import ArtifactError, IntegrityError, first_line
 from mnist_runtime.io.files import read_whole
-from mnist_runtime.model.session import VERSION, Settings
+from mnist_runtime.model.session import VERSION, Run, Settings, raw_run
 
 if TYPE_CHECKING:
     import numpy as np
     import onnxruntime as ort
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
     from mnist_runtime.model.comparison import Comparison, Reference
 
@@ -137,35 +137,28 @@ class Artifact:
             )
         return cls(name, hashlib.sha256(model).hexdigest(), dtype, ours, session)
 
-    def run(self, batch: NDArray[Any], *outputs: str) -> list[NDArray[np.float32]]:
-        """Compute the named outputs, "logits" and "probabilities": float32 `[N, 10]` from `[N, 784]` of `dtype`."""
-        results: list[NDArray[np.float32]] = self.session.run(outputs, {"pixels": batch})
-        return results
+    def run(self, digits: Intensities | Pixels, *outputs: str) -> list[NDArray[np.float32]]:
+        """Compute the named outputs, "logits" and "probabilities", float32 `[N, 10]` each.
 
-    def run_checked(self, outputs: Sequence[str], feed: Mapping[str, NDArray[Any]], _: None) -> list[NDArray[Any]]:
-        """As the session's own `run`, of a graph that nobody has vouched for but the caller.
+        Args:
+            digits: Digits checked by `as_digits`, uint8 or float32 `[N, 784]`; converted to what the graph takes.
+            outputs: Names of the outputs.
 
         Raises:
-            ArtifactError: it fails, or answers other than a row of ten a digit.
+            DigitError: they are floats that a uint8 graph cannot take.
+            ArtifactError: the graph fails, or a graph taken on trust answers other than one row of ten per digit.
         """
+        pixels = as_intensities(digits) if self.dtype == "uint8" else as_pixels(digits)
         try:
-            results: list[NDArray[np.float32]] = self.session.run(outputs, feed)
+            results = self._run(outputs, {"pixels": pixels}, None)
         except Exception as error:  # onnxruntime's exceptions have no common base but Exception
-            reason = str(error).splitlines()[0]
-            raise ArtifactError(f"{self.name} cannot compute these digits ({reason}); export it again") from error
-        wanted = len(feed["pixels"]), len(CLASSES)
-        if odd := [result.shape for result in results if result.shape != wanted]:
-            raise ArtifactError(f"{self.name} computes {odd[0]} where {wanted} is wanted; export it again")
+            sentence = f"{self.name} cannot compute these digits ({first_line(error)}); export it again"
+            raise ArtifactError(sentence) from error
+        if not self.metadata:
+            wanted = len(digits), len(CLASSES)
+            if odd := [result.shape for result in results if result.shape != wanted]:
+                raise ArtifactError(f"{self.name} computes {odd[0]} where {wanted} is wanted; export it again")
         return results
-
-    def prepare(self, x: ArrayLike) -> Intensities | Pixels:
-        """Check digits against the input contract and bring them to what this graph takes, `[N, 784]` of `dtype`.
-
-        Raises:
-            DigitError: they are no digits, or floats that a uint8 graph cannot take.
-        """
-        digits = as_digits(x)
-        return as_intensities(digits) if self.dtype == "uint8" else as_pixels(digits)
 
     def replay(self) -> Comparison:
         """Compute the golden digits here and now, and compare them with what was trained.
@@ -176,12 +169,11 @@ class Artifact:
         from mnist_runtime.model.comparison import compare
 
         golden = self.golden
-        try:
-            computed = self.run(self.prepare(golden.digits), "logits", "probabilities")
-        except Exception as error:  # onnxruntime's exceptions have no common base but Exception
-            reason = str(error).splitlines()[0]
-            raise ArtifactError(f"{self.name} cannot compute its golden digits ({reason}); export it again") from error
-        return compare("golden digits", golden, *computed)
+        return compare("golden digits", golden, *self.run(golden.digits, "logits", "probabilities"))
+
+    @cached_property
+    def _run(self) -> Run:
+        return raw_run(self.session)
 
     @property
     def engine(self) -> str:

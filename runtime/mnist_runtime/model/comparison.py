@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_runtime.digits import PIXELS, Intensities
-from mnist_runtime.io.npy import read_npy
+from mnist_runtime.errors import first_line
+from mnist_runtime.io.npy import Npy
 
 UNIT_ROUNDOFF = 2.0**-24
 """Of float32."""
@@ -55,7 +56,8 @@ class Reference:
     def to_text(self) -> str:
         """Pack as base64 of a compressed .npz, for an ONNX metadata property."""
         packed = io.BytesIO()
-        np.savez_compressed(packed, **{field.name: getattr(self, field.name) for field in fields(self)})
+        arrays: Any = {field.name: np.ascontiguousarray(getattr(self, field.name)) for field in fields(self)}
+        np.savez_compressed(packed, **arrays)
         return base64.b64encode(packed.getvalue()).decode("ascii")
 
     @classmethod
@@ -68,8 +70,7 @@ class Reference:
         try:
             reference = cls(*_unpacked(text, [field.name for field in fields(cls)]))
         except Exception as error:  # zipfile raises whatever its parsing ran into
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"not a packed reference: {reason}") from error
+            raise ValueError(f"not a packed reference: {first_line(error)}") from error
         reference._check()
         return reference
 
@@ -93,7 +94,7 @@ def _unpacked(text: str, names: Sequence[str]) -> Iterator[NDArray[Any]]:
             raise ValueError(f"they unpack to more than {_GOLDEN_LIMIT >> 20} MiB")
         for name in names:
             with archive.open(f"{name}.npy") as stream:
-                yield read_npy(stream, name)  # type: ignore[arg-type]  # all it needs is read
+                yield Npy.of_stream(stream, name).array()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,23 +1,28 @@
 """onnxruntime, set up for small models in other people's processes: one thread, no spinning, no telemetry, no noise."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 # onnxruntime >= 1.30 reports usage and writes to the user's cache as soon as it is imported, unless told not to.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from mnist_runtime.cpus import usable_cpus
-from mnist_runtime.errors import ArtifactError, OptionError
+from mnist_runtime.errors import ArtifactError, OptionError, first_line
 
 VERSION: str = ort.__version__
 """Of onnxruntime."""
 
 Provider: TypeAlias = str | tuple[str, dict[str, Any]]
 """The name of an execution provider, or that and its options, as onnxruntime takes them."""
+
+Run: TypeAlias = Callable[[Sequence[str], Mapping[str, Any], None], list[NDArray[np.float32]]]
+"""Names of the outputs, inputs by name, and no run options, to the outputs."""
 
 _MOST_THREADS = 1024
 _CPU = "CPUExecutionProvider"
@@ -74,9 +79,8 @@ class Settings:
                 model, self._options(), providers=list(self.providers), enable_fallback=fallback
             )
         except Exception as error:  # onnxruntime's exceptions have no common base but Exception
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ArtifactError(
-                f"{name} is not a whole ONNX model that onnxruntime {VERSION} can load ({reason}); "
+                f"{name} is not a whole ONNX model that onnxruntime {VERSION} can load ({first_line(error)}); "
                 "give a .onnx file that mnist-export wrote"
             ) from error
 
@@ -89,3 +93,12 @@ class Settings:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads burn no CPU
         options.log_severity_level = _FATAL
         return options
+
+
+def raw_run(session: ort.InferenceSession) -> Run:
+    """Return onnxruntime's C++ `run`, because its Python wrapper repeats our input checks; the wrapper as a fallback.
+
+    The attribute is private. Without it, `decision_function` takes 22 % longer for one digit (onnxruntime 1.32.0).
+    """
+    run: Run = getattr(session, "_sess", session).run
+    return run

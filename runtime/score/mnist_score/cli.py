@@ -124,12 +124,12 @@ def _score_file(
 
         from mnist_runtime.classifier import Classifier
         from mnist_runtime.infer.accuracy import Confusion, read_labels
-        from mnist_runtime.io.npy import NpyFile
+        from mnist_runtime.io.npy import Npy
         from mnist_score import local
 
     model = choose_model(model, note)
     with Classifier(model) as classifier:
-        digits = NpyFile.open(given)
+        digits = Npy.open(given)
         truth = read_labels(labels) if labels else None
         if truth is not None and len(truth) != len(digits):
             raise DigitError(

@@ -20,7 +20,7 @@ from mnist_runtime.classifier import Classifier
 from mnist_runtime.digits import CLASSES, PIXELS
 from mnist_runtime.errors import FileWriteError
 from mnist_runtime.io.files import ensure_writable, publish, read_whole, write_atomically, write_errors
-from mnist_runtime.io.npy import NpyFile
+from mnist_runtime.io.npy import Npy
 from mnist_score.job import Job, Shard
 
 try:
@@ -40,7 +40,7 @@ _ELSEWHERE = "move it away, or choose another OUTPUT"
 
 def score(
     classifier: Classifier,
-    digits: NpyFile,
+    digits: Npy,
     output: Path,
     rows: range,
     *,
@@ -68,8 +68,8 @@ def score(
     """
     part, record = Path(f"{output}.part"), Path(f"{output}.json")
     for path in (output, part, record):
-        _refuse(path, (digits.path, *inputs))
-    source = digits.path.resolve()
+        _refuse(path, (Path(digits.name), *inputs))
+    source = Path(digits.name).resolve()
     job = Job.of(f"local://{source.parent}", classifier.digests, probabilities=probabilities)
     details = {"shard": asdict(Shard.of_file(source.name, source)), "rows": [rows.start, rows.stop]}
     digest, resumable = _earlier(part, record, job, details)
@@ -85,7 +85,7 @@ def score(
         done = _resume(file, _header(job, len(rows)), _ROW[job.output].itemsize)
         advance(done)
         for start in range(rows.start + done, rows.stop, chunk):
-            batch = digits.digits(start, min(start + chunk, rows.stop))
+            batch = digits.rows(start, min(start + chunk, rows.stop))
             answers = classifier.predict_proba(batch) if probabilities else classifier.predict(batch)
             file.write(answers.astype(_ROW[job.output].base, copy=False).tobytes())
             file.flush()

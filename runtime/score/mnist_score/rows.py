@@ -3,17 +3,16 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from mnist_runtime.digits import PIXELS, Intensities
+from mnist_runtime.digits import PIXELS, Intensities, Pixels
 from mnist_runtime.errors import DigitError, FileReadError
-from mnist_runtime.io.npy import stream_digits
+from mnist_runtime.io.npy import Npy
 from mnist_score.storage import Place, reason
 
 BATCH = 4096
@@ -25,7 +24,7 @@ COLUMN = "pixels"
 _BUFFER = 2**23  # bytes of a column per read, so that memory does not grow with the size of row groups
 _WANTED = f"fixed_size_binary({PIXELS}) or a list of {PIXELS} uint8"
 
-Batches: TypeAlias = Iterator[tuple[NDArray[Any], list[pa.Array]]]
+Batches: TypeAlias = Iterator[tuple[Intensities | Pixels, list[pa.Array]]]
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Rows:
     schema: pa.Schema
     """Schema of the columns other than the pixels."""
     batches: Batches
-    """Pixels `[n, 784]` of any accepted dtype and the other columns, at most `BATCH` rows at a time, in order."""
+    """Checked digits, uint8 or float32 `[n, 784]`, and the other columns, at most `BATCH` rows at a time, in order."""
 
 
 @contextlib.contextmanager
@@ -51,8 +50,9 @@ def open_rows(folder: Place, name: str) -> Iterator[Rows]:
     """
     with folder.open(name) as file:
         if name.endswith(".npy"):
-            count, chunks = stream_digits(file, file.size(), name, BATCH)
-            yield Rows(count, pa.schema([]), _reading(((chunk, []) for chunk in chunks), name))
+            npy = Npy.of_stream(file, name, file.size())
+            count = len(npy)
+            yield Rows(count, pa.schema([]), _reading(((digits, []) for digits in npy.chunks(BATCH)), name))
             return
         with pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True) as parquet:
             yield _of_parquet(parquet, name)

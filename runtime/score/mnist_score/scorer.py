@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from mnist_runtime.classifier import Classifier
-from mnist_runtime.digits import CLASSES
+from mnist_runtime.digits import CLASSES, Intensities, Pixels
 from mnist_runtime.errors import DigitError, MnistRuntimeError
 from mnist_score.job import Job, Shard
 from mnist_score.rows import Rows, open_rows
@@ -112,9 +111,9 @@ class Scorer:
         if batches:
             yield pa.Table.from_batches(batches)
 
-    def _answers(self, pixels: NDArray[Any]) -> list[pa.Array]:
-        logits, probabilities = self._classifier.logits_and_probabilities(pixels)
-        labels = logits.argmax(axis=1)
-        best = probabilities[np.arange(len(labels)), labels]
-        ten = np.ascontiguousarray(probabilities.T) if self._job.output == "probabilities" else ()
+    def _answers(self, digits: Intensities | Pixels) -> list[pa.Array]:
+        computed = self._classifier.compute(digits)
+        labels = computed.labels
+        best = computed.probabilities[np.arange(len(labels)), labels]
+        ten = np.ascontiguousarray(computed.probabilities.T) if self._job.output == "probabilities" else ()
         return [pa.array(column) for column in (labels.astype(np.uint8), best, *ten)]

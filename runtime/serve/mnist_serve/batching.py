@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from mnist_runtime.classifier import Outputs
 from mnist_runtime.digits import Intensities, Pixels
-from mnist_serve.protocol import Scores
 
-Compute = Callable[[Intensities | Pixels], Scores]
+Compute = Callable[[Intensities | Pixels], Outputs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Batching:
 @dataclass(frozen=True, slots=True)
 class _Seat:
     digits: Intensities | Pixels
-    scores: asyncio.Future[Scores]
+    scores: asyncio.Future[Outputs]
 
 
 class Batcher:
@@ -67,12 +67,12 @@ class Batcher:
         if not self._coming and self.is_waiting:
             self._soon()
 
-    def compute(self, digits: Intensities | Pixels) -> Scores:
+    def compute(self, digits: Intensities | Pixels) -> Outputs:
         """Compute `[N, 784]` here and now."""
         self._ran(len(digits))
         return self._compute(digits)
 
-    def join(self, digits: Intensities | Pixels) -> asyncio.Future[Scores]:
+    def join(self, digits: Intensities | Pixels) -> asyncio.Future[Outputs]:
         """Compute `[N, 784]`, uint8 or float32, together with what else is waiting.
 
         The result, or the error, is of these digits alone. Cancel it to leave the batch.

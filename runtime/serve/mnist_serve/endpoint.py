@@ -9,13 +9,14 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from mnist_runtime.classifier import Outputs
 from mnist_runtime.cpus import usable_cpus
 from mnist_runtime.errors import DigitError
 from mnist_serve.batching import Batcher
 from mnist_serve.bodies import headers_of, pack, read
 from mnist_serve.errors import RequestError
 from mnist_serve.model import ServedModel
-from mnist_serve.protocol import INPUT, InferRequest, Scores, parse, render
+from mnist_serve.protocol import INPUT, InferRequest, parse, render
 
 _LARGE = 2**17
 """Bytes of a body from which reading, computing and writing are left to a thread: the event loop goes on meanwhile."""
@@ -71,7 +72,7 @@ class InferEndpoint:
         request = parse(body, json_length, self._model.datatype)
         return self._write(request, self._batcher.compute(request.digits), accepted)
 
-    def _write(self, request: InferRequest, scores: Scores, accepted: bytes) -> "_Answer":
+    def _write(self, request: InferRequest, scores: Outputs, accepted: bytes) -> "_Answer":
         response = render(request, scores, self._model.name)
         body, encoding = pack(response.body, accepted)
         length = response.json_length

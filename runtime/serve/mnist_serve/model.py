@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from mnist_runtime.classifier import Classifier
+from mnist_runtime.classifier import Classifier, Outputs
 from mnist_runtime.digits import Intensities, Pixels
 from mnist_serve.errors import NotServedError
-from mnist_serve.protocol import VERSION, Scores
+from mnist_serve.protocol import VERSION
 
 _DATATYPES = {"float32": "FP32", "uint8": "UINT8"}
 
@@ -17,9 +17,9 @@ class ServedModel:
     classifier: Classifier
     name: str = "mnist"
 
-    def compute(self, digits: Intensities | Pixels) -> Scores:
+    def compute(self, digits: Intensities | Pixels) -> Outputs:
         """Run the model on checked digits, `[N, 784]`."""
-        return Scores(*self.classifier.logits_and_probabilities(digits))
+        return self.classifier.compute(digits)
 
     @property
     def datatype(self) -> str:

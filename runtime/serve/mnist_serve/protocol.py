@@ -10,11 +10,11 @@ from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
-import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from mnist_runtime import __version__
+from mnist_runtime.classifier import Outputs
 from mnist_runtime.digits import CLASSES, PIXELS, Intensities, Pixels
 from mnist_serve.errors import RequestError
 from mnist_serve.tensors import (
@@ -31,6 +31,9 @@ from mnist_serve.tensors import (
 INPUT = "pixels"
 OUTPUTS = {"logits": "FP32", "probabilities": "FP32", "label": "INT64"}
 """What may be asked for, with its datatype, in the order in which all are answered."""
+
+_FIELDS = {"logits": "logits", "probabilities": "probabilities", "label": "labels"}
+"""Attribute of `Outputs` for each output of the protocol."""
 
 VERSION = "1"
 """Of the model, always. The protocol's versions stand side by side, and one is served; its SHA-256 tells which."""
@@ -69,26 +72,6 @@ class InferRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
-    """What the model says of `N` digits."""
-
-    logits: NDArray[np.float32]
-    """`[N, 10]`."""
-    probabilities: NDArray[np.float32]
-    """`[N, 10]`."""
-
-    def __getitem__(self, rows: slice) -> "Scores":
-        return Scores(self.logits[rows], self.probabilities[rows])
-
-    def tensor(self, name: str) -> NDArray[Any]:
-        """One of `OUTPUTS`: float32 `[N, 10]`, or the int64 `[N]` labels."""
-        if name == "label":
-            labels: NDArray[np.int64] = self.logits.argmax(axis=1)
-            return labels
-        return self.logits if name == "logits" else self.probabilities
-
-
-@dataclass(frozen=True, slots=True)
 class InferResponse:
     """A body, and where the JSON in it ends."""
 
@@ -116,9 +99,9 @@ def parse(body: bytes, json_length: bytes | None, raw_datatype: str) -> InferReq
     return InferRequest(head.id, _read_tensor(head, body, length), head.outputs)
 
 
-def render(request: InferRequest, scores: Scores, model: str) -> InferResponse:
+def render(request: InferRequest, computed: Outputs, model: str) -> InferResponse:
     """Write the answer to an inference request."""
-    arrays = [scores.tensor(output.name) for output in request.outputs]
+    arrays: list[NDArray[Any]] = [getattr(computed, _FIELDS[output.name]) for output in request.outputs]
     tensors = [
         to_binary(array, OUTPUTS[output.name])
         for output, array in zip(request.outputs, arrays, strict=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_runtime.digits import PIXELS, Intensities, Pixels, as_digits, is_unit_float32
+from mnist_runtime.digits import PIXELS, Intensities, Pixels, as_digits
 from mnist_serve.errors import RequestError
 
 DATATYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1"), "INT64": np.dtype("<i8")}
@@ -20,7 +20,6 @@ DATATYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtyp
 DIGIT_DATATYPES = ("FP32", "UINT8")
 """What digits may be: intensity / 256, or raw intensities 0-255."""
 
-_UINT8 = np.dtype(np.uint8)
 _REPR = Repr()
 _REPR.maxlevel, _REPR.maxstring = 1, 40
 _KINDS: dict[str, set[type]] = {"FP32": {int, float}, "UINT8": {int}}
@@ -52,7 +51,7 @@ def from_binary(body: bytes, start: int, datatype: str, count: int) -> Intensiti
             f"the shape [{count}, {PIXELS}] of {datatype} takes {count * PIXELS * dtype.itemsize:,} bytes, and pixels "
             f"has {size:,}; make shape and data agree"
         )
-    return _checked(np.frombuffer(body, dtype, offset=start).reshape(count, PIXELS))
+    return as_digits(np.frombuffer(body, dtype, offset=start).reshape(count, PIXELS))
 
 
 def from_json(data: object, datatype: str, count: int) -> Intensities | Pixels:
@@ -78,7 +77,7 @@ def from_json(data: object, datatype: str, count: int) -> Intensities | Pixels:
         array = np.array(values, np.int64 if datatype == "UINT8" else np.float64)
     except OverflowError as error:
         raise RequestError(f"there is a number among the data of pixels that no {datatype} can hold") from error
-    return _checked(array.reshape(count, PIXELS))
+    return as_digits(array.reshape(count, PIXELS))
 
 
 def to_binary(array: NDArray[Any], datatype: str) -> bytes:
@@ -105,13 +104,6 @@ def _flat(rows: Sequence[Any], count: int) -> list[Any]:
     if len(rows) != count or any(type(row) is not list or len(row) != PIXELS for row in rows):
         raise RequestError(f"nested data of shape [{count}, {PIXELS}] are {count:,} lists of {PIXELS} numbers each")
     return list(chain.from_iterable(rows))
-
-
-def _checked(array: NDArray[Any]) -> Intensities | Pixels:
-    """As `as_digits`, by the shortest way for what is right."""
-    if array.dtype is _UINT8 or (array.dtype == np.float32 and array.size and is_unit_float32(array)):
-        return array
-    return as_digits(array)
 
 
 def _json_name(kind: type) -> str:

@@ -127,7 +127,7 @@ def test_an_archive_that_claims_more_than_it_may_is_refused_unread(run, tmp_path
     with zipfile.ZipFile(tmp_path / "bomb.npz", "w") as archive:
         archive.writestr("x.npy", header.getvalue())
     result = run("mnist-infer", tmp_path / "bomb.npz")
-    assert (result.returncode, b"more than 1 GiB" in result.stderr) == (1, True)
+    assert (result.returncode, b"is cut short by" in result.stderr) == (1, True)
 
 
 @pytest.fixture

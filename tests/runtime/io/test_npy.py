@@ -7,8 +7,9 @@ import pickle
 import numpy as np
 import pytest
 
+from mnist_runtime.digits import as_digits
 from mnist_runtime.errors import DigitError, FileMissingError, FileReadError
-from mnist_runtime.io.npy import open_npy, read_npy, stream_digits
+from mnist_runtime.io.npy import Npy, OtherArrayError
 
 
 def npy(array, **options) -> bytes:
@@ -29,15 +30,20 @@ def read(request, tmp_path):
     def read_file(data: bytes):
         path = tmp_path / "digit.npy"
         path.write_bytes(data)
-        return open_npy(path)
+        return Npy.open(path).array()
 
-    return read_file if request.param == "file" else lambda data: read_npy(io.BytesIO(data), "digit.npy")
+    return read_file if request.param == "file" else lambda data: Npy.of_stream(io.BytesIO(data), "digit.npy").array()
 
 
-@pytest.mark.parametrize("order", ["C", "F"])
-def test_an_array_comes_back_as_it_was_saved(read, test_split, order):
-    digits = np.asarray(test_split.images[:7], order=order)
-    assert np.array_equal(read(npy(digits)), digits)
+def test_an_array_comes_back_as_it_was_saved(read, test_split):
+    assert np.array_equal(read(npy(test_split.images[:7])), test_split.images[:7])
+
+
+def test_fortran_order_is_refused_with_the_remedy(read, test_split):
+    for array, error in ((test_split.images[:7], DigitError), (np.eye(3, 4), OtherArrayError)):
+        with pytest.raises(DigitError, match=r"is in Fortran order; .*np\.ascontiguousarray") as refusal:
+            read(npy(np.asfortranarray(array)))
+        assert type(refusal.value) is error
 
 
 def test_format_version_2_is_read_too(read, test_split):
@@ -50,39 +56,60 @@ def test_an_empty_batch_is_read(read):
     assert read(npy(np.empty((0, 28, 28), np.uint8))).shape == (0, 28, 28)
 
 
-def test_a_file_is_mapped_and_not_loaded(tmp_path, test_split):
+@pytest.fixture(params=["file", "stream", "stream of known size"])
+def digits_of(request, tmp_path):
+    """Every way to read digits in chunks, for bytes."""
+
+    def open_(data: bytes) -> Npy:
+        if request.param == "file":
+            (tmp_path / "digits.npy").write_bytes(data)
+            return Npy.open(tmp_path / "digits.npy")
+        return Npy.of_stream(io.BytesIO(data), "digits.npy", len(data) if "known" in request.param else None)
+
+    return open_
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "float64"])
+def test_digits_come_in_chunks_and_checked(digits_of, test_split, dtype):
+    array = test_split.images[:10].astype(dtype) / (256 if dtype == "float64" else 1)
+    digits = digits_of(npy(array.astype(dtype)))
+    assert len(digits) == 10
+    chunks = list(digits.chunks(4))
+    assert [chunk.shape for chunk in chunks] == [(4, 784), (4, 784), (2, 784)]
+    assert chunks[0].dtype == np.float32 if dtype == "float64" else np.uint8
+    assert np.array_equal(np.concatenate(chunks), as_digits(array.astype(dtype)))
+
+
+def test_values_that_are_not_a_digits_are_refused_by_their_chunk(digits_of):
+    array = np.zeros((6, 784))
+    array[5, 3] = 2
+    chunks = digits_of(npy(array)).chunks(4)
+    assert len(next(chunks)) == 4
+    with pytest.raises(DigitError, match="these reach 2"):
+        next(chunks)
+
+
+def test_other_arrays_are_refused_by_their_header(digits_of):
+    with pytest.raises(OtherArrayError, match=r"digits.npy: the shape is \(2, 32, 32\)"):
+        len(digits_of(npy(np.zeros((2, 32, 32), np.uint8))))
+    with pytest.raises(OtherArrayError, match=r"digits.npy: the dtype is bool"):
+        next(digits_of(npy(np.zeros((2, 784), bool))).chunks(4))
+
+
+def test_rows_of_a_file_are_read_alone(tmp_path, test_split):
     np.save(tmp_path / "digits.npy", test_split.images)
-    assert isinstance(open_npy(tmp_path / "digits.npy").base, np.memmap)
+    rows = Npy.open(tmp_path / "digits.npy").rows(7000, 7003)
+    assert np.array_equal(rows, test_split.images[7000:7003].reshape(3, 784))
 
 
-def test_a_stream_of_known_size_is_read_in_chunks(test_split):
+def test_a_stream_shorter_than_its_header_claims_is_refused(test_split):
     data = npy(test_split.images[:10])
-    count, chunks = stream_digits(io.BytesIO(data), len(data), "digits.npy", 4)
-    assert count == 10
-    chunks = list(chunks)
-    assert [len(chunk) for chunk in chunks] == [4, 4, 2]
-    assert np.array_equal(np.concatenate(chunks), test_split.images[:10].reshape(10, 784))
-
-
-@pytest.mark.parametrize(
-    ("array", "missing", "sentence"),
-    [
-        (np.zeros((2, 784), np.uint8), 1, "digits.npy is cut short by 1 bytes"),
-        (np.zeros((2, 32, 32), np.uint8), 0, r"digits.npy: the shape is \(2, 32, 32\)"),
-        (np.zeros((2, 784), np.uint8, order="F"), 0, "digits.npy is in Fortran order"),
-    ],
-)
-def test_a_stream_that_is_no_digits_is_refused_by_its_header(array, missing, sentence):
-    data = npy(array)
-    with pytest.raises(DigitError, match=sentence):
-        stream_digits(io.BytesIO(data), len(data) - missing, "digits.npy", 4)
-
-
-def test_a_stream_that_ends_early_is_told(test_split):
-    data = npy(test_split.images[:10])
-    _, chunks = stream_digits(io.BytesIO(data[:-1]), len(data), "digits.npy", 4)
-    with pytest.raises(DigitError, match=r"digits.npy was cut short while it was read"):
-        list(chunks)
+    with pytest.raises(DigitError, match=r"digits.npy is cut short by 1 bytes"):
+        Npy.of_stream(io.BytesIO(data), "digits.npy", len(data) - 1)
+    chunks = Npy.of_stream(io.BytesIO(data[:-1]), "digits.npy").chunks(4)
+    assert [len(next(chunks)), len(next(chunks))] == [4, 4]
+    with pytest.raises(DigitError, match=r"digits.npy is cut short by 1 bytes"):
+        next(chunks)
 
 
 class Hostile:
@@ -141,21 +168,21 @@ def test_an_unknown_format_version_is_refused(read):
 
 def test_a_missing_file_is_a_file_not_found(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.npy does not exist") as refusal:
-        open_npy(tmp_path / "absent.npy")
+        Npy.open(tmp_path / "absent.npy")
     assert isinstance(refusal.value, FileMissingError)
 
 
 def test_a_folder_is_no_file(tmp_path):
     with pytest.raises(FileReadError, match="is a folder"):
-        open_npy(tmp_path)
+        Npy.open(tmp_path)
 
 
 def test_a_name_too_long_for_the_system_is_refused(tmp_path):
     with pytest.raises(FileReadError, match="cannot be read"):
-        open_npy(tmp_path / ("x" * 300))
+        Npy.open(tmp_path / ("x" * 300))
 
 
-def test_a_stream_over_the_limit_is_refused(monkeypatch, test_split):
-    monkeypatch.setattr("mnist_runtime.io.npy._STREAM_LIMIT", 500)
-    with pytest.raises(DigitError, match=r"save it to a .npy file"):
-        read_npy(io.BytesIO(npy(test_split.images[0])), "standard input")
+def test_an_array_over_the_limit_is_refused(read, monkeypatch, test_split):
+    monkeypatch.setattr("mnist_runtime.io.npy._ARRAY_LIMIT", 500)
+    with pytest.raises(DigitError, match=r"save it in smaller files"):
+        read(npy(test_split.images[0]))

@@ -1,6 +1,7 @@
 """Arrays that stay on disk: `.npy` files of which a window at a time is in memory."""
 
 import hashlib
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_runtime.io.npy import open_npy
+from mnist_runtime.io.npy import Npy
 from mnist_train.errors import DataError
 
 _WINDOW_BYTES = 2**22
@@ -32,13 +33,13 @@ class Mapped:
         """Check the header of the `.npy` file at `path` against its size; no row is read.
 
         Raises:
-            FileMissingError, FileReadError, DigitError: as `mnist_runtime.io.npy.open_npy`.
-            DataError: its rows do not lie one after another.
+            FileMissingError, FileReadError, DigitError: as `mnist_runtime.io.npy.Npy.open`.
+            DataError: it has no rows.
         """
-        array = open_npy(path)
-        if not isinstance(array, np.memmap) or not array.flags.c_contiguous:
-            raise DataError(f"{path} is empty or in Fortran order; save it again with np.save in C order")
-        return cls(Path(path), array.dtype, array.shape, array.offset)
+        npy = Npy.open(path)
+        if not math.prod(npy.shape):
+            raise DataError(f"{path} holds no rows; save at least one with np.save")
+        return cls(Path(path), npy.dtype, npy.shape, npy.offset)
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mnist_runtime.digits import HEIGHT, WIDTH, as_digits, as_intensities
 from mnist_runtime.errors import DigitError, FileMissingError
-from mnist_runtime.io.npy import read_npy
+from mnist_runtime.io.npy import Npy
 from mnist_train.data.bundled import DIGESTS, SPLITS, Split, load_split
 from mnist_train.data.download import fetch
 from mnist_train.data.mapped import Mapped
@@ -157,9 +157,8 @@ def _from_npz(path: Path) -> Dataset:
             arrays = {}
             for member in members:
                 with archive.open(member) as stream:
-                    arrays[member.filename.removesuffix(".npy")] = read_npy(
-                        cast(BinaryIO, stream), f"{member.filename} of {path}"
-                    )
+                    npy = Npy.of_stream(stream, f"{member.filename} of {path}", member.file_size)
+                    arrays[member.filename.removesuffix(".npy")] = npy.array()
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise DataError(f"{path} is not a whole .npz file ({error}); download or copy it again") from error
     return _assemble(arrays)
