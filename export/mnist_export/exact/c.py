@@ -1,0 +1,394 @@
+"""C of an exact network: one header for every compiler, with golden digits that prove it where it runs."""
+
+import itertools
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_export.exact.network import Convolution, ExactNetwork, Layer, Shape
+from mnist_runtime.digits import CLASSES, PIXELS, Intensities
+
+_WIDTH = 116  # columns of a table's lines
+_HASH_START, _HASH_FACTOR = 2166136261, 16777619  # FNV-1a, 32 bits: http://www.isthe.com/chongo/tech/comp/fnv/
+_LONGEST_RUN = 255  # zeros, in the packed golden digits
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """One layer as C computes it: channels last, as vectors want them."""
+
+    number: int
+    layer: Layer
+    inputs: Shape
+    outputs: Shape
+
+    @property
+    def weight(self) -> NDArray[np.int8]:
+        """Weights, int8 `[outputs, rows, columns, channels]`; the window of a linear layer is the whole input."""
+        window = self.layer.weight.shape[2:] if isinstance(self.layer, Convolution) else self.inputs[1:]
+        kernels = self.layer.weight.reshape(self.layer.weight.shape[0], self.inputs[0], *window)
+        return np.ascontiguousarray(kernels.transpose(0, 2, 3, 1))
+
+    @property
+    def size(self) -> int:
+        """Bytes of the activations that the layer writes; none in the last layer."""
+        return 0 if self.layer.shift is None else math.prod(self.outputs)
+
+    @property
+    def tables(self) -> int:
+        """Bytes of the layer's tables."""
+        return self.weight.size + len(self.weight) * (4 if self.layer.shift is None else 5)
+
+    @property
+    def stack(self) -> int:
+        """Bytes of the layer's arrays on the stack."""
+        return 2 * self.weight[0].size + 4 * len(self.weight) if isinstance(self.layer, Convolution) else 0
+
+
+def to_header(network: ExactNetwork, golden: Intensities, *, origin: str, logits_sha256: str) -> bytes:
+    """Print `network` as `mnist.h`.
+
+    Args:
+        network: What to print.
+        golden: Digits of the self-test, uint8 `[N, 784]`, N from 1 to 99.
+        origin: What the network was made from, for the head comment.
+        logits_sha256: SHA-256 of the logits of the validation digits, for the head comment.
+    """
+    shapes = network.shapes()
+    stages = [_Stage(i + 1, layer, shapes[i], shapes[i + 1]) for i, layer in enumerate(network.layers)]
+    parts = [_head(network, stages, origin, logits_sha256), _prologue(network, stages)]
+    parts += [part for stage in stages for part in (_tables(stage), _function(stage))]
+    parts += [_network(stages), _selftest(network, stages, golden)]
+    return "\n".join(parts).encode("ascii")
+
+
+def _head(network: ExactNetwork, stages: list[_Stage], origin: str, logits_sha256: str) -> str:
+    layers = "\n".join(
+        f" *   {stage.number}  {_description(stage):<80} 2^{bound.bit_length()}"
+        for stage, bound in zip(stages, network.bounds(), strict=True)
+    )
+    tables, stack = sum(stage.tables for stage in stages), max(stage.stack for stage in stages)
+    buffer = "1 byte" if len(stages) == 1 else f"{_buffer_size(stages):,} bytes"
+    return f"""\
+/* mnist.h - reads a handwritten digit, with the same result on every processor
+ *
+ *     #include "mnist.h"                    in one source file
+ *     int label = mnist_predict(pixels);    uint8_t pixels[{PIXELS}]: 28 rows of 28, from 0, black, to 255, white ink
+ *
+ * C99 and C++17. Needs <stdint.h> and nothing else: no libc, no heap, no recursion, no floating point, and no global
+ * state but one static buffer of {buffer}. The tables take {tables:,} bytes, arrays on the stack {stack:,}.
+ *
+ * mnist_logits    MNIST_OUTPUTS integers; times 2^MNIST_EXPONENT they have the units of the trained network's logits
+ * mnist_logits_r  the same with MNIST_BUFFER_SIZE bytes of the caller's in place of the static buffer: reentrant
+ * mnist_predict   label of a digit, 0 to {len(CLASSES) - 1}
+ * mnist_selftest  0 if this machine computes the golden digits as they were published. Otherwise 100 * d + l: the
+ *                 first golden digit that differs, d, from 1, and the first layer whose checksum does, l (0: the digit
+ *                 itself is damaged). Below 100: the layer whose tables are damaged.
+ *
+ * Define before the #include, where wanted:
+ * MNIST_BUFFER       an array of MNIST_BUFFER_SIZE bytes of yours, in place of the static buffer
+ * MNIST_NO_SELFTEST  to leave out mnist_selftest, its golden digits and their {PIXELS} bytes of stack
+ *
+ * Layers, and what no sum in them reaches, nor any part of one, whatever the pixels are:
+{layers}
+ *
+ * Made from {origin}
+ * by mnist-export, which held it against the network that was trained.
+ * SHA-256 of the logits of MNIST's 10,000 validation digits, int32, little-endian:
+ * {logits_sha256}
+ */"""
+
+
+def _description(stage: _Stage) -> str:
+    layer, shape = stage.layer, stage.inputs
+    if not isinstance(layer, Convolution):
+        return f"linear, {math.prod(shape)} to {stage.outputs[0]}"
+    rows, columns = layer.weight.shape[2:]
+    what = f"convolution {rows}x{columns}"
+    what += f", stride {layer.stride}" if layer.stride > 1 else ""
+    what += f", padding {layer.padding}" if layer.padding else ""
+    if layer.pool > 1:
+        what += f", then the largest of each {layer.pool}x{layer.pool}"
+    return f"{what}: {_size(shape)} to {_size(stage.outputs)}"
+
+
+def _size(shape: Shape) -> str:
+    channels, rows, columns = shape
+    return f"{rows}x{columns}x{channels}"
+
+
+def _buffer_size(stages: Sequence[_Stage]) -> int:
+    """Return the most bytes that a layer's inputs and outputs take together; pixels are the caller's."""
+    sizes = [0, *(stage.size for stage in stages)]
+    return max(1, *(one + other for one, other in itertools.pairwise(sizes)))  # C has no empty arrays
+
+
+def _prologue(network: ExactNetwork, stages: Sequence[_Stage]) -> str:
+    return f"""
+#ifndef MNIST_H
+#define MNIST_H
+
+#include <stdint.h>
+
+#define MNIST_OUTPUTS {network.outputs}
+#define MNIST_EXPONENT ({network.exponent})
+#define MNIST_BUFFER_SIZE {_buffer_size(stages)}
+
+#ifndef MNIST_BUFFER
+static uint8_t mnist_buffer[MNIST_BUFFER_SIZE];
+#define MNIST_BUFFER mnist_buffer
+#endif
+
+/* An activation: the sum without its last bits, within 0..255. */
+static inline uint8_t mnist_activation(int32_t sum, uint8_t shift)
+{{
+    if (sum < 0)
+        return 0;
+    sum >>= shift;
+    return (uint8_t)(sum > 255 ? 255 : sum);
+}}"""
+
+
+def _tables(stage: _Stage) -> str:
+    n, layer = stage.number, stage.layer
+    rows, columns, channels = stage.weight.shape[1:]
+    tables = [
+        f"\n/* Layer {n}: {_description(stage)} */\n\n/* [{len(stage.weight)}][{rows}][{columns}][{channels}] */",
+        _array("int8_t", f"mnist_weight{n}", stage.weight.reshape(len(stage.weight), -1)),
+        _array("int32_t", f"mnist_bias{n}", layer.bias[None]),
+    ]
+    if layer.shift is not None:
+        tables.append(_array("uint8_t", f"mnist_shift{n}", layer.shift[None]))
+    return "\n".join(tables)
+
+
+def _array(kind: str, name: str, rows: NDArray[np.integer[Any]]) -> str:
+    lines = (textwrap.fill(", ".join(map(str, row)) + ",", _WIDTH, break_on_hyphens=False) for row in rows.tolist())
+    body = textwrap.indent("\n".join(lines), "    ")
+    return f"static const {kind} {name}[{rows.size}] = {{\n{body}\n}};"
+
+
+def _function(stage: _Stage) -> str:
+    layer = stage.layer
+    body = _convolution(stage, layer) if isinstance(layer, Convolution) else _linear(stage)
+    result = "int32_t *logits" if layer.shift is None else "uint8_t *out"
+    return f"""
+static inline void mnist_layer{stage.number}(const uint8_t *in, {result})
+{{
+{_indent(body)}
+}}"""
+
+
+def _linear(stage: _Stage) -> str:
+    n, outputs, inputs = stage.number, stage.outputs[0], stage.weight[0].size
+    result = f"out[i] = mnist_activation(sum, mnist_shift{n}[i]);" if stage.size else "logits[i] = sum;"
+    body = f"""\
+int32_t sum = mnist_bias{n}[i];
+{_loop("k", inputs, "sum += *weight++ * in[k];")}
+{result}"""
+    return f"const int8_t *weight = mnist_weight{n};\n{_loop('i', outputs, body)}"
+
+
+def _convolution(stage: _Stage, layer: Convolution) -> str:
+    """Copy each window into one piece, where it lies ready for every output, and take the sums of products."""
+    n, (outputs, height, width), size = stage.number, stage.outputs, stage.weight[0].size
+    sums = f"""\
+int32_t sum = mnist_bias{n}[i];
+{_loop("k", size, f"sum += mnist_weight{n}[{size} * i + k] * window[k];")}
+{"sums[i] = sum > sums[i] ? sum : sums[i];" if layer.pool > 1 else "sums[i] = sum;"}"""
+    body = f"{_window(stage, layer)}\n{_loop('i', outputs, sums)}"
+    if layer.pool > 1:  # no sum below 0 outlives the activation
+        body = _loop("v", layer.pool, _loop("u", layer.pool, body))
+        body = f"{_loop('i', outputs, 'sums[i] = 0;')}\n{body}"
+    body += "\n" + _loop("i", outputs, f"*out++ = mnist_activation(sums[i], mnist_shift{n}[i]);")
+    return f"int16_t window[{size}];\nint32_t sums[{outputs}];\n{_loop('y', height, _loop('x', width, body))}"
+
+
+def _window(stage: _Stage, layer: Convolution) -> str:
+    rows, columns, channels = stage.weight.shape[1:]
+    _, height, width = stage.inputs
+    top, left = (_place(axis, layer) for axis in ("y", "x"))
+    if not layer.padding:
+        row = f"({top})" if " " in top else top
+        place = f"{_times(row, width)} + {left}"
+        place = f"({place})" if channels > 1 else place
+        corner = f"const uint8_t *corner = in + {_times(place, channels)};"
+        run = columns * channels
+        copy = f"window[{_times('row', run)} + k] = corner[{_times('row', width * channels)} + k];"
+        return f"{corner}\n{_loop('row', rows, _loop('k', run, copy))}"
+    copy = f"""\
+const int yy = {top} + row, xx = {left} + column;
+const int inside = yy >= 0 && yy < {height} && xx >= 0 && xx < {width};
+{_loop("k", channels, f"*next++ = inside ? in[{_times(f'(yy * {width} + xx)', channels)} + k] : 0;")}"""
+    return f"int16_t *next = window;\n{_loop('row', rows, _loop('column', columns, copy))}"
+
+
+def _place(axis: str, layer: Convolution) -> str:
+    """Print the row or column of a window's corner."""
+    place = axis
+    if layer.pool > 1:
+        place = f"{_times(axis, layer.pool_stride)} + {'v' if axis == 'y' else 'u'}"
+    if layer.stride > 1:
+        place = _times(f"({place})", layer.stride)
+    return f"{place} - {layer.padding}" if layer.padding else place
+
+
+def _times(value: str, factor: int) -> str:
+    return value if factor == 1 else f"{factor} * {value}"
+
+
+def _loop(name: str, n: int, body: str) -> str:
+    """Print a loop, with braces around a body of more than one line."""
+    opening, closing = (" {", "\n}") if "\n" in body else ("", "")
+    return f"for (int {name} = 0; {name} < {n}; {name}++){opening}\n{_indent(body)}{closing}"
+
+
+def _indent(text: str) -> str:
+    return textwrap.indent(text, "    ")
+
+
+def _network(stages: Sequence[_Stage]) -> str:
+    size = _buffer_size(stages)
+    place, lines = "pixels", []
+    for stage in stages:
+        n, result, checksum = stage.number, "logits", f"mnist_hash32(MNIST_HASH, logits, {stage.outputs[0]})"
+        if stage.size:
+            result = "buffer" if n % 2 or size == stage.size else f"buffer + {size - stage.size}"
+            checksum = f"mnist_hash8(MNIST_HASH, {result}, {stage.size})"
+        lines.append(
+            f"mnist_layer{n}({place}, {result});\nif (checksums && {checksum} != checksums[{n}])\n    return {n};"
+        )
+        place = result
+    steps = _indent("\n".join(lines if len(stages) > 1 else ["(void)buffer;", *lines]))
+    return f"""
+/* Checksums: FNV-1a over values, with which any one that changes changes the sum. */
+#define MNIST_HASH {_HASH_START}u
+
+static inline uint32_t mnist_hash8(uint32_t hash, const uint8_t *values, int32_t n)
+{{
+    while (n--)
+        hash = (hash ^ *values++) * {_HASH_FACTOR}u;
+    return hash;
+}}
+
+static inline uint32_t mnist_hash32(uint32_t hash, const int32_t *values, int32_t n)
+{{
+    while (n--)
+        hash = (hash ^ (uint32_t)*values++) * {_HASH_FACTOR}u;
+    return hash;
+}}
+
+/* All layers; inputs and outputs lie at opposite ends of the buffer in turn. Where there are checksums, of the pixels
+   and then of each layer, stop at the first that differs and return its place; otherwise return -1. */
+static inline int mnist_run(const uint8_t *pixels, int32_t *logits, uint8_t *buffer, const uint32_t *checksums)
+{{
+    if (checksums && mnist_hash8(MNIST_HASH, pixels, {PIXELS}) != checksums[0])
+        return 0;
+{steps}
+    return -1;
+}}
+
+static inline void mnist_logits_r(const uint8_t *pixels, int32_t *logits, uint8_t *buffer)
+{{
+    mnist_run(pixels, logits, buffer, 0);
+}}
+
+static inline void mnist_logits(const uint8_t *pixels, int32_t *logits)
+{{
+    mnist_logits_r(pixels, logits, MNIST_BUFFER);
+}}
+
+static inline int mnist_predict(const uint8_t *pixels)
+{{
+    int32_t logits[MNIST_OUTPUTS];
+    int label = 0;
+    mnist_logits(pixels, logits);
+    for (int i = 1; i < {len(CLASSES)}; i++)
+        if (logits[i] > logits[label])
+            label = i;
+    return label;
+}}"""
+
+
+def _selftest(network: ExactNetwork, stages: Sequence[_Stage], golden: Intensities) -> str:
+    packed = _pack(golden)
+    table = _array("uint8_t", "mnist_golden", np.frombuffer(packed + bytes(1), np.uint8)[None])
+    checksums = _golden_checksums(network, golden)
+    tables = _indent("\n".join(map(_table_check, stages)))
+    hexadecimal = ",\n    ".join("{" + ", ".join(f"0x{value:08x}u" for value in row) + "}" for row in checksums)
+    return f"""
+#ifndef MNIST_NO_SELFTEST
+
+/* {len(golden)} golden digits, pixel by pixel; after a 0 comes how many there are in a row. The last 0 is padding. */
+{table}
+
+static const uint32_t mnist_golden_checksums[{len(golden)}][{len(stages) + 1}] = {{
+    {hexadecimal},
+}};
+
+static inline int mnist_selftest(void)
+{{
+    const uint8_t *packed = mnist_golden, *end = mnist_golden + {len(packed)};
+    uint8_t pixels[{PIXELS}], ink = 0;
+    int32_t logits[MNIST_OUTPUTS];
+{tables}
+    for (int digit = 0; digit < {len(golden)}; digit++) {{
+        for (int i = 0, run = 0; i < {PIXELS}; i++, run--) {{
+            if (run <= 0 && packed < end) {{
+                ink = *packed++;
+                run = ink ? 1 : *packed++;
+            }}
+            pixels[i] = ink;
+        }}
+        const int layer = mnist_run(pixels, logits, MNIST_BUFFER, mnist_golden_checksums[digit]);
+        if (layer >= 0)
+            return 100 * (digit + 1) + layer;
+    }}
+    return 0;
+}}
+
+#endif /* MNIST_NO_SELFTEST */
+
+#endif /* MNIST_H */
+"""
+
+
+def _table_check(stage: _Stage) -> str:
+    n, layer = stage.number, stage.layer
+    hash_ = f"mnist_hash8(MNIST_HASH, (const uint8_t *)mnist_weight{n}, {stage.weight.size})"
+    hash_ = f"mnist_hash32({hash_}, mnist_bias{n}, {layer.bias.size})"
+    value = _hash(layer.bias, _hash(stage.weight.view(np.uint8)))
+    if layer.shift is not None:
+        hash_, value = f"mnist_hash8({hash_}, mnist_shift{n}, {layer.shift.size})", _hash(layer.shift, value)
+    return f"if ({hash_}\n        != 0x{value:08x}u)\n    return {n};"
+
+
+def _golden_checksums(network: ExactNetwork, golden: Intensities) -> list[list[int]]:
+    """Return, for each digit, the checksums of its pixels and of each layer's outputs, channels last."""
+    outputs = [values.transpose(0, 2, 3, 1) for values in network.activations(golden)]
+    return [[_hash(values[digit]) for values in outputs] for digit in range(len(golden))]
+
+
+def _hash(values: NDArray[np.integer[Any]], start: int = _HASH_START) -> int:
+    for value in values.ravel().tolist():
+        start = ((start ^ (value & 0xFFFFFFFF)) * _HASH_FACTOR) & 0xFFFFFFFF
+    return start
+
+
+def _pack(digits: Intensities) -> bytes:
+    """Replace each run of zeros, up to 255 of them, by a 0 and its length."""
+    packed = bytearray()
+    for digit in digits.tolist():
+        for ink, run in itertools.groupby(digit):
+            n = len(list(run))
+            packed += (
+                bytes([ink] * n)
+                if ink
+                else b"".join(bytes([0, min(n - i, _LONGEST_RUN)]) for i in range(0, n, _LONGEST_RUN))
+            )
+    return bytes(packed)

@@ -1,0 +1,60 @@
+"""A header is compiled and run, or refused in one sentence."""
+
+import hashlib
+import shutil
+
+import numpy as np
+import pytest
+
+from mnist_runtime.errors import ArtifactError, OptionError
+from mnist_runtime.model.header import Header, logits_sha256
+
+SOURCE = b"""
+#include <stdint.h>
+#define MNIST_OUTPUTS 10
+#define MNIST_EXPONENT (-3)
+static int mnist_selftest(void) { return 0; }
+static void mnist_logits(const uint8_t *pixels, int32_t *logits)
+{
+    for (int i = 0; i < MNIST_OUTPUTS; i++) logits[i] = -pixels[i] * 1000;
+}
+"""
+
+needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
+
+
+@needs_compiler
+def test_logits_come_back_as_integers_of_32_bits(test_split):
+    header = Header(SOURCE, "mnist.h")
+    digits = test_split.images[:7].reshape(-1, 784).copy()
+    digits[:, :10] = np.arange(70).reshape(7, 10)
+    assert np.array_equal(header.logits(digits), np.arange(70).reshape(7, 10) * -1000)
+    assert header.logits(digits[:0]).shape == (0, 10)
+    assert (header.selftest(), header.outputs, header.exponent) == (0, 10, -3)
+
+
+@needs_compiler
+def test_what_does_not_compile_is_no_artifact():
+    with pytest.raises(ArtifactError, match=r"mnist.h does not compile here .*; export it again"):
+        Header(b"#error not a header\n", "mnist.h")
+
+
+@needs_compiler
+def test_what_crashes_is_no_artifact(test_split):
+    header = Header(SOURCE.replace(b"logits[i] = ", b"*(volatile int *)0 = "), "mnist.h")
+    with pytest.raises(ArtifactError, match=r"mnist.h does not run here .exit code"):
+        header.logits(test_split.images[:1])
+
+
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "no-such-compiler -m32"])
+def test_a_machine_without_compiler_is_told_to_name_one(monkeypatch, compiler):
+    monkeypatch.setenv("CC", compiler)
+    with pytest.raises(OptionError, match=f"no compiler '?{compiler}'?; install one, or name yours"):
+        Header(SOURCE, "mnist.h")
+
+
+def test_the_digest_is_of_little_endian_bytes_in_rows():
+    logits = np.arange(20, dtype=np.int32).reshape(2, 10)
+    wanted = hashlib.sha256(b"".join(int(i).to_bytes(4, "little") for i in range(20))).hexdigest()
+    assert logits_sha256(logits) == logits_sha256(logits.astype(">i4")) == wanted
+    assert logits_sha256(np.asfortranarray(logits)) == wanted
