@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mnist_export.gate import ParityError, Verdict
 
 _BOUNDS = {
+    "exact": "none: every logit equal, bit for bit, to the integers of the exact network",
     "analytic": "from the weights: how far float32 may round (Higham & Mary 2019)",
     "derived": "8 x the most that the module in float32 differs from itself in float64",
     "quantization": "the most that rounding to 8 bits moved a logit",
@@ -58,7 +59,7 @@ def _known(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tup
     default=0.1,
     show_default=True,
     metavar="POINTS",
-    help="What onnx-int8 may lose on the validation digits.",
+    help="Accuracy that onnx-exact, c and onnx-int8 may lose on the validation digits.",
 )
 @click.option(
     "--report",

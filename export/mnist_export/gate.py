@@ -28,7 +28,7 @@ class Verdict:
     comparisons: tuple[Comparison, ...]
     """One a set of digits; the first that fails is the last."""
     bound: str
-    """Where the tolerances come from: "analytic", "derived" or "quantization"."""
+    """Where the tolerances come from: "exact", "analytic", "derived" or "quantization"."""
     module_accuracy: float
     """Of the module in float32 on the validation digits."""
     accuracy: float
@@ -102,8 +102,15 @@ def judge(compute: Compute, expected: Expected) -> Verdict:
         share(labels == expected.labels),
         share(labels == module_labels),
         share(logits == expected.logits),
-        np.abs(logits - expected.sets[VALIDATION].logits) / expected.sets[VALIDATION].tolerance,
+        _shares(logits, expected.sets[VALIDATION]),
     )
+
+
+def _shares(logits: NDArray[np.float32], wanted: Reference) -> NDArray[np.float64]:
+    """Return each logit's error as a share of its tolerance; without tolerance that is 0 or infinite."""
+    error = np.abs(logits - wanted.logits)
+    exact = np.where(error == 0, 0.0, np.inf)
+    return np.asarray(np.divide(error, wanted.tolerance, out=exact, where=wanted.tolerance > 0))
 
 
 def _compare(compute: Compute, name: str, wanted: Reference) -> tuple[Comparison, NDArray[np.float32]]:

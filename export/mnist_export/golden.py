@@ -35,7 +35,7 @@ class Expected:
     sets: Mapping[str, Reference]
     """By the name of the set."""
     bound: str
-    """Where the tolerances come from: "analytic", "derived" or "quantization" (see `bounds`)."""
+    """Where the tolerances come from: "exact" (none), "analytic", "derived" or "quantization" (see `bounds`)."""
     labels: NDArray[np.uint8]
     """Of the validation digits, `[N]`: what they are."""
     logits: NDArray[np.float32]

@@ -1,0 +1,103 @@
+"""The formats `onnx-exact` and `c`: one exact network, printed twice, and held to equality."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from mnist_export.errors import ExportError
+from mnist_export.exact.c import to_header
+from mnist_export.exact.network import ExactNetwork
+from mnist_export.exact.onnx import OPSET, to_graph
+from mnist_export.exact.rounding import CALIBRATION_DIGITS, exact
+from mnist_export.formats import Recipe
+from mnist_export.gate import Compute
+from mnist_export.golden import GOLDEN, VALIDATION, Expected
+from mnist_export.onnx import Onnx
+from mnist_runtime.digits import PIXELS, Intensities, as_intensities
+from mnist_runtime.model.comparison import Reference
+from mnist_runtime.model.header import Header, logits_sha256
+from mnist_train.data.bundled import load_split
+
+if TYPE_CHECKING:
+    from mnist_export.bundle import Bundle
+
+
+class OnnxExact(Onnx):
+    """The exact network as ONNX of opset 13, for raw uint8 pixels."""
+
+    def graph(self, bundle: "Bundle") -> ModelProto:
+        """Return the graph of the exact network."""
+        return to_graph(bundle.once(network))
+
+    def expect(self, bundle: "Bundle") -> Expected:
+        """Return the logits of the exact network, each without tolerance."""
+        return bundle.once(expect_exactly)
+
+    def describe(self, bundle: "Bundle") -> Mapping[str, Any]:
+        """Return what an engine needs to load the file, and the digest that two machines compare."""
+        return {**super().describe(bundle), "opset": OPSET, **_description(bundle)}
+
+
+class C(Recipe):
+    """The exact network as a C header, compiled and run here before it is published."""
+
+    def build(self, bundle: "Bundle", expected: Expected) -> bytes:
+        """Print the header."""
+        return to_header(
+            bundle.once(network),
+            expected.sets[GOLDEN].digits,
+            origin=f"checkpoint {bundle.checkpoint.sha256}",
+            logits_sha256=_description(bundle)["logits_sha256"],
+        )
+
+    def load(self, data: bytes) -> Compute:
+        """Compile `data`, let it test itself, and run it as a process."""
+        header = Header(data, self.format.file)
+        if header.selftest():
+            raise ExportError(f"its self-test returns {header.selftest()}")
+
+        def compute(digits: Intensities) -> tuple[NDArray[np.float32], None]:
+            return np.ldexp(header.logits(digits).astype(np.float32), header.exponent), None
+
+        return compute
+
+    def expect(self, bundle: "Bundle") -> Expected:
+        """Return the logits of the exact network, each without tolerance."""
+        return bundle.once(expect_exactly)
+
+    def describe(self, bundle: "Bundle") -> Mapping[str, Any]:
+        """Return the digest that two machines compare."""
+        return _description(bundle)
+
+
+def network(bundle: "Bundle") -> ExactNetwork:
+    """Round the trained module, calibrated on training digits.
+
+    Raises:
+        ExportError: the module holds a layer that cannot be made exact,.
+    """
+    digits = as_intensities(load_split("train").images[:CALIBRATION_DIGITS].reshape(-1, PIXELS))
+    return exact(bundle.checkpoint.module, digits)
+
+
+def expect_exactly(bundle: "Bundle") -> Expected:
+    """Return what every print of the exact network must compute: its own integers, scaled, on all sets of digits."""
+    rounded = bundle.once(network)
+
+    def reference(digits: Intensities) -> Reference:
+        logits = np.ldexp(rounded.logits(digits).astype(np.float64), rounded.exponent)
+        return Reference(digits, logits, np.zeros_like(logits), np.ones(len(digits), np.bool_))
+
+    sets = {name: reference(whole.digits) for name, whole in bundle.expected.sets.items()}
+    return replace(bundle.expected, sets=sets, bound="exact")
+
+
+def _description(bundle: "Bundle") -> dict[str, Any]:
+    rounded = bundle.once(network)
+    logits = bundle.once(expect_exactly).sets[VALIDATION].logits
+    integers = np.ldexp(logits, -rounded.exponent).astype(np.int32)
+    return {"exponent": rounded.exponent, "largest_sums": rounded.bounds(), "logits_sha256": logits_sha256(integers)}
