@@ -44,6 +44,13 @@ def test_the_wheel_alone_brings_only_what_it_declares(edge):
     assert names <= {"mnist-runtime", "numpy", "onnxruntime", "click", "flatbuffers", "packaging", "protobuf"}
 
 
+def test_the_wheel_alone_puts_only_commands_on_path_that_work(edge):
+    commands = {path.name for path in edge.iterdir() if path.name.startswith("mnist")}
+    assert commands == {"mnist-infer", "mnist-parity"}
+    for command in commands:
+        assert subprocess.run([edge / command, "--version"], check=False, capture_output=True).returncode == 0
+
+
 def test_without_torch_digits_are_recognised_and_parity_is_proven(edge, run, exported, tmp_path):
     missing = subprocess.run([edge / "python", "-c", "import torch"], capture_output=True, check=False)
     assert b"No module named 'torch'" in missing.stderr
