@@ -25,8 +25,8 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-MISSING = "THE PAGE IS NOT TESTED, for there is no Chromium; install it (Debian: apt install chromium) and test again"
-PATIENCE = 60_000  # ms; a loaded machine is slow
+MISSING = "THE PAGE IS NOT TESTED because Chromium is missing; install it (Debian: apt install chromium) and test again"
+WAIT = 60_000  # ms; a loaded machine is slow
 
 DRAW = """strokes => {
   const sheet = document.querySelector("#sheet"), box = sheet.getBoundingClientRect();
@@ -94,7 +94,7 @@ class Drawing:
         self.tab = tab
         self.complaints: list[str] = []
         self.requests: list[str] = []
-        tab.set_default_timeout(PATIENCE)
+        tab.set_default_timeout(WAIT)
         tab.on("console", lambda message: message.type in {"error", "warning"} and self.complaints.append(message.text))
         tab.on("pageerror", lambda error: self.complaints.append(str(error)))
         tab.on("filechooser", lambda _: None)  # told at the click, Chromium may open one itself

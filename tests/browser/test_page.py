@@ -73,7 +73,7 @@ def test_a_digit_drawn_by_finger_is_answered_and_nothing_scrolls(page):
     assert drawing.tab.evaluate("[scrollX, scrollY]") == [0, 0]
 
 
-def test_what_is_shown_is_what_the_server_said_of_the_picture_that_was_sent(page, classifier):
+def test_the_page_shows_the_servers_answer_to_the_picture_it_sent(page, classifier):
     drawing, said = page(), {}
     drawing.tab.on("response", lambda response: response.url.endswith("/digit") and said.update(response.json()))
     drawing.draw(SEVEN)
@@ -94,7 +94,7 @@ def test_what_is_shown_is_what_the_server_said_of_the_picture_that_was_sent(page
         assert drawing.text(f"#{name}").endswith(" ms")
 
 
-def test_the_bars_follow_the_pen_with_one_question_at_a_time_and_the_latest_wins(page):
+def test_the_bars_follow_the_pen_with_one_request_at_a_time_and_the_latest_wins(page):
     drawing, waiting = page(), []
 
     def hold(route):
@@ -115,7 +115,7 @@ def test_the_bars_follow_the_pen_with_one_question_at_a_time_and_the_latest_wins
     assert drawing.label() == 1
 
 
-def test_ink_along_all_of_the_edge_is_still_ink(page):
+def test_ink_along_the_whole_edge_is_still_ink(page):
     drawing = page()
     drawing.draw([[(1, 1), (27, 1), (27, 27), (1, 27), (1, 1)]])
     drawing.wait_for("answered")
@@ -124,7 +124,7 @@ def test_ink_along_all_of_the_edge_is_still_ink(page):
     assert [np.ptp(np.flatnonzero((picture > 128).any(axis=axis))) + 1 for axis in (0, 1)] == [20, 20]
 
 
-def test_undo_takes_back_stroke_by_stroke_and_clear_too(page):
+def test_undo_reverts_each_stroke_and_clear(page):
     drawing = page()
     blank = ink(drawing)
     drawing.draw(SEVEN)
@@ -194,7 +194,7 @@ def test_drawing_over_an_image_begins_a_new_sheet(page, photograph):
     assert drawing.sheet.evaluate(f"sheet => {{ const k = sheet.width / 28; return {corners} }}") == [0, 0]
 
 
-def test_what_shows_no_digit_is_refused_with_the_servers_sentence(page):
+def test_an_image_without_a_digit_shows_the_servers_sentence(page):
     drawing = page()
     file = io.BytesIO()
     Image.new("L", (100, 100), 200).save(file, "PNG")
@@ -225,7 +225,7 @@ def test_an_image_that_is_too_large_is_refused(page):
     assert drawing.text("#sentence").startswith("The image is larger than this server takes; crop it")
 
 
-def test_a_server_that_is_away_is_said_kindly_and_asked_again(page):
+def test_an_unreachable_server_is_reported_and_retried(page):
     drawing = page()
     drawing.tab.route("**/digit", lambda route: route.abort())
     drawing.draw(SEVEN)
@@ -236,7 +236,7 @@ def test_a_server_that_is_away_is_said_kindly_and_asked_again(page):
     assert drawing.label() == 7
 
 
-def test_a_server_that_is_busy_is_asked_again(page):
+def test_a_busy_server_is_retried(page):
     drawing, busy = page(), json.dumps({"error": "the server is busy; try again in a second"})
     drawing.tab.route("**/digit", lambda route: route.fulfill(status=503, body=busy))
     drawing.draw(SEVEN)
@@ -293,7 +293,7 @@ def test_a_digit_is_drawn_and_every_control_operated_by_keyboard_alone(page):
 
 
 @pytest.mark.parametrize("control", ["#sheet", "#undo", "#clear", "#open", "#model summary"])
-def test_keyboard_focus_is_seen(page, control):
+def test_keyboard_focus_is_visible(page, control):
     drawing = page(reduced_motion="reduce")
     drawing.draw(SEVEN)
     drawing.label()
@@ -304,7 +304,7 @@ def test_keyboard_focus_is_seen(page, control):
     assert changed_pixels(before, drawing.tab.screenshot()) > 150
 
 
-def test_a_screen_reader_is_told_the_answer_once_the_pen_is_up(page):
+def test_a_screen_reader_announces_the_answer_once_the_pen_is_up(page):
     drawing = page()
     assert drawing.tab.locator("#announcement").get_attribute("role") == "status"
     drawing.draw(SEVEN)
@@ -321,7 +321,7 @@ def test_a_screen_reader_is_told_the_answer_once_the_pen_is_up(page):
         assert name in tree
 
 
-def test_nothing_is_asked_of_another_host_and_the_browser_finds_nothing_to_complain_of(page, photograph):
+def test_no_other_host_is_contacted_and_the_browser_reports_no_error(page, photograph):
     drawing = page()
     drawing.draw(SEVEN)
     drawing.label()
@@ -367,14 +367,14 @@ def test_no_width_scrolls_sideways_in_any_state(page, width):
     assert overflow() <= 0
 
 
-def test_a_finger_finds_the_buttons(page):
+def test_buttons_are_large_enough_for_a_finger(page):
     drawing = page(**PHONE)
     for box in [button.bounding_box() for button in drawing.tab.locator("button").all()]:
         assert min(box["width"], box["height"]) >= 44  # WCAG 2.5.5
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_stands_out_from_its_ground(page, scheme):
+def test_every_text_has_enough_contrast(page, scheme):
     drawing = page(color_scheme=scheme, reduced_motion="reduce")
     for state in ("blank", "answered"):
         if state == "answered":
@@ -389,7 +389,7 @@ def test_every_text_stands_out_from_its_ground(page, scheme):
     )
 
 
-def test_motion_is_left_out_for_those_who_ask(page):
+def test_motion_is_reduced_on_request(page):
     def transition(motion):
         return (
             page(reduced_motion=motion).tab.locator("#bars b").first.evaluate("bar => getComputedStyle(bar).transition")

@@ -1,4 +1,4 @@
-"""mnist-serve as a real process on a free port that it chooses itself, and its log, read as it comes."""
+"""mnist-serve as a real process on a free port of its own choice, and its log, read line by line."""
 
 import json
 import os
@@ -20,8 +20,8 @@ import pytest
 from mnist_runtime import Classifier
 
 COMMAND = Path(sys.executable).parent / "mnist-serve"
-PATIENCE = 60.0
-"""Seconds that a test waits for what should come at once; a machine may be slow."""
+WAIT = 60.0
+"""Seconds that a test waits for something that should happen at once, because a machine may be slow."""
 
 
 class Server:
@@ -39,7 +39,7 @@ class Server:
         self._reader.start()
         self.url = self.wait_for("listening")["url"]
         self.address = urlsplit(self.url).hostname, urlsplit(self.url).port
-        self.http = httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
+        self.http = httpx.Client(base_url=self.url, timeout=WAIT, trust_env=False)
 
     def _read(self) -> None:
         for line in self.process.stderr:
@@ -58,7 +58,7 @@ class Server:
             return next((line for line in self.log if wanted.items() <= line.items()), None)
 
         with self._came:
-            self._came.wait_for(lambda: found() or self.log[-1:] == [{"event": "end of log"}], PATIENCE)
+            self._came.wait_for(lambda: found() or self.log[-1:] == [{"event": "end of log"}], WAIT)
             line = found()
         assert line, f"no {event} {facts} in {self.log}"
         return line
@@ -80,11 +80,11 @@ class Server:
         """Until that many requests are being answered."""
         start = time.monotonic()
         while self.metric("mnist_serve_requests_in_flight") != count:
-            assert time.monotonic() < start + PATIENCE, f"there never were {count} requests in flight"
+            assert time.monotonic() < start + WAIT, f"there never were {count} requests in flight"
 
     def connect(self) -> socket.socket:
         """A bare connection."""
-        return socket.create_connection(self.address, timeout=PATIENCE)
+        return socket.create_connection(self.address, timeout=WAIT)
 
     def infer(self, digits: np.ndarray, **extra: Any) -> httpx.Response:
         """Ask for `[N, 784]` as JSON."""
@@ -117,8 +117,8 @@ class Server:
         return self.wait()
 
     def wait(self) -> int:
-        status = self.process.wait(PATIENCE)
-        self._reader.join(PATIENCE)
+        status = self.process.wait(WAIT)
+        self._reader.join(WAIT)
         return status
 
     def close(self) -> None:
@@ -139,6 +139,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def command() -> Path:
+    """The command mnist-serve."""
+    return COMMAND
+
+
+@pytest.fixture(scope="session")
 def server(home: Path) -> Iterator[Server]:
     """The bundled model, served with the defaults; tests leave it running."""
     started = Server(home=home)
@@ -148,7 +154,7 @@ def server(home: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def serve(home: Path) -> Iterator[Callable[..., Server]]:
-    """Start servers of one's own; what still runs at the test's end is killed."""
+    """Start servers for one test, and stop those that still run at its end."""
     started: list[Server] = []
 
     def start(*args: object, **options: Any) -> Server:

@@ -1,4 +1,4 @@
-"""Good, bad, slow and dropped clients on one mnist-serve for minutes: `python tests/runtime/serve/soak.py 600`.
+"""Good, bad, slow and dropped clients on one mnist-serve for minutes: `python tests/serve/soak.py 600`.
 
 Whatever the others do, and while new models are published, a good client gets the answer that the classifier gives,
 once, or is told 503; a bad one gets the status of its mistake; no error is the server's; memory does not grow. Ends
@@ -33,25 +33,25 @@ from mnist_runtime.model.artifact import BUNDLED
 from mnist_train.data.bundled import load_split
 
 GROWTH = 0.05
-"""Of memory after warm-up, at most."""
+"""Largest growth of memory after the warm-up, as a fraction."""
 WARM_UP = 0.25
-"""Of the time, until buffers, caches and threads are what they will be."""
+"""Fraction of the time until buffers, caches and threads have reached their final size."""
 CONCURRENCY, BODY, TIMEOUT = 24, 2**20, 5.0
-"""The server's limits: low, so that all of them are met."""
+"""Limits of the server, so low that clients meet all of them."""
 NEAR = 1e-3
-"""Of a logit: float32 rounds by some 1e-5, and another digit's logits lie further away."""
-PATIENCE = 60.0
-"""Seconds that a client waits before it calls a request unanswered."""
+"""Largest difference of a logit: float32 rounds by about 1e-5, and another digit's logits differ by more."""
+WAIT = 60.0
+"""Seconds after which a client considers a request unanswered."""
 INFER = "/v2/models/mnist/infer"
 
 
 class BrokenError(Exception):
-    """What must not happen."""
+    """A broken promise of the server."""
 
 
 @dataclass
 class Soak:
-    """One run: the server, what is asked of it, and what came of it."""
+    """One run: the server, its clients, and their results."""
 
     port: int
     pid: int
@@ -59,13 +59,13 @@ class Soak:
     digits: np.ndarray
     logits: np.ndarray
     model: Path
-    """Where new models are published."""
+    """File under which new models are published."""
     tally: Counter[str] = field(default_factory=Counter)
     memory: list[float] = field(default_factory=list)
-    """MiB, a sample a second."""
+    """Memory of the server in MiB, one sample per second."""
 
     async def run(self) -> None:
-        """Let every client do its worst until the time is up; the first that is wronged ends it all."""
+        """Let every client do its worst until the time is up; the first broken promise ends the run."""
         roles = {
             self.good: 20,
             self.in_a_row: 4,
@@ -86,7 +86,7 @@ class Soak:
     ) -> None:
         while time.monotonic() < self.until:
             try:
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(WAIT):
                     await role(rng)
             except (OSError, asyncio.IncompleteReadError) as error:
                 raise BrokenError(f"a client that was {role.__name__} got {error!r} for an answer") from error
@@ -146,7 +146,7 @@ class Soak:
         await connection.close(whole=False)
 
     async def slow(self, rng: random.Random) -> None:
-        """Dribble a body, sometimes beyond the server's patience."""
+        """Send a body slowly, sometimes beyond the server's deadline."""
         rows, name, too_slow = [rng.randrange(len(self.digits))], f"{rng.getrandbits(64):x}", rng.random() < 0.3
         head, body = self.request(rows, name, rng)
         pieces = 40 if too_slow else 4
@@ -283,7 +283,7 @@ class Soak:
 
 @dataclass
 class Connection:
-    """A connection on which one request follows the other."""
+    """A connection for one request after the other."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -320,20 +320,20 @@ def head(path: str, length: int = 0, *headers: str, method: str = "POST") -> byt
 
 
 def resident(pid: int) -> float:
-    """MiB of memory that a process has."""
+    """Return the resident memory of a process in MiB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
 def growth(memory: list[float]) -> tuple[float, float, float]:
-    """Memory after warm-up and at the end, medians of a tenth of all samples each, and the share that came on top."""
+    """Return the memory after warm-up and at the end, medians of a tenth of all samples each, and its growth."""
     after, tenth = memory[int(len(memory) * WARM_UP) :], max(len(memory) // 10, 1)
     first, last = statistics.median(after[:tenth]), statistics.median(after[-tenth:])
     return first, last, last / first - 1
 
 
 def counted(port: int) -> tuple[int, int]:
-    """How many inference requests the server says it has answered well, and how many models it has taken up."""
+    """Return how many inference requests the server has answered with 200, and how many models it has loaded."""
     with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         families = text_string_to_metric_families(answer.read().decode())
     samples = [sample for family in families for sample in family.samples]
@@ -346,10 +346,10 @@ def counted(port: int) -> tuple[int, int]:
 
 
 def soak(seconds: float) -> None:
-    """Run it all, and print what happened.
+    """Run everything, and print the results.
 
     Raises:
-        BrokenError: what must not happen has.
+        BrokenError: the server broke a promise.
     """
     digits = load_split("test").images.reshape(-1, 784)
     logits = Classifier().decision_function(digits)
@@ -394,7 +394,7 @@ def soak(seconds: float) -> None:
 
 
 def listening(process: "subprocess.Popen[bytes]", log: Path) -> int:
-    """The port that the server has taken, once it says so."""
+    """Return the server's port, once the log announces it."""
     while process.poll() is None:
         for line in log.read_text().splitlines():
             if line.startswith("{") and line.endswith("}") and "url" in (said := json.loads(line)):

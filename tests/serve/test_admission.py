@@ -1,9 +1,8 @@
-"""What is admitted, counted and logged."""
+"""Admission, metrics, the access log, and deadlines on any ASGI server."""
 
-import contextlib
-import io
+import asyncio
 import json
-import os
+import math
 import re
 import subprocess
 import sys
@@ -12,15 +11,19 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
-from mnist_serve.log import Log
+from mnist_serve import Limits, ServedModel, create_app
+from mnist_serve.errors import SlowReaderError
 
 INFER = "/v2/models/mnist/infer"
 
 
 @pytest.fixture
 def busy(serve, digits):
-    """A server that answers two requests at a time, while it has two; and the function that lets them end."""
+    """A server at its limit of two concurrent requests, and the function that completes them."""
     server = serve("--max-concurrency", 2)
     body = json.dumps(server.document(digits[:1])).encode()
     held = [server.send(body, part=slice(-10)) for _ in range(2)]
@@ -36,11 +39,11 @@ def busy(serve, digits):
         connection.close()
 
 
-def test_beyond_the_most_at_a_time_clients_are_told_to_come_again(busy, digits):
+def test_requests_beyond_the_limit_get_503_and_may_retry(busy, digits):
     server, release = busy
     answer = server.infer(digits[:1])
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-    assert answer.json()["error"] == "2 requests are being answered, the most at a time; try again"
+    assert answer.json()["error"] == "the server is at its limit of 2 concurrent requests; try again"
     assert server.metric("mnist_serve_requests_rejected_total", reason="busy") == 1
     assert server.metric("mnist_serve_requests_total", route="/v2/models/{model}/infer", status="503") == 1
     assert release() == [b"HTTP/1.1 200 OK"] * 2
@@ -95,14 +98,14 @@ def test_every_request_is_logged_as_json(serve, digits):
     assert server.wait_for("request", status=404)["path"] == '/a b\nc"'
 
 
-def test_nobody_can_say_in_a_header_who_he_is(serve):
+def test_a_header_cannot_forge_the_clients_address(serve):
     server = serve()
     server.http.get("/v2", headers={"X-Forwarded-For": "1.1.1.1 GET /v2/secret 200 0.1 ms"})
     assert server.wait_for("request", path="/v2")["client"] == "127.0.0.1"
 
 
 @pytest.mark.parametrize(("flags", "lines"), [([], 2), (["--no-access-log"], 0)])
-def test_requests_are_logged_as_text_unless_told_not_to(home, flags, lines):
+def test_requests_are_logged_as_text_unless_switched_off(home, flags, lines):
     command = Path(sys.executable).parent / "mnist-serve"
     process = subprocess.Popen([command, "--port", "0", *flags], stderr=subprocess.PIPE, cwd=home, text=True)
     chosen, announced = process.stderr.readline(), process.stderr.readline()
@@ -122,13 +125,68 @@ def test_requests_are_logged_as_text_unless_told_not_to(home, flags, lines):
         assert r'"/a\u001b[31m" 404' in requests[1]
 
 
-def test_a_log_that_nobody_reads_any_more_is_no_error():
-    """It would end the server while it stops, and with it the requests that it had accepted."""
-    reader, writer = os.pipe()
-    os.close(reader)
-    stream = io.TextIOWrapper(io.FileIO(writer, "w"))
-    log = Log(stream)
-    log.say("stopping", "Stopping.")
-    log.request("127.0.0.1", "GET", "/", 200, 0.001)
-    with contextlib.suppress(BrokenPipeError):
-        stream.close()
+class Exchange:
+    """An ASGI server of one request, whose client sends a part of the body and reads a part of the response."""
+
+    def __init__(self, body: list[dict], reads: float = math.inf) -> None:
+        self._body = iter(body)
+        self._reads = reads
+        self.sent: list[dict] = []
+
+    async def receive(self):
+        message = next(self._body, None)
+        return message or await asyncio.Event().wait()
+
+    async def send(self, message):
+        if len(self.sent) >= self._reads:
+            await asyncio.Event().wait()
+        self.sent.append(message)
+
+    def run(self, app, path: str, method: str = "POST") -> None:
+        scope = {"type": "http", "method": method, "path": path, "headers": [], "query_string": b"", "root_path": ""}
+        asyncio.run(app(scope, self.receive, self.send))
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent)
+
+
+@pytest.fixture
+def app(classifier):
+    """An application for any ASGI server, with a timeout of 50 ms and a route whose response has 1 MB."""
+
+    async def large(_: Request) -> Response:
+        return Response(bytes(10**6))
+
+    limits = Limits(timeout=0.05)
+    return create_app(ServedModel(classifier), limits=limits, routes=[Route("/large", large)])
+
+
+def test_a_body_that_does_not_arrive_is_a_408_on_any_asgi_server(app):
+    exchange = Exchange([{"type": "http.request", "body": b"{", "more_body": True}])
+    exchange.run(app, INFER)
+    start, *_ = exchange.sent
+    assert start["status"] == 408
+    assert (b"connection", b"close") in start["headers"]
+    assert json.loads(exchange.body) == {
+        "error": "the request did not arrive within 0.05 seconds; send it faster, or send less"
+    }
+    assert b'requests_total{route="/v2/models/{model}/infer",status="408"} 1.0' in app.metrics.text()
+    assert app.gate.in_flight == 0
+
+
+@pytest.mark.parametrize("reads", [0, 1, 2, 5])
+def test_a_client_that_stops_reading_is_given_up_on_any_asgi_server(app, reads):
+    exchange = Exchange([{"type": "http.request"}], reads)
+    with pytest.raises(SlowReaderError, match=r"did not read its response for 0\.05 seconds"):
+        exchange.run(app, "/large", "GET")
+    assert len(exchange.sent) == reads
+
+
+def test_a_large_response_is_sent_piece_by_piece(app):
+    exchange = Exchange([{"type": "http.request"}])
+    exchange.run(app, "/large", "GET")
+    pieces = exchange.sent[1:]
+    assert exchange.body == bytes(10**6)
+    assert max(len(piece["body"]) for piece in pieces) == 2**16
+    assert [piece.get("more_body", False) for piece in pieces] == [True] * (len(pieces) - 1) + [False]

@@ -1,9 +1,8 @@
-"""The application in other hands: another ASGI server, a larger application, routes of one's own."""
+"""The application on another ASGI server, in a larger application, and with additional routes."""
 
 import asyncio
 import gzip
-import io
-import json
+import logging
 import subprocess
 import sys
 import threading
@@ -17,13 +16,13 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 
 from mnist_runtime import Classifier
-from mnist_serve import Limits, Log, ServedModel, create_app
+from mnist_serve import Limits, ServedModel, create_app
 
 INFER = "/v2/models/mnist/infer"
 
 
 def visit(app: Starlette, talk: Callable[[httpx.AsyncClient], Awaitable[None]]) -> None:
-    """Talk to an application in this process, without any server."""
+    """Send requests to an application in this process, without a server."""
 
     async def talking() -> None:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -33,7 +32,7 @@ def visit(app: Starlette, talk: Callable[[httpx.AsyncClient], Awaitable[None]]) 
     asyncio.run(talking())
 
 
-def test_it_can_be_a_part_of_another_application(server, classifier, digits):
+def test_the_application_can_be_mounted_into_another(server, classifier, digits):
     app = Starlette(routes=[Mount("/digits", create_app(ServedModel(classifier)))])
 
     async def talk(http: httpx.AsyncClient) -> None:
@@ -46,7 +45,7 @@ def test_it_can_be_a_part_of_another_application(server, classifier, digits):
     visit(app, talk)
 
 
-def test_two_of_it_in_one_process_count_apart(classifier):
+def test_two_applications_in_one_process_count_separately(classifier):
     one, other = create_app(ServedModel(classifier)), create_app(ServedModel(classifier, "other"))
 
     async def talk(http: httpx.AsyncClient) -> None:
@@ -58,7 +57,9 @@ def test_two_of_it_in_one_process_count_apart(classifier):
     visit(Starlette(routes=[Mount("/one", one), Mount("/other", other)]), talk)
 
 
-def test_routes_of_ones_own_have_the_same_limits_counts_and_log(classifier):
+def test_additional_routes_have_the_same_limits_metrics_and_log(classifier, caplog):
+    caplog.set_level(logging.INFO, "mnist_serve")
+
     async def echo(request: Request) -> Response:
         return PlainTextResponse(str(len(await request.body())))
 
@@ -72,11 +73,9 @@ def test_routes_of_ones_own_have_the_same_limits_counts_and_log(classifier):
 
         return StreamingResponse(words())
 
-    log = io.StringIO()
     app = create_app(
         ServedModel(classifier),
         limits=Limits(max_body=100),
-        log=Log(log, "json"),
         routes=[Route("/echo", echo, methods=["POST"]), Route("/early", early, methods=["POST"]), Route("/fail", fail)],
     )
 
@@ -85,14 +84,14 @@ def test_routes_of_ones_own_have_the_same_limits_counts_and_log(classifier):
         assert (await http.post("/echo", content=bytes(101))).status_code == 413
         failed = await http.get("/fail")
         assert failed.status_code == 500
-        assert failed.json() == {"error": "the server failed at this request, and its log says why"}
+        assert failed.json() == {"error": "the server failed at this request; its log says why"}
         assert 'mnist_serve_requests_total{route="/fail",status="500"} 1.0' in (await http.get("/metrics")).text
 
         half = await http.post("/early", content=gzip.compress(bytes(101)), headers={"Content-Encoding": "gzip"})
         assert half.status_code == 200  # which was said before the body was seen to be too large
 
     visit(app, talk)
-    lines = [json.loads(line) for line in log.getvalue().splitlines()]
+    lines = [record.facts for record in caplog.records if record.name == "mnist_serve.request"]
     assert [(line["path"], line["status"]) for line in lines[:3]] == [("/echo", 200), ("/echo", 413), ("/fail", 500)]
 
 
@@ -124,7 +123,7 @@ def test_large_requests_are_computed_beside_the_event_loop(server, classifier, t
     assert computing == [(1, True), (200, False)]
 
 
-def test_the_rest_of_the_runtime_does_not_load_what_serving_needs():
+def test_the_rest_of_the_runtime_does_not_load_the_servers_libraries():
     code = (
         "import sys, mnist_runtime.infer.cli, mnist_runtime.classifier, mnist_runtime.parity.findings; "
         "print({'starlette', 'uvicorn', 'prometheus_client', 'httptools', 'uvloop'} & set(sys.modules))"
@@ -134,12 +133,14 @@ def test_the_rest_of_the_runtime_does_not_load_what_serving_needs():
 
 
 def test_no_torch_is_in_the_process():
-    code = "import sys; from mnist_serve import *; print({'torch', 'onnx', 'mnist_train'} & set(sys.modules))"
+    code = (
+        "import sys, mnist_serve.server, mnist_serve.reload; print({'torch', 'onnx', 'mnist_train'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 
 
-def test_the_public_names_are_told_and_no_others():
+def test_the_public_names_are_listed_and_no_others():
     import mnist_serve
 
     assert dir(mnist_serve) == mnist_serve.__all__

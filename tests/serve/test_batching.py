@@ -1,4 +1,4 @@
-"""Requests that wait together run as one, and none of them can tell."""
+"""Batching: pending requests run together, and none of them can tell."""
 
 import asyncio
 import json
@@ -16,11 +16,11 @@ from mnist_runtime.model.comparison import compare
 from mnist_serve.batching import Batcher, Batching
 
 LONG = 600_000_000
-"""Microseconds: a delay that no test waits for, longer than any of them waits for anything."""
+"""Microseconds of a delay that no test waits for."""
 
 
 class Recorder:
-    """A batcher around the real classifier, and what it ran."""
+    """A batcher around the real classifier, and its runs."""
 
     def __init__(self, classifier, **settings: int) -> None:
         self.runs: list[tuple[str, int]] = []
@@ -46,7 +46,7 @@ class Recorder:
         return asyncio.run(ask())
 
 
-def test_what_comes_together_runs_once_and_is_answered_apart(classifier, digits):
+def test_concurrent_requests_run_once_and_are_answered_separately(classifier, digits):
     recorder = Recorder(classifier)
     parts = [digits[:1], digits[1:4], digits[4:5], digits[5:5], digits[5:20]]
     assert recorder.labels(*parts) == [classifier.predict(part).tolist() for part in parts]
@@ -55,8 +55,8 @@ def test_what_comes_together_runs_once_and_is_answered_apart(classifier, digits)
     assert recorder.runs[2:] == [("uint8", 20)]  # and now it is crowded
 
 
-def test_a_batch_computes_what_each_digit_alone_is_allowed_to(classifier):
-    """Not always the same bits, for sums may round in another order, but never further than the proven tolerance."""
+def test_a_batch_computes_each_digit_within_its_tolerance(classifier):
+    """Not always the same bits, because sums may round in another order, but always within the proven tolerance."""
     golden = classifier.artifact.golden
     recorder = Recorder(classifier).crowd(golden.digits[:1])
 
@@ -72,7 +72,7 @@ def test_a_batch_computes_what_each_digit_alone_is_allowed_to(classifier):
     assert compare("batched", golden, logits, probabilities).failures == ()
 
 
-def test_floats_and_intensities_run_apart(classifier, digits):
+def test_floats_and_intensities_run_separately(classifier, digits):
     recorder = Recorder(classifier).crowd(digits[:1])
     floats = digits[:2].astype(np.float32) / 256
     labels = classifier.predict(digits[:2]).tolist()
@@ -90,20 +90,20 @@ def test_a_batch_has_its_limit_and_a_larger_request_runs_alone(classifier, digit
 
 
 @pytest.mark.parametrize("off", [{"max_delay_us": 0}, {"max_batch": 1}])
-def test_it_can_be_turned_off(classifier, digits, off):
+def test_batching_can_be_turned_off(classifier, digits, off):
     recorder = Recorder(classifier, **off)
     assert recorder.labels(digits[:1], digits[1:2]) == [[7], [2]]
     assert recorder.runs == [("uint8", 1), ("uint8", 1)]
 
 
-def test_a_request_alone_waits_for_nobody(classifier, digits):
+def test_a_lone_request_does_not_wait(classifier, digits):
     recorder = Recorder(classifier, max_delay_us=LONG)
     assert recorder.labels(digits[:1]) == [[7]]
     recorder.crowd(digits[:1])
     assert [recorder.labels(digits[:1]) for _ in range(2)] == [[[7]], [[7]]]
 
 
-def test_one_whose_body_is_on_its_way_is_waited_for_and_not_forever(classifier, digits):
+def test_pending_requests_wait_for_a_body_on_its_way_but_not_forever(classifier, digits):
     async def ask(max_delay_us: int, *, comes: bool) -> list[tuple[str, int]]:
         recorder = Recorder(classifier, max_delay_us=max_delay_us)
         recorder.batcher.expect()
@@ -120,7 +120,7 @@ def test_one_whose_body_is_on_its_way_is_waited_for_and_not_forever(classifier, 
     assert asyncio.run(ask(1000, comes=False)) == [("uint8", 1)]
 
 
-def test_who_is_cancelled_leaves_the_batch_to_the_others(classifier, digits):
+def test_a_cancelled_request_leaves_its_batch(classifier, digits):
     recorder = Recorder(classifier).crowd(digits[:1])
 
     async def ask() -> list[tuple[str, int]]:
@@ -133,7 +133,7 @@ def test_who_is_cancelled_leaves_the_batch_to_the_others(classifier, digits):
 
 
 def test_digits_that_the_model_cannot_take_fail_alone(classifier, digits):
-    """A graph that takes intensities cannot take every float; the others of the batch are not to blame."""
+    """A graph for intensities refuses some floats; the other requests of the batch succeed."""
     from mnist_runtime import Classifier
     from mnist_runtime.model.artifact import BUNDLED
 
@@ -150,14 +150,14 @@ def test_digits_that_the_model_cannot_take_fail_alone(classifier, digits):
 
 
 def hold_the_door(server, digits):
-    """A request whose last bytes have not come: others wait for it, as long as the server's delay is."""
+    """Return a request without its last bytes, for which others wait up to the server's delay, and those bytes."""
     body = json.dumps(server.document(digits)).encode()
     connection = server.send(body, part=slice(-10))
     server.wait_for_in_flight(1)
     return connection, body[-10:]
 
 
-def test_the_server_batches_what_waits_together(serve, classifier, digits):
+def test_the_server_batches_pending_requests(serve, classifier, digits):
     server = serve("--max-delay-us", LONG)
     late, rest = hold_the_door(server, digits[:1])
     with ThreadPoolExecutor(20) as threads:
@@ -188,7 +188,7 @@ def test_in_the_server_a_bad_tensor_fails_alone(serve, digits):
     assert answers["good"].json()["outputs"][2]["data"] == [2]
 
 
-def test_in_the_server_a_client_that_leaves_is_dropped_from_its_batch(serve, digits):
+def test_in_the_server_a_client_that_disconnects_leaves_its_batch(serve, digits):
     server = serve("--max-delay-us", LONG)
     late, rest = hold_the_door(server, digits[:1])
     body = json.dumps(server.document(digits[:1])).encode()

@@ -8,7 +8,7 @@ import pytest
 from mnist_runtime import __version__
 
 
-def test_help_and_version_need_neither_numpy_nor_the_extra():
+def test_help_and_version_need_neither_numpy_nor_the_servers_libraries():
     for flag, expected in (("--help", "Exit codes"), ("--version", f"mnist-serve, version {__version__}")):
         code = (
             "import sys; "
@@ -23,10 +23,10 @@ def test_help_and_version_need_neither_numpy_nor_the_extra():
     ("args", "says"),
     [
         (["--port", "70000"], "'--port'"),
-        (["--name", "a/b"], "'a/b' is not letters, digits, '.', '_' and '-' alone"),
-        (["--timeout", "0"], "'--timeout': 0 is no number of seconds above 0"),
-        (["--timeout", "nan"], "'--timeout': nan is no number"),
-        (["--timeout", "inf"], "'--timeout': inf is no number"),
+        (["--name", "a/b"], "'a/b' may only contain letters, digits, '.', '_' and '-'"),
+        (["--timeout", "0"], "'--timeout': 0 is not a positive number of seconds"),
+        (["--timeout", "nan"], "'--timeout': nan is not a positive number"),
+        (["--timeout", "inf"], "'--timeout': inf is not a positive number"),
         (["--max-body", "16MB"], "'--max-body'"),
         (["--reload"], "--reload needs a --model FILE or FOLDER to watch."),
         (["--frobnicate"], "No such option"),

@@ -1,4 +1,4 @@
-"""The page over HTTP: what it allows itself, how it is kept, and what it answers to an image."""
+"""The page over HTTP: its policy, its caching, and its answers to images."""
 
 import asyncio
 import base64
@@ -49,7 +49,7 @@ def digit(test_split):
     return 255 - np.kron(np.pad(test_split.images[0].reshape(28, 28), 4), np.ones((5, 5), np.uint8))
 
 
-def test_its_policy_names_its_own_script_and_style_and_allows_nothing_else(ask):
+def test_the_policy_allows_only_the_pages_own_script_and_style(ask):
     response = ask("GET", "/")
     policy = dict(each.strip().split(" ", 1) for each in response.headers["content-security-policy"].split(";"))
     for tag in ("style", "script"):
@@ -65,13 +65,13 @@ def test_its_policy_names_its_own_script_and_style_and_allows_nothing_else(ask):
     assert response.headers["content-type"] == "text/html; charset=utf-8"
 
 
-def test_it_is_one_file_that_names_no_other_host(ask):
+def test_the_page_is_one_file_that_names_no_other_host(ask):
     text = ask("GET", "/").text
     assert set(re.findall(r"https?://[^\s'\"]+", text)) == {"http://www.w3.org/2000/svg"}  # the name of SVG, no address
     assert not re.findall(r"<link(?![^>]*href=\"data:)|<script[^>]*\ssrc|@import|url\(", text)
 
 
-def test_it_is_kept_until_it_changes(ask):
+def test_the_page_is_cached_until_it_changes(ask):
     first = ask("GET", "/")
     assert first.headers["cache-control"] == "no-cache"
     for known in (first.headers["etag"], "W/" + first.headers["etag"], '"other", ' + first.headers["etag"]):
@@ -99,7 +99,7 @@ def test_an_image_is_answered_as_the_runtime_answers_it(ask, model, digit, form)
 @pytest.mark.parametrize(
     "image", [b"", b"no image", encode(np.full((90, 90), 200, np.uint8))], ids=["empty", "text", "blank"]
 )
-def test_what_shows_no_digit_is_refused_in_a_sentence(ask, image):
+def test_an_image_without_a_digit_gets_422_and_one_sentence(ask, image):
     response = ask("POST", "/digit", content=image)
     assert response.status_code == 422
     with pytest.raises(ValueError, match="the image") as refusal:
@@ -112,7 +112,7 @@ def test_an_image_that_is_too_large_is_refused_before_it_is_read(ask):
     assert response.status_code == 413
 
 
-def test_it_answers_with_the_model_of_the_moment(ask, model, digit, exported):
+def test_the_page_uses_the_current_model(ask, model, digit, exported):
     before, bundled = ask("POST", "/digit", content=encode(digit)).json(), model.classifier
     model.classifier = Classifier(exported / "mnist.onnx")
     after = ask("POST", "/digit", content=encode(digit)).json()

@@ -1,4 +1,4 @@
-"""The conformance table: what one request as it goes over the wire is answered, of the real server."""
+"""The conformance table: single requests to the real server, and their responses."""
 
 import json
 from dataclasses import dataclass, field
@@ -12,18 +12,18 @@ from mnist_runtime.digits import as_digits
 INFER = "/v2/models/mnist/infer"
 BLANK = [0] * 784
 DEEP = "[" * 1000 + "]" * 1000
-"""JSON that is nested almost as deeply as can be read."""
+"""JSON nested almost as deeply as the parser allows."""
 LENGTH = "Inference-Header-Content-Length"
 
 
 @dataclass(frozen=True)
 class Case:
-    """A request, and the answer to it."""
+    """A request and its response."""
 
     name: str
     status: int
     says: str = ""
-    """In the error's sentence."""
+    """Part of the error's sentence."""
     method: str = "POST"
     path: str = INFER
     body: bytes = b""
@@ -31,13 +31,13 @@ class Case:
 
 
 def tensor(**changes: Any) -> dict[str, Any]:
-    """The input of one blank digit, changed; None leaves a field out."""
+    """Return the input of one blank digit, changed; None leaves a field out."""
     whole = {"name": "pixels", "datatype": "UINT8", "shape": [1, 784], "data": BLANK, **changes}
     return {key: value for key, value in whole.items() if value is not None}
 
 
 def ask(title: str, status: int, says: str = "", *, document: Any = None, **changes: Any) -> Case:
-    """A case of a JSON request for one blank digit, with its input or, by `document`, the whole of it changed."""
+    """Return a case of a JSON request for one blank digit, with its input or, by `document`, its top level changed."""
     whole = {"inputs": [tensor(**changes)]}
     return Case(title, status, says, body=json.dumps({**whole, **document} if document else whole).encode())
 
@@ -56,7 +56,7 @@ def binary(
     extra: Any = None,
     **changes: Any,
 ) -> Case:
-    """A case of one blank digit as bytes after the JSON."""
+    """Return a case of one blank digit as bytes after the JSON."""
     asked = tensor(**{"data": None, "parameters": {"binary_data_size": 784}, **changes})
     head = json.dumps({"inputs": [asked], **(extra or {})}).encode()
     return Case(title, status, says, body=head + data, headers={LENGTH: str(length or len(head))})
@@ -67,7 +67,7 @@ def get(name: str, status: int, path: str, says: str = "", method: str = "GET") 
 
 
 CASES = [
-    # Where things are
+    # Paths and methods
     get("server", 200, "/v2"),
     get("live", 200, "/v2/health/live"),
     get("ready", 200, "/v2/health/ready"),
@@ -80,17 +80,17 @@ CASES = [
     get("head of the server", 200, "/v2", method="HEAD"),
     get("head of a model", 200, "/v2/models/mnist", method="HEAD"),
     get("nothing there", 404, "/v1/models", "there is nothing at /v1/models; the protocol begins at /v2"),
-    get("no such model", 404, "/v2/models/cifar", "there is no model 'cifar' here; this server has mnist"),
-    get("no such model ready", 404, "/v2/models/cifar/ready", "no model 'cifar'"),
-    get("no such version", 404, "/v2/models/mnist/versions/2", "there is no version '2' of mnist here"),
-    get("no such version ready", 404, "/v2/models/mnist/versions/latest/ready", "no version 'latest'"),
-    get("no such model, escaped", 404, "/v2/models/a%20b%0a", "no model 'a b\\n'"),
-    get("infer of no such model", 404, "/v2/models/cifar/infer", "no model 'cifar'", method="POST"),
-    get("infer of no such version", 404, "/v2/models/mnist/versions/0/infer", "no version '0'", method="POST"),
-    get("get of infer", 405, INFER, "GET is not for /v2/models/mnist/infer; use POST"),
+    get("no such model", 404, "/v2/models/cifar", "model 'cifar' is not served here; this server has mnist"),
+    get("no such model ready", 404, "/v2/models/cifar/ready", "model 'cifar' is not served"),
+    get("no such version", 404, "/v2/models/mnist/versions/2", "version '2' of mnist is not served here"),
+    get("no such version ready", 404, "/v2/models/mnist/versions/latest/ready", "version 'latest' of mnist"),
+    get("no such model, escaped", 404, "/v2/models/a%20b%0a", "model 'a b\\n' is not"),
+    get("infer of no such model", 404, "/v2/models/cifar/infer", "model 'cifar' is not served", method="POST"),
+    get("infer of no such version", 404, "/v2/models/mnist/versions/0/infer", "version '0' of mnist", method="POST"),
+    get("get of infer", 405, INFER, "/v2/models/mnist/infer does not accept GET; use POST"),
     get("head of infer", 405, INFER, method="HEAD"),
     get("put of infer", 405, INFER, "use POST", method="PUT"),
-    get("post of the server", 405, "/v2", "POST is not for /v2; use GET or HEAD", method="POST"),
+    get("post of the server", 405, "/v2", "/v2 does not accept POST; use GET or HEAD", method="POST"),
     get("delete of a model", 405, "/v2/models/mnist", "use GET or HEAD", method="DELETE"),
     get("trailing slash", 307, "/v2/"),
     get("trailing slash of a model", 307, "/v2/models/mnist/"),
@@ -110,7 +110,7 @@ CASES = [
     ask("with unknown parameters of a tensor", 200, parameters={"content_type": "np"}),
     ask("with unknown fields", 200, document={"comment": [1, {"a": None}]}),
     ask("all outputs by an empty list", 200, document={"outputs": []}),
-    # What is wrong with the document
+    # Errors in the document
     text("empty", 400, "the request is not JSON", ""),
     text(
         "no json",
@@ -132,8 +132,8 @@ CASES = [
         for name, says in (
             ("name", "the input [[...]] is unknown"),
             ("datatype", "the datatype of pixels is [[...]]; it must be FP32"),
-            ("shape", "the shape of pixels is [[...]], and must be [N, 784]"),
-            ("data", "nested data of shape [1, 784] are 1 lists of 784 numbers each"),
+            ("shape", "the shape of pixels is [[...]]; it must be [N, 784]"),
+            ("data", "nested data of shape [1, 784] must be 1 lists of 784 numbers each"),
         )
     ),
     text("too deep", 400, "the request is not JSON (", "[" * 1025),
@@ -150,8 +150,8 @@ CASES = [
     ask("an input no object", 400, "inputs must be a list of one tensor", document={"inputs": [7]}),
     ask("id no string", 400, "the id of the request must be a string", document={"id": 7}),
     ask("parameters no object", 400, "the parameters of the request must be an object", document={"parameters": 1}),
-    # What is wrong with the tensor
-    ask("unknown input", 400, "the input 'image' is unknown; this model takes one, pixels", name="image"),
+    # Errors in the tensor
+    ask("unknown input", 400, "the input 'image' is unknown; this model has one, pixels", name="image"),
     ask("nameless input", 400, "the input None is unknown", name=None),
     ask(
         "unknown datatype",
@@ -161,33 +161,37 @@ CASES = [
     ),
     ask("no datatype", 400, "the datatype of pixels is None;", datatype=None),
     ask("datatype no string", 400, "the datatype of pixels is ['UINT8']; it must be FP32", datatype=["UINT8"]),
-    ask("no shape", 400, "the shape of pixels is None, and must be [N, 784]; flatten every digit", shape=None),
-    ask("square shape", 400, "the shape of pixels is [1, 28, 28], and must be [N, 784]", shape=[1, 28, 28]),
+    ask("no shape", 400, "the shape of pixels is None; it must be [N, 784]; flatten each digit", shape=None),
+    ask("square shape", 400, "the shape of pixels is [1, 28, 28]; it must be [N, 784]", shape=[1, 28, 28]),
     ask("shape of one", 400, "the shape of pixels is [784]", shape=[784]),
     ask("other width", 400, "the shape of pixels is [1, 783]", shape=[1, 783]),
     ask("negative shape", 400, "the shape of pixels is [-1, 784]", shape=[-1, 784]),
     ask("fractional shape", 400, "the shape of pixels is [1.0, 784]", shape=[1.0, 784]),
     ask("fractional width", 400, "the shape of pixels is [1, 784.0]", shape=[1, 784.0]),
     ask("boolean shape", 400, "the shape of pixels is [True, 784]", shape=[True, 784]),
-    ask("endless shape", 400, "takes 784,000,000,000,000 values, and the data of pixels has 784", shape=[10**12, 784]),
-    ask("too few values", 400, "takes 784 values, and the data of pixels has 783; make shape", data=BLANK[1:]),
-    ask("too many digits", 400, "takes 784 values, and the data of pixels has 1,568", data=BLANK * 2),
+    ask("endless shape", 400, "needs 784,000,000,000,000 values, but the data of pixels has 784", shape=[10**12, 784]),
+    ask("too few values", 400, "needs 784 values, but the data of pixels has 783; make shape", data=BLANK[1:]),
+    ask("too many digits", 400, "needs 784 values, but the data of pixels has 1,568", data=BLANK * 2),
     ask(
-        "ragged", 400, "nested data of shape [2, 784] are 2 lists of 784", shape=[2, 784], data=[BLANK[1:], [0, *BLANK]]
+        "ragged",
+        400,
+        "nested data of shape [2, 784] must be 2 lists of 784",
+        shape=[2, 784],
+        data=[BLANK[1:], [0, *BLANK]],
     ),
-    ask("nested too deeply", 400, "nested data of shape [1, 784] are 1 lists of 784", data=[[[0] * 28] * 28]),
+    ask("nested too deeply", 400, "nested data of shape [1, 784] must be 1 lists of 784", data=[[[0] * 28] * 28]),
     ask("no data", 400, "pixels must have either data or the parameter binary_data_size", data=None),
-    ask("data no list", 400, "the data of pixels is 'AAAA', and must be a list of numbers", data="AAAA"),
+    ask("data no list", 400, "the data of pixels is 'AAAA'; it must be a list of numbers", data="AAAA"),
     ask(
         "a string among them",
         400,
-        "UINT8 data are whole numbers from 0 to 255, and there is a string",
+        "UINT8 data must be whole numbers from 0 to 255, but a string is among them",
         data=["0", *BLANK[1:]],
     ),
-    ask("null among them", 400, "there is a null among them", data=[None, *BLANK[1:]]),
-    ask("a boolean among them", 400, "there is a boolean among them", data=[True, *BLANK[1:]]),
-    ask("a list among them", 400, "there is a list among them", data=[0, BLANK, *BLANK[2:]]),
-    ask("a fraction among uint8", 400, "there is a fraction among them", data=[0.5, *BLANK[1:]]),
+    ask("null among them", 400, "a null is among them", data=[None, *BLANK[1:]]),
+    ask("a boolean among them", 400, "a boolean is among them", data=[True, *BLANK[1:]]),
+    ask("a list among them", 400, "a list is among them", data=[0, BLANK, *BLANK[2:]]),
+    ask("a fraction among uint8", 400, "a fraction is among them", data=[0.5, *BLANK[1:]]),
     ask(
         "uint8 of 256",
         400,
@@ -195,7 +199,7 @@ CASES = [
         data=[256, *BLANK[1:]],
     ),
     ask("uint8 below 0", 400, "these reach from -1 to 0", data=[-1, *BLANK[1:]]),
-    ask("uint8 beyond int64", 400, "that no UINT8 can hold", data=[2**63, *BLANK[1:]]),
+    ask("uint8 beyond int64", 400, "is out of range for UINT8", data=[2**63, *BLANK[1:]]),
     ask("uint8 beyond uint64", 400, "whole numbers from 0 to 255", data=[2**70, *BLANK[1:]]),
     ask("fp32 of 255", 400, "pixels: floats must lie within [0, 1]", datatype="FP32", data=[255, *BLANK[1:]]),
     ask("fp32 below 0", 400, "floats must lie within [0, 1]", datatype="FP32", data=[-0.1, *BLANK[1:]]),
@@ -215,16 +219,16 @@ CASES = [
         data=[float("nan")] * 784,
     ),
     ask("fp32 Infinity", 400, "the request is not JSON (", datatype="FP32", data=[float("inf")] * 784),
-    # What is wrong with the outputs
+    # Errors in the outputs
     ask(
         "unknown output",
         400,
-        "the output 'scores' is unknown; this model gives logits",
+        "the output 'scores' is unknown; this model has logits",
         document={"outputs": [{"name": "scores"}]},
     ),
     ask("output no object", 400, "the output None is unknown", document={"outputs": ["label"]}),
-    ask("outputs no list", 400, "outputs must be a list of tensors", document={"outputs": "label"}),
-    ask("output twice", 400, "the output label is asked for twice", document={"outputs": [{"name": "label"}] * 2}),
+    ask("outputs no list", 400, "outputs must be a list of some of", document={"outputs": "label"}),
+    ask("output twice", 400, "the output label is requested twice", document={"outputs": [{"name": "label"}] * 2}),
     ask(
         "binary_data no boolean",
         400,
@@ -240,13 +244,13 @@ CASES = [
     ask(
         "classification",
         400,
-        "belongs to an extension not served here; ask for the outputs label and",
+        "is of an extension not served here; request the outputs label and",
         document={"outputs": [{"name": "label", "parameters": {"classification": 3}}]},
     ),
     ask(
         "shared memory",
         400,
-        "shared_memory_region of input pixels belongs to an extension not served here",
+        "shared_memory_region of input pixels is of an extension not served here",
         parameters={"shared_memory_region": "x"},
     ),
     # Digits as bytes
@@ -259,25 +263,25 @@ CASES = [
     Case(
         "raw bytes that are no digits",
         400,
-        "pixels has 784; make shape and data agree",
+        "but pixels has 784; make shape and data agree",
         body=bytes(784),
         headers={LENGTH: "0"},
     ),
     binary(
         "binary too few",
         400,
-        "of UINT8 takes 784 bytes, and pixels has 783",
+        "of UINT8 needs 784 bytes, but pixels has 783",
         data=bytes(783),
         parameters={"binary_data_size": 783},
     ),
-    binary("binary of another datatype", 400, "of FP32 takes 3,136 bytes, and pixels has 784", datatype="FP32"),
+    binary("binary of another datatype", 400, "of FP32 needs 3,136 bytes, but pixels has 784", datatype="FP32"),
     binary(
-        "binary size of another body", 400, "binary_data_size is 784, and 785 bytes follow the JSON", data=bytes(785)
+        "binary size of another body", 400, "binary_data_size is 784, but 785 bytes follow the JSON", data=bytes(785)
     ),
     binary(
         "binary size no number",
         400,
-        "binary_data_size is '784', and 784 bytes follow",
+        "binary_data_size is '784', but 784 bytes follow",
         parameters={"binary_data_size": "784"},
     ),
     binary(
@@ -290,7 +294,7 @@ CASES = [
     binary(
         "binary nobody asked for",
         400,
-        "there are 784 bytes after the JSON, and no input says",
+        "784 bytes follow the JSON, but no input has the parameter",
         extra={"inputs": [tensor()]},
     ),
     binary(
@@ -312,7 +316,7 @@ CASES = [
     binary(
         "length beyond the body",
         400,
-        "Inference-Header-Content-Length is '99999', and must be the bytes of JSON",
+        "Inference-Header-Content-Length is '99999'; it must be the number of bytes of JSON",
         length=99999,
     ),
     binary("length no number", 400, "Inference-Header-Content-Length is 'all'", length="all"),
@@ -324,7 +328,7 @@ CASES = [
         length="9" * 1000,
     ),
     binary("length too short", 400, "the request is not JSON", length=20),
-    Case("binary without a length", 400, "say in Inference-Header-Content-Length where", body=b"{}" + bytes(784)),
+    Case("binary without a length", 400, "set Inference-Header-Content-Length to where", body=b"{}" + bytes(784)),
 ]
 
 
@@ -339,11 +343,11 @@ def test_one_request_gets_one_answer(server, case):
     assert (answer.status_code == 405) == ("allow" in answer.headers)
 
 
-def test_the_table_is_long_enough_and_its_names_are_its_own():
+def test_the_table_is_long_enough_and_its_names_are_unique():
     assert len({case.name for case in CASES}) == len(CASES) >= 60
 
 
-def test_metadata_tell_what_is_served(server, classifier):
+def test_metadata_describe_the_model(server, classifier):
     said = server.http.get("/v2/models/mnist").json()
     assert said == {
         "name": "mnist",
@@ -361,7 +365,7 @@ def test_metadata_tell_what_is_served(server, classifier):
     assert server.http.get("/v2").json()["extensions"] == ["binary_tensor_data"]
 
 
-def test_health_is_told_as_the_protocol_tells_it(server):
+def test_health_has_the_protocols_form(server):
     assert server.http.get("/v2/health/live").json() == {"live": True}
     assert server.http.get("/v2/health/ready").json() == {"ready": True}
     assert server.http.get("/v2/models/mnist/ready").json() == {"name": "mnist", "ready": True}
@@ -404,7 +408,7 @@ def test_either_graph_takes_either_datatype(serve, bundled, digits, graph):
     assert ("use the float32 model" in fine.text) == ("uint8" in graph)
 
 
-def test_outputs_come_in_the_order_asked_for_and_the_id_comes_back(server, digits):
+def test_outputs_come_in_the_requested_order_and_the_id_is_returned(server, digits):
     wanted = [{"name": "label"}, {"name": "logits"}]
     said = server.infer(digits[:2], id="ä 42", outputs=wanted).json()
     assert said["id"] == "ä 42"

@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import json
 import shutil
 import threading
 
@@ -13,9 +12,8 @@ from mnist_export.publish import File, publish
 from mnist_runtime import Classifier
 from mnist_runtime.io.files import write_atomically
 from mnist_runtime.model.artifact import Artifact, seal, sealed_digest
-from mnist_serve import Log, ServedModel, reload
+from mnist_serve import ServedModel, reload
 from mnist_serve.metrics import Metrics
-from mnist_serve.reload import Reloader
 
 INFER = "/v2/models/mnist/infer"
 
@@ -32,7 +30,7 @@ def uint8(bundled) -> bytes:
 
 @pytest.fixture
 def impostor(float32) -> bytes:
-    """The bundled model with other weights than its golden digits were computed from, and an intact seal."""
+    """The bundled model with an intact seal, but with other weights than its golden digits were computed from."""
     import onnx
 
     proto = onnx.load_from_string(float32)
@@ -81,7 +79,7 @@ def test_a_new_file_takes_over_without_dropping_a_request(serve, tmp_path, float
     assert server.metric("mnist_serve_model_info", name="mnist", sha256=sha256(uint8)) == 1
 
 
-def test_a_folder_is_taken_up_when_it_is_published_whole(serve, tmp_path, float32, uint8, digits):
+def test_a_folder_is_loaded_once_it_is_published_completely(serve, tmp_path, float32, uint8, digits):
     publish_into(tmp_path, float32, "float32")
     server = serve("--model", tmp_path, "--reload")
     publish_into(tmp_path, uint8, "uint8")
@@ -89,7 +87,7 @@ def test_a_folder_is_taken_up_when_it_is_published_whole(serve, tmp_path, float3
     assert server.infer(digits[:1]).json()["outputs"][2]["data"] == [7]
 
 
-def test_a_model_that_fails_parity_is_refused_and_the_old_one_goes_on(serve, tmp_path, float32, impostor, digits):
+def test_a_model_that_fails_parity_is_refused_and_the_old_one_stays(serve, tmp_path, float32, impostor, digits):
     assert sealed_digest(impostor)
     path = tmp_path / "mnist.onnx"
     path.write_bytes(float32)
@@ -102,9 +100,7 @@ def test_a_model_that_fails_parity_is_refused_and_the_old_one_goes_on(serve, tmp
     assert server.http.get("/v2/models/mnist").json()["properties"]["sha256"] == sha256(float32)
 
 
-def test_damage_and_an_interrupted_export_are_refused_and_mending_them_is_taken_up(
-    serve, tmp_path, float32, uint8, digits
-):
+def test_an_interrupted_export_is_refused_and_its_repair_is_loaded(serve, tmp_path, float32, uint8, digits):
     publish_into(tmp_path, float32, "float32")
     server = serve("--model", tmp_path, "--reload")
     manifest = (tmp_path / "manifest.json").read_bytes()
@@ -115,14 +111,15 @@ def test_damage_and_an_interrupted_export_are_refused_and_mending_them_is_taken_
     assert server.wait_for("reloaded")["sha256"] == [sha256(uint8)]
 
 
-def test_what_is_the_same_or_not_there_changes_nothing(tmp_path, monkeypatch, float32, uint8):
+def test_a_file_that_is_unchanged_or_missing_changes_nothing(tmp_path, monkeypatch, caplog, float32, uint8):
+    caplog.set_level("INFO", "mnist_serve")
     monkeypatch.setattr(reload, "INTERVAL", 0.001)
     path, model = tmp_path / "mnist.onnx", ServedModel(Classifier(float32))
-    looks, said = [], io.StringIO()
-    monkeypatch.setattr(reload, "_stamp", lambda at, real=reload._stamp: looks.append(real(at)) or looks[-1])
+    looks = []
+    monkeypatch.setattr(reload, "_identity", lambda at, real=reload._identity: looks.append(real(at)) or looks[-1])
 
     async def look() -> None:
-        watching = asyncio.create_task(Reloader(model, path, Metrics(lambda: 0), Log(said)).watch())
+        watching = asyncio.create_task(reload.watch(model, path, Metrics(lambda: 0)))
         for content, seen in ((None, None), (float32, model.classifier), (None, model.classifier)):
             if content:
                 write_atomically(path, content)
@@ -132,9 +129,9 @@ def test_what_is_the_same_or_not_there_changes_nothing(tmp_path, monkeypatch, fl
             while len(looks) < start + 5:
                 await asyncio.sleep(0)
             assert seen is None or model.classifier is seen
-        assert said.getvalue() == ""
+        assert not caplog.records
         write_atomically(path, uint8)
-        while not said.getvalue():
+        while not caplog.records:
             await asyncio.sleep(0)
         watching.cancel()
 
@@ -143,28 +140,29 @@ def test_what_is_the_same_or_not_there_changes_nothing(tmp_path, monkeypatch, fl
     assert model.classifier.digests == [sha256(uint8)]
 
 
-def test_what_is_still_being_written_is_not_judged(tmp_path, monkeypatch, float32, uint8):
-    """A copy that is not atomic: a part of the file at each look, until it is whole."""
+def test_a_file_that_is_still_being_written_is_not_loaded(tmp_path, monkeypatch, caplog, float32, uint8):
+    """A copy that is not atomic: the file grows between checks until it is whole."""
+    caplog.set_level("INFO", "mnist_serve")
     monkeypatch.setattr(reload, "INTERVAL", 0.001)
-    path, model, said = tmp_path / "mnist.onnx", ServedModel(Classifier(float32)), io.StringIO()
+    path, model = tmp_path / "mnist.onnx", ServedModel(Classifier(float32))
     rest = io.BytesIO(uint8)
 
-    def look(at, real=reload._stamp):
+    def look(at, real=reload._identity):
         seen = real(at)
         with path.open("ab") as file:
             file.write(rest.read(2000))
         return seen
 
-    monkeypatch.setattr(reload, "_stamp", look)
+    monkeypatch.setattr(reload, "_identity", look)
 
     async def copy() -> None:
-        watching = asyncio.create_task(Reloader(model, path, Metrics(lambda: 0), Log(said, "json")).watch())
-        while not said.getvalue():
+        watching = asyncio.create_task(reload.watch(model, path, Metrics(lambda: 0)))
+        while not caplog.records:
             await asyncio.sleep(0)
         watching.cancel()
 
     asyncio.run(copy())
-    assert json.loads(said.getvalue())["sha256"] == [sha256(uint8)]
+    assert [record.facts["sha256"] for record in caplog.records] == [[sha256(uint8)]]
 
 
 def test_a_folder_that_vanishes_changes_nothing(serve, tmp_path, float32, uint8, digits):

@@ -1,4 +1,4 @@
-"""docs/serve.md: its lines run, print what stands below them, and leave no option out."""
+"""docs/serve.md: its commands run and print what it shows, and every option is there."""
 
 import doctest
 import os
@@ -19,7 +19,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", DOCUMENT, re.DOTALL)
 
 
-def test_the_lines_of_the_document_run_and_print_what_stands_below_them(server, digits, tmp_path, classifier):
+def test_the_documents_commands_print_what_the_document_shows(server, digits, tmp_path, classifier):
     address = server.url.removeprefix("http://")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     pairs = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", "".join(blocks("console")), re.MULTILINE)
@@ -50,7 +50,7 @@ def test_the_python_of_the_document_runs(server, digits, tmp_path, monkeypatch, 
     assert capsys.readouterr().out.startswith("[7] 0.99")
 
 
-def test_every_option_is_told_with_its_default():
+def test_every_option_is_documented_with_its_default():
     table = DOCUMENT.partition("## Options")[2].partition("Exit codes")[0]
     for option in serve.params:
         assert isinstance(option, click.Option)

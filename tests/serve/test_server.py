@@ -1,4 +1,4 @@
-"""The process: what it says when it starts, and that it loses nothing when it stops."""
+"""The process: its announcement, and that it loses no request when it stops."""
 
 import json
 import signal
@@ -12,18 +12,18 @@ import pytest
 INFER = "/v2/models/mnist/infer"
 
 
-def test_it_says_where_it_listens_and_what_it_serves(server, classifier):
+def test_the_log_announces_the_address_and_the_model(server, classifier):
     said = server.wait_for("listening")
     assert said["url"].startswith("http://127.0.0.1:")
     assert (said["model"], said["sha256"]) == ("mnist", classifier.digests)
     assert said["message"].endswith("to this machine alone (--host 0.0.0.0 opens it to others).")
 
 
-def test_it_listens_on_this_machine_alone_unless_told_otherwise(serve):
+def test_the_server_listens_on_loopback_by_default(serve):
     assert "other machines too" in serve("--host", "0.0.0.0").wait_for("listening")["message"]
 
 
-def test_it_listens_on_ipv6(serve):
+def test_the_server_listens_on_ipv6(serve):
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
@@ -34,14 +34,14 @@ def test_it_listens_on_ipv6(serve):
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_with_0(serve, digits, sig):
+def test_a_signal_stops_the_server_with_status_0(serve, digits, sig):
     server = serve()
     assert server.infer(digits[:1]).status_code == 200  # and the connection stays open
     assert server.stop(sig) == 0
     assert [line["event"] for line in server.log[-3:]] == ["stopping", "stopped", "end of log"]
 
 
-def test_while_it_stops_it_is_alive_not_ready_and_answers_only_what_it_has_accepted(serve, digits):
+def test_a_stopping_server_is_live_but_not_ready_and_finishes_accepted_requests(serve, digits):
     server = serve()
     body = json.dumps(server.document(digits[:1])).encode()
     accepted = server.send(body, part=slice(-10))
@@ -56,14 +56,14 @@ def test_while_it_stops_it_is_alive_not_ready_and_answers_only_what_it_has_accep
     for refused in (server.infer(digits[:1]), server.http.post(INFER, content=bytes(6_000_000))):
         assert (refused.status_code, refused.headers["connection"]) == (503, "close")
         assert refused.headers["retry-after"] == "1"
-    assert refused.json()["error"] == "the server is stopping; send this to another one"
+    assert refused.json()["error"] == "the server is stopping; send this request to another server"
     accepted.sendall(body[-10:])
     status, said = server.answer(accepted)
     assert (status, said["outputs"][2]["data"]) == (200, [7])
     assert server.wait() == 0
 
 
-def test_a_second_signal_ends_it_at_once(serve, digits):
+def test_a_second_signal_stops_the_server_at_once(serve, digits):
     server = serve()
     held = server.send(json.dumps(server.document(digits[:1])).encode(), part=slice(-10))
     server.wait_for_in_flight(1)
@@ -74,7 +74,7 @@ def test_a_second_signal_ends_it_at_once(serve, digits):
 
 
 def test_under_load_no_accepted_request_is_lost(serve, classifier, digits):
-    """Every request that the log tells of was answered to its client, and rightly."""
+    """Every request in the log was answered correctly."""
     server = serve()
     expected = classifier.predict(digits).tolist()
     enough = threading.Event()
@@ -107,7 +107,7 @@ def test_under_load_no_accepted_request_is_lost(serve, classifier, digits):
     }
 
 
-def test_a_port_that_is_taken_is_one_sentence(server, run, home):
+def test_a_port_in_use_is_one_sentence(server, run, home):
     port = server.address[1]
     result = run("mnist-serve", "--port", port, cwd=home)
     assert result.returncode == 1
@@ -116,7 +116,7 @@ def test_a_port_that_is_taken_is_one_sentence(server, run, home):
     )
 
 
-def test_a_host_that_is_not_here_is_one_sentence(run, home):
+def test_an_unknown_host_is_one_sentence(run, home):
     result = run("mnist-serve", "--host", "no.such.host.invalid", "--port", "0", cwd=home)
     assert result.returncode == 1
     assert result.stderr.decode().splitlines()[-1].startswith("Error: cannot listen on no.such.host.invalid port 0 (")

@@ -1,4 +1,4 @@
-"""The field's own client, `tritonclient[http]`, cannot tell this server from Triton."""
+"""tritonclient[http], the field's own client, works as with Triton."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -65,7 +65,7 @@ def test_every_mix_of_json_and_binary_gets_the_classifiers_answer(
 
 @pytest.mark.parametrize(("there", "back"), list(product(PACKED, PACKED)))
 @pytest.mark.parametrize("binary", [True, False])
-def test_bodies_are_packed_both_ways(client, classifier, digits, there, back, binary):
+def test_bodies_are_compressed_both_ways(client, classifier, digits, there, back, binary):
     result = client.infer(
         "mnist",
         [tensor(digits, binary=binary)],
@@ -82,20 +82,20 @@ def test_custom_parameters_are_tolerated(client, digits):
     assert result.as_numpy("label").shape == (100,)
 
 
-def test_no_digits_are_an_answer_too(client):
+def test_a_request_without_digits_is_answered(client):
     result = client.infer("mnist", [tensor(np.empty((0, 784), np.uint8))])
     assert result.as_numpy("label").shape == (0,)
     assert result.as_numpy("logits").shape == (0, 10)
 
 
 def test_errors_come_as_the_clients_own_exception(client, digits):
-    with pytest.raises(InferenceServerException, match="there is no model 'cifar' here") as caught:
+    with pytest.raises(InferenceServerException, match="model 'cifar' is not served here") as caught:
         client.infer("cifar", [tensor(digits)])
     assert caught.value.status() == "404"
     with pytest.raises(InferenceServerException, match=r"there is a NaN among the pixels") as caught:
         client.infer("mnist", [tensor(np.full((1, 784), np.nan, np.float32))])
     assert caught.value.status() == "400"
-    with pytest.raises(InferenceServerException, match="belongs to an extension not served here"):
+    with pytest.raises(InferenceServerException, match="is of an extension not served here"):
         client.infer("mnist", [tensor(digits)], outputs=[triton.InferRequestedOutput("label", class_count=3)])
 
 
@@ -114,7 +114,7 @@ def test_many_threads_each_get_their_own_answer(server, classifier, digits):
     assert sorted(answers) == sorted((str(row), int(label)) for row, label in enumerate(expected))
 
 
-def test_requests_sent_at_once_by_one_client_each_get_their_own_answer(client, classifier, digits):
+def test_concurrent_requests_of_one_client_each_get_their_own_answer(client, classifier, digits):
     under_way = [client.async_infer("mnist", [tensor(digits[row : row + 1])]) for row in range(32)]
     labels = [int(each.get_result().as_numpy("label")[0]) for each in under_way]
     assert labels == classifier.predict(digits[:32]).tolist()
@@ -139,7 +139,7 @@ def test_the_asyncio_client_is_served_too(server, classifier, digits):
             together = [client.infer("mnist", [tensor(digits[row : row + 1])]) for row in range(100)]
             labels = [int(result.as_numpy("label")[0]) for result in await asyncio.gather(*together)]
             assert labels == classifier.predict(digits).tolist()
-            with pytest.raises(InferenceServerException, match="no version '2'"):
+            with pytest.raises(InferenceServerException, match="version '2' of mnist"):
                 await client.infer("mnist", [tensor(digits)], model_version="2")
 
     asyncio.run(ask())

@@ -11,31 +11,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mnist_serve.app import Limits, create_app
+    from mnist_serve.admission import Limits
+    from mnist_serve.app import create_app
     from mnist_serve.batching import Batching
-    from mnist_serve.log import Log
     from mnist_serve.model import ServedModel
-    from mnist_serve.reload import load_proven
-    from mnist_serve.server import run
 
-_HOMES = {
-    "Batching": "batching",
-    "Limits": "app",
-    "Log": "log",
-    "ServedModel": "model",
-    "create_app": "app",
-    "load_proven": "reload",
-    "run": "server",
-}
-
-__all__ = ["Batching", "Limits", "Log", "ServedModel", "create_app", "load_proven", "run"]
+__all__ = ["Batching", "Limits", "ServedModel", "create_app"]
+_MODULES = {"Batching": "batching", "Limits": "admission", "ServedModel": "model", "create_app": "app"}
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used (PEP 562)."""
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

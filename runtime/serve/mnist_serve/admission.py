@@ -1,145 +1,203 @@
-"""What passes through the server: every request is admitted or turned away, timed, counted and logged."""
+"""Everything around a request: admission, limits, compression, errors, metrics and the log."""
 
+import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
-from starlette.routing import BaseRoute, Match, Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mnist_serve.errors import BusyError, RequestError, StoppingError
-from mnist_serve.log import Log
+from mnist_serve.bodies import Body
+from mnist_serve.deadline import finish_by
+from mnist_serve.errors import RequestError, SlowReaderError
+from mnist_serve.log import log_request
 from mnist_serve.metrics import Metrics
 
-_GONE = 499
-"""Of a client that left before it was answered, as nginx logs it; nobody receives it."""
+_DISCONNECTED = 499
+"""Status in log and metrics for a client that left before its response began, as in nginx; nobody receives it."""
 
 _READ_ONLY = frozenset(["GET", "HEAD", "OPTIONS"])
-"""Methods that cost next to nothing, among them the probes: never turned away."""
+"""Methods that cost next to nothing, probes among them: never refused."""
+
+_PIECE = 2**16
+"""Bytes of a response that a client must read within the timeout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what one client may cost."""
+
+    max_body: int = 2**24
+    """Largest request body in bytes, compressed or not: 16 MiB."""
+    max_concurrency: int = 256
+    """Largest number of requests answered at the same time; more get 503. GET, HEAD and OPTIONS do not count."""
+    timeout: float = 20.0
+    """Seconds that a client may take to send a body, or to read 64 KiB of the response."""
 
 
 class Gate:
-    """How many requests are inside, and whether more may enter."""
+    """The requests that are being answered, and whether more may enter."""
 
     def __init__(self, max_concurrency: int) -> None:
         self._max_concurrency = max_concurrency
         self.in_flight = 0
         self.is_stopping = False
 
-    def enter(self) -> None:
-        """Let a request in, which must `leave`.
+    def __enter__(self) -> None:
+        """Admit a request.
 
         Raises:
-            StoppingError: the server is stopping.
-            BusyError: there are as many as may be.
+            RequestError: the server is stopping, or at its limit.
         """
         if self.is_stopping:
-            raise StoppingError("the server is stopping; send this to another one")
+            raise _unavailable("the server is stopping; send this request to another server", "stopping")
         if self.in_flight >= self._max_concurrency:
-            raise BusyError(f"{self._max_concurrency:,} requests are being answered, the most at a time; try again")
+            limit = f"{self._max_concurrency:,} concurrent requests"
+            raise _unavailable(f"the server is at its limit of {limit}; try again", "busy")
         self.in_flight += 1
 
-    def leave(self) -> None:
-        """A request has been answered."""
+    def __exit__(self, *exception: object) -> None:
         self.in_flight -= 1
 
 
-class Traffic:
-    """The outermost ASGI middleware."""
+class Application:
+    """An ASGI application with every request limited, timed, counted and logged."""
 
-    def __init__(
-        self, app: ASGIApp, *, gate: Gate, metrics: Metrics, log: Log | None, routes: Sequence[BaseRoute]
-    ) -> None:
-        """Watch `app`, which has these routes; of those that lead to one endpoint the first gives its name."""
+    def __init__(self, app: ASGIApp, routes: Sequence[Route], limits: Limits, gate: Gate, metrics: Metrics) -> None:
+        """Wrap `app`, which has these `routes`."""
+        self.routes = list(routes)
+        self.gate = gate
+        self.metrics = metrics
+        self._limits = limits
         self._app = app
-        self._gate = gate
-        self._metrics = metrics
-        self._log = log if log and log.tells_requests else None
-        self._routes = [route for route in routes if isinstance(route, Route)]
-        self._names: dict[Any, str] = {route.endpoint: route.path for route in reversed(self._routes)}
+        self._compressed = GZipMiddleware(app, minimum_size=1024, compresslevel=1)
+        self._labels: dict[Any, str] = {route.endpoint: route.path for route in reversed(self.routes)}
+        """Label of the metrics per endpoint: the path of its first route."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, and account for it."""
-        if scope["type"] != "http":
+        """Answer one request."""
+        if scope["type"] == "http":
+            await self._answer(self._admit, scope, receive, send)
+        else:
             await self._app(scope, receive, send)
-            return
+
+    def refusal(self, error: RequestError) -> ASGIApp:
+        """Return an ASGI application that answers with `error`, in place of a request that cannot be parsed."""
+
+        async def raise_error(*_: object) -> None:
+            raise error
+
+        async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+            await self._answer(raise_error, {**scope, "method": "-", "path": "-"}, receive, send)
+
+        return refuse
+
+    async def _answer(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        status, body = _GONE, _Body(receive)
-
-        async def watched(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                if self._gate.is_stopping:
-                    message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
-            await send(message)
-
+        scope = {**scope, "app": self}  # with an app, Starlette's router raises its errors instead of answering them
+        body = Body(receive, self._limits.max_body, self._limits.timeout)
+        response = _Response(send, self._limits.timeout, self.gate)
         try:
-            await self._pass_on(scope, body.receive, watched)
-        except RequestError as error:
-            if status != _GONE:
+            body.check(scope)
+            await app(scope, body.receive, response.send)
+        except ClientDisconnect:
+            pass
+        except Exception as error:
+            if response.status != _DISCONNECTED:
                 raise
-            if error.reason:
-                self._metrics.rejected(error.reason)
-            await _refuse(error, scope, body, watched)
-        except Exception:
-            status = 500
-            raise
+            await _refuse(error, scope, body, response)
+            if not isinstance(error, RequestError | HTTPException):
+                raise
+            if isinstance(error, RequestError) and error.reason:
+                self.metrics.rejected.labels(error.reason).inc()
         finally:
-            self._account(scope, status, time.perf_counter() - started)
-
-    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] in _READ_ONLY:
-            await self._app(scope, receive, send)
-            return
-        self._gate.enter()
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            self._gate.leave()
-
-    def _account(self, scope: Scope, status: int, seconds: float) -> None:
-        status = scope.get("state", {}).get("refused", status)  # by its connection, whose answer it was
-        self._metrics.answered(self._names.get(scope.get("endpoint")) or self._match(scope), status, seconds)
-        if self._log:
+            label = self._labels.get(scope.get("endpoint")) or self._match(scope)
+            seconds = time.perf_counter() - started
+            self.metrics.answered(label, response.status, seconds)
             client = scope.get("client")
-            self._log.request(client[0] if client else "-", scope["method"], scope["path"], status, seconds)
+            log_request(client[0] if client else "-", scope["method"], scope["path"], response.status, seconds)
+
+    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+        accepts = any(name == b"accept-encoding" for name, _ in scope["headers"])
+        app = self._compressed if accepts else self._app  # the middleware costs others an eighth of a request
+        if scope["method"] in _READ_ONLY:
+            await app(scope, receive, send)
+        else:
+            with self.gate:
+                await app(scope, receive, send)
 
     def _match(self, scope: Scope) -> str:
-        """The name of the route to which a request would have come that the router never saw."""
-        matching = (route for route in self._routes if route.matches(scope)[0] is not Match.NONE)
-        return next((self._names[route.endpoint] for route in matching), "other")
+        """Return the label of the route that a request would have reached, had it not been refused before."""
+        matching = (route for route in self.routes if route.matches(scope)[0] is not Match.NONE)
+        return next((self._labels[route.endpoint] for route in matching), "other")
 
 
-class _Body:
-    """The body of one request, and whether more of it is to come."""
+class _Response:
+    """The response to one request, as an ASGI `send` that times out and remembers the status."""
 
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._has_more = True
-        self.is_asked_for = False
-        """Whether a client that waits for 100 Continue has been told to send it."""
+    def __init__(self, send: Send, timeout: float, gate: Gate) -> None:
+        self._send = send
+        self._loop = asyncio.get_running_loop()
+        self._timeout = timeout
+        self._gate = gate
+        self.status = _DISCONNECTED
 
-    async def receive(self) -> Message:
-        self.is_asked_for = True
-        message = await self._receive()
-        self._has_more = message.get("more_body", False)
-        return message
+    async def send(self, message: Message) -> None:
+        """Send a message, a large body piece by piece.
 
-    async def drain(self) -> None:
-        """Take the rest: the system resets a connection that closes with something unread, and its answer is lost."""
-        while self._has_more:
-            await self.receive()
+        Raises:
+            SlowReaderError: the client does not read.
+        """
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            if self._gate.is_stopping:
+                message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+        body = message.get("body", b"")
+        for start in range(_PIECE, len(body), _PIECE):
+            piece = {"type": "http.response.body", "body": body[start - _PIECE : start], "more_body": True}
+            await self._send_in_time(piece)
+            message = {**message, "body": body[start : start + _PIECE]}
+        await self._send_in_time(message)
+
+    async def _send_in_time(self, message: Message) -> None:
+        try:
+            await finish_by(self._loop.time() + self._timeout, self._send(message))
+        except TimeoutError as error:
+            raise SlowReaderError(f"the client did not read its response for {self._timeout:g} seconds") from error
 
 
-async def _refuse(error: RequestError, scope: Scope, body: _Body, send: Send) -> None:
-    """Say in the protocol's way what is wrong, before the rest of the request has come."""
-    headers = dict(error.headers)
-    if not body.is_asked_for and any(name == b"expect" for name, _ in scope["headers"]):
-        headers["connection"] = "close"  # whether the body comes is the client's choice (RFC 9110, section 10.1.1)
-    response = JSONResponse({"error": str(error)}, error.status, headers)
-    await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
-    await send({"type": "http.response.body", "body": response.body, "more_body": True})
+def _unavailable(sentence: str, reason: str) -> RequestError:
+    return RequestError(sentence, 503, reason=reason, headers={"retry-after": "1"})
+
+
+async def _refuse(error: Exception, scope: Scope, body: Body, response: _Response) -> None:
+    """Answer with an error, while the rest of the request may still be on its way."""
+    rendered = _render(error, scope)
+    if not body.is_requested and any(name == b"expect" for name, _ in scope["headers"]):
+        rendered.headers["connection"] = "close"  # the client may leave its body out (RFC 9110, section 10.1.1)
+    start = {"type": "http.response.start", "status": rendered.status_code, "headers": rendered.raw_headers}
+    await response.send(start)
+    await response.send({"type": "http.response.body", "body": rendered.body, "more_body": True})
     await body.drain()
-    await send({"type": "http.response.body"})
+    await response.send({"type": "http.response.body"})
+
+
+def _render(error: Exception, scope: Scope) -> JSONResponse:
+    """Return `{"error": ...}` with the status and headers of an error."""
+    if isinstance(error, RequestError):
+        return JSONResponse({"error": str(error)}, error.status, error.headers)
+    if not isinstance(error, HTTPException):
+        return JSONResponse({"error": "the server failed at this request; its log says why"}, 500)
+    path, methods = scope["path"][:80], sorted((error.headers or {}).get("Allow", "").split(", "))
+    sentences = {
+        404: f"there is nothing at {path}; the protocol begins at /v2",
+        405: f"{path} does not accept {scope['method']}; use {' or '.join(methods)}",
+    }
+    sentence = sentences.get(error.status_code, error.detail)
+    return JSONResponse({"error": sentence}, error.status_code, error.headers)

@@ -1,12 +1,12 @@
-"""Requests that wait together run as one `session.run`: what dynamic batching is, without its waiting.
+"""Dynamic batching that never delays a lone request.
 
-A request never waits for one that nobody has sent. One that finds nobody runs at once; where several come in one turn
-of the event loop they run together at its end, and while bodies are on their way they are waited for, at most
-`max_delay_us`. What is computed for one digit does not depend on the others in its batch.
+A request that finds no other runs at once. Requests that come in the same event-loop iteration run together at its
+end, and wait longer only while bodies are on their way, at most `max_delay_us`. What is computed for one digit does not
+depend on the others in its batch.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,23 +20,18 @@ Compute = Callable[[Intensities | Pixels], Outputs]
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """How requests are put together."""
+    """How requests are batched."""
 
     max_batch: int = 64
-    """Digits of one run; a request that has more runs alone."""
+    """Digits per run of the model; a request that has more runs alone."""
     max_delay_us: int = 500
     """Microseconds that a request waits for others whose bodies are on their way; 0 runs each request alone."""
 
-    @property
-    def is_on(self) -> bool:
-        """Whether requests are put together at all."""
-        return self.max_batch > 1 and self.max_delay_us > 0
-
 
 @dataclass(frozen=True, slots=True)
-class _Seat:
+class _Pending:
     digits: Intensities | Pixels
-    scores: asyncio.Future[Outputs]
+    outputs: asyncio.Future[Outputs]
 
 
 class Batcher:
@@ -45,105 +40,100 @@ class Batcher:
     Every request is announced with `expect`; once its body has `arrived`, or never will, it may `join`.
     """
 
-    def __init__(self, compute: Compute, settings: Batching, ran: Callable[[int], None]) -> None:
-        """Compute with `compute`; `ran` is told the digits of each run."""
+    def __init__(self, compute: Compute, batching: Batching, ran: Callable[[int], None]) -> None:
+        """Compute with `compute`; call `ran` with the number of digits of each run."""
         self._compute = compute
-        self._settings = settings
+        self._batching = batching
         self._ran = ran
-        self._lanes: dict[Any, list[_Seat]] = {np.uint8: [], np.float32: []}
-        self._coming = 0
+        self._pending: dict[Any, list[_Pending]] = {np.uint8: [], np.float32: []}
+        self._expected = 0
         self._timer: asyncio.Handle | None = None
-        self._is_due = False
+        self._is_scheduled = False
         self._is_crowded = False
-        """Whether several waited at the end of the last turn."""
+        """True if several requests were pending at the end of the last iteration."""
 
     def expect(self) -> None:
-        """Announce a request, whose body may be on its way."""
-        self._coming += 1
+        """Announce a request whose body may be on its way."""
+        self._expected += 1
 
     def arrived(self) -> None:
-        """The body of an announced request has come, or never will."""
-        self._coming -= 1
-        if not self._coming and self.is_waiting:
-            self._soon()
+        """Note that the body of an announced request has come, or never will."""
+        self._expected -= 1
+        if not self._expected and self.is_waiting:
+            self._schedule()
 
     def compute(self, digits: Intensities | Pixels) -> Outputs:
-        """Compute `[N, 784]` here and now."""
+        """Compute `[N, 784]` at once."""
         self._ran(len(digits))
         return self._compute(digits)
 
     def join(self, digits: Intensities | Pixels) -> asyncio.Future[Outputs]:
-        """Compute `[N, 784]`, uint8 or float32, together with what else is waiting.
+        """Compute `[N, 784]`, uint8 or float32, together with the digits of other pending requests.
 
-        The result, or the error, is of these digits alone. Cancel it to leave the batch.
+        The result, or the error, concerns these digits alone. Cancel the future to leave the batch.
         """
-        loop = asyncio.get_running_loop()
-        seat = _Seat(digits, loop.create_future())
-        if not self._settings.is_on or len(digits) >= self._settings.max_batch:
-            self._run([seat])
-            return seat.scores
-        if not (self._coming or self._is_due or self._is_crowded):
-            self._soon()  # who comes in the same turn sits down behind this one
-            self._run([seat])
-            return seat.scores
-        self._lanes[digits.dtype.type].append(seat)
-        if not self._coming:
-            self._soon()
-        elif self._timer is None:
-            self._timer = loop.call_later(self._settings.max_delay_us / 1e6, self._run_all)
-        return seat.scores
+        request = _Pending(digits, asyncio.get_running_loop().create_future())
+        if self._batching.max_delay_us == 0 or len(digits) >= self._batching.max_batch:
+            self._run([request])
+        elif not (self._expected or self._is_scheduled or self._is_crowded):
+            self._schedule()  # later requests of this loop iteration join the next batch
+            self._run([request])
+        else:
+            self._pending[digits.dtype.type].append(request)
+            if not self._expected:
+                self._schedule()
+            elif self._timer is None:
+                delay = self._batching.max_delay_us / 1e6
+                self._timer = asyncio.get_running_loop().call_later(delay, self._run_all)
+        return request.outputs
 
     @property
     def is_waiting(self) -> bool:
-        """Whether those that have joined wait for one whose body is on its way."""
+        """True while pending requests wait for a body that is on its way."""
         return self._timer is not None
 
-    def _soon(self) -> None:
-        """Run what waits as soon as those that have come this turn of the loop have sat down."""
-        if not self._is_due:
-            self._is_due = True
+    def _schedule(self) -> None:
+        """Run what is pending at the end of this event-loop iteration."""
+        if not self._is_scheduled:
+            self._is_scheduled = True
             asyncio.get_running_loop().call_soon(self._run_all)
 
     def _run_all(self) -> None:
-        self._is_due = False
-        self._is_crowded = sum(map(len, self._lanes.values())) > 1
+        self._is_scheduled = False
+        self._is_crowded = sum(map(len, self._pending.values())) > 1
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for kind, lane in self._lanes.items():
-            if lane:
-                self._lanes[kind] = []
-                for batch in _split([seat for seat in lane if not seat.scores.done()], self._settings.max_batch):
-                    self._run(batch)
+        for dtype, requests in self._pending.items():
+            self._pending[dtype] = []
+            for batch in _batches([each for each in requests if not each.outputs.done()], self._batching.max_batch):
+                self._run(batch)
 
-    def _run(self, batch: list[_Seat]) -> None:
-        digits = batch[0].digits if len(batch) == 1 else np.concatenate([seat.digits for seat in batch])
+    def _run(self, batch: Sequence[_Pending]) -> None:
+        digits = batch[0].digits if len(batch) == 1 else np.concatenate([request.digits for request in batch])
         try:
-            scores = self.compute(digits)
-        except Exception as error:  # noqa: BLE001  # whatever it is belongs to whose digits they are
+            outputs = self.compute(digits)
+        except Exception as error:  # noqa: BLE001  # any error belongs to the request whose digits caused it
             if len(batch) == 1:
-                batch[0].scores.set_exception(error)
+                batch[0].outputs.set_exception(error)
                 return
-            for seat in batch:
-                self._run([seat])
-            return
-        if len(batch) == 1:
-            batch[0].scores.set_result(scores)
+            for request in batch:
+                self._run([request])
             return
         start = 0
-        for seat in batch:
-            seat.scores.set_result(scores[start : start + len(seat.digits)])
-            start += len(seat.digits)
+        for request in batch:
+            request.outputs.set_result(outputs[start : start + len(request.digits)])
+            start += len(request.digits)
 
 
-def _split(seats: list[_Seat], limit: int) -> list[list[_Seat]]:
-    """Cut a queue, in its order, into batches of at most `limit` digits."""
-    batches: list[list[_Seat]] = []
+def _batches(requests: Sequence[_Pending], max_batch: int) -> list[list[_Pending]]:
+    """Cut pending requests, in their order, into batches of at most `max_batch` digits."""
+    batches: list[list[_Pending]] = []
     room = 0
-    for seat in seats:
-        if len(seat.digits) > room or not batches:
+    for request in requests:
+        if len(request.digits) > room or not batches:
             batches.append([])
-            room = limit
-        batches[-1].append(seat)
-        room -= len(seat.digits)
+            room = max_batch
+        batches[-1].append(request)
+        room -= len(request.digits)
     return batches

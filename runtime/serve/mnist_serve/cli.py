@@ -2,8 +2,8 @@
 
 import math
 import re
-import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -11,7 +11,9 @@ from mnist_runtime.console.command import FAILURE, Command, uninterrupted
 from mnist_runtime.console.model_choice import choose_model
 from mnist_runtime.console.version import describe
 
-# What the server needs is imported where it is used: --help and --version answer without it.
+# The server's libraries are imported where they are used, so that --help and --version answer at once.
+
+_COUNT = click.IntRange(1)
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -22,73 +24,58 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 def _check_name(ctx: click.Context, param: click.Parameter, value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", value):
-        raise click.BadParameter(f"{value!r} is not letters, digits, '.', '_' and '-' alone", ctx, param)
+        raise click.BadParameter(f"{value!r} may only contain letters, digits, '.', '_' and '-'", ctx, param)
     return value
 
 
 def _check_timeout(ctx: click.Context, param: click.Parameter, value: float) -> float:
     if not 0 < value < math.inf:
-        raise click.BadParameter(f"{value:g} is no number of seconds above 0", ctx, param)
+        raise click.BadParameter(f"{value:g} is not a positive number of seconds", ctx, param)
     return value
 
 
-@click.command("mnist-serve", cls=Command)
+@click.command("mnist-serve", cls=Command, context_settings={"show_default": True})
 @click.option(
-    "--model",
-    type=click.Path(path_type=Path),
-    metavar="FILE|FOLDER",
-    help="A .onnx file, or a folder that mnist-export published.",
+    "--model", type=click.Path(path_type=Path), metavar="FILE|FOLDER", help="ONNX file, or folder from mnist-export."
 )
-@click.option("--name", default="mnist", show_default=True, callback=_check_name, help="Of the model, in its URL.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is every one.")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one, and says which."
-)
-@click.option(
-    "--max-batch", type=click.IntRange(1), default=64, show_default=True, metavar="N", help="Digits of one run."
-)
+@click.option("--name", default="mnist", callback=_check_name, help="Model name in URLs.")
+@click.option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 means all.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, help="Port to listen on; 0 picks a free one.")
+@click.option("--max-batch", type=_COUNT, default=64, metavar="N", help="Digits per run of the model.")
 @click.option(
     "--max-delay-us",
     type=click.IntRange(0),
     default=500,
-    show_default=True,
     metavar="N",
-    help="Microseconds that a request waits for others that are on their way; 0 runs each alone.",
+    help="Microseconds a request waits for others that are on their way; 0 turns batching off.",
 )
 @click.option(
     "--max-body",
-    type=click.IntRange(1),
+    type=_COUNT,
     default=2**24,
-    show_default=True,
     metavar="BYTES",
-    help="Of a request, as it comes and unpacked; a larger one gets 413.",
+    help="Largest request body, compressed or not; larger ones get 413.",
 )
 @click.option(
     "--max-concurrency",
-    type=click.IntRange(1),
+    type=_COUNT,
     default=256,
-    show_default=True,
     metavar="N",
-    help="Requests answered at a time; more get 503.",
+    help="Requests answered at the same time; more get 503.",
 )
 @click.option(
     "--timeout",
     type=float,
     callback=_check_timeout,
     default=20.0,
-    show_default=True,
     metavar="SECONDS",
-    help="That a client may take to send a request, or to read on.",
+    help="Seconds a client may take to send a request, or between reads of the answer.",
 )
 @click.option(
-    "--log-format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="Of the log, on standard error.",
+    "--log-format", type=click.Choice(["text", "json"]), default="text", help="Format of the log, on standard error."
 )
-@click.option("--reload", is_flag=True, help="Take up a model that is newly published at --model, if it is proven.")
-@click.option("--access-log/--no-access-log", default=True, show_default=True, help="Log every request.")
+@click.option("--reload", is_flag=True, help="Load each newly published model at --model once it has proven itself.")
+@click.option("--access-log/--no-access-log", default=True, help="Log every request.")
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the versions."
 )
@@ -103,32 +90,31 @@ def serve(
     max_concurrency: int,
     timeout: float,
     reload: bool,
-    log_format: str,
+    log_format: Literal["text", "json"],
     access_log: bool,
 ) -> int:
     """Serve a model by the Open Inference Protocol (KServe V2): POST /v2/models/mnist/infer.
 
     Without --model: $MNIST_MODEL, else artifacts/mnist.onnx, else the model that comes with the package.
 
-    SIGTERM or Ctrl-C stops it once every request that it has accepted is answered; a second one, at once.
+    SIGTERM or Ctrl-C stops the server once every accepted request is answered; a second signal stops it at once.
 
-    Exit codes: 0 stopped, everything answered; 1 it could not start, or was stopped at once; 2 wrong usage.
+    Exit codes: 0 stopped, everything answered; 1 could not start, or was stopped at once; 2 wrong usage.
     """
     with uninterrupted():
-        from mnist_serve import Batching, Limits, Log, ServedModel, load_proven, run
+        from mnist_serve.admission import Limits
+        from mnist_serve.batching import Batching
+        from mnist_serve.log import log_event, logging_to_stderr
+        from mnist_serve.model import ServedModel
+        from mnist_serve.reload import load_proven
+        from mnist_serve.server import run
 
-    log = Log(sys.stderr, log_format, requests=access_log)  # type: ignore[arg-type]  # click has checked it
-    path = choose_model(model, lambda sentence: log.say("model", sentence))
-    if reload and path is None:
-        raise click.UsageError("--reload needs a --model FILE or FOLDER to watch.")
-    answered = run(
-        ServedModel(load_proven(path), name),
-        host,
-        port,
-        log,
-        limits=Limits(max_body, max_concurrency),
-        timeout=timeout,
-        batching=Batching(max_batch, max_delay_us),
-        watched=path if reload else None,
-    )
+    with logging_to_stderr(log_format, requests=access_log) as log:
+        path = choose_model(model, lambda sentence: log_event("model", sentence))
+        if reload and path is None:
+            raise click.UsageError("--reload needs a --model FILE or FOLDER to watch.")
+        served = ServedModel(load_proven(path), name)
+        limits = Limits(max_body, max_concurrency, timeout)
+        watched = path if reload else None
+        answered = run(served, host, port, limits, Batching(max_batch, max_delay_us), log=log, watched=watched)
     return 0 if answered else FAILURE

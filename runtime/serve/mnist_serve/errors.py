@@ -1,54 +1,34 @@
-"""Requests that get no answer but a sentence: what came, what was wanted, what to do, and the status of HTTP for it."""
+"""Errors of the server, with one root."""
 
 from collections.abc import Mapping
-from typing import ClassVar
 
-from mnist_runtime.errors import MnistRuntimeError
-
-
-class RequestError(MnistRuntimeError, ValueError):
-    """What the client sent makes no sense; the server is fine."""
-
-    status = 400
-    """Of the response."""
-    headers: ClassVar[Mapping[str, str]] = {}
-    """Of the response, besides those that every one has."""
-    reason: str | None = None
-    """For the count of requests that were turned away unread; None for those that were read."""
+from mnist_runtime.errors import ArtifactError, MnistRuntimeError
 
 
-class NotServedError(RequestError):
-    """There is no model or version of that name."""
-
-    status = 404
+class ServeError(MnistRuntimeError):
+    """Root of every error that `mnist_serve` raises on purpose. Its text is one sentence for a person."""
 
 
-class BodyTooLargeError(RequestError):
-    """The body is larger than `max_body`, as it came or unpacked."""
-
-    status = 413
-    reason = "too large"
+class ListenError(ServeError, OSError):
+    """The server cannot listen on the given host and port."""
 
 
-class EncodingError(RequestError):
-    """The body is packed in a way that is not read here."""
-
-    status = 415
-    reason = "encoding"
-    headers: ClassVar = {"accept-encoding": "gzip, deflate"}
+class UnprovenModelError(ServeError, ArtifactError):
+    """The model computes something else on this machine than was trained."""
 
 
-class BusyError(RequestError):
-    """As many requests are being answered as may be."""
-
-    status = 503
-    reason = "busy"
-    headers: ClassVar = {"retry-after": "1"}
+class SlowReaderError(ServeError, TimeoutError):
+    """The client takes too long to read its response."""
 
 
-class StoppingError(RequestError):
-    """The server is on its way out, and answers only what it had accepted before."""
+class RequestError(ServeError, ValueError):
+    """A request that is refused, with the HTTP status and headers of the response."""
 
-    status = 503
-    reason = "stopping"
-    headers: ClassVar = {"retry-after": "1"}
+    def __init__(
+        self, message: str, status: int = 400, *, reason: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Refuse a request; `reason` labels the metric of requests that are refused unread."""
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+        self.headers = headers

@@ -1,56 +1,124 @@
-"""What the server says while it runs, a line each: requests answered and events, as text or as JSON."""
+"""The log on standard error: one line per event or request, as text or as JSON, written by a thread of its own.
+
+The package logs through `logging`, so that an application that embeds it decides where the lines go.
+"""
 
 import contextlib
 import json
+import logging
+import os
+import queue
+import sys
+import threading
 import time
-from typing import Any, Literal, TextIO, TypeAlias
+from collections.abc import Callable, Iterator
+from logging.handlers import QueueHandler, QueueListener
+from typing import Any, Literal, TypeAlias
 
-Format: TypeAlias = Literal["text", "json"]
+from mnist_serve.errors import SlowReaderError
 
+LogFormat: TypeAlias = Literal["text", "json"]
 
-class Log:
-    """Writes lines to one stream."""
+CAPACITY = 10_000
+"""Lines that wait while standard error stalls; further lines are dropped and counted."""
+_GRACE = 2.0
+"""Seconds that a stopping server waits for its last lines to be written."""
 
-    def __init__(self, stream: TextIO, form: Format = "text", *, requests: bool = True) -> None:
-        """Write to `stream`; of single requests only if `requests`."""
-        self._stream = stream
-        self._form = form
-        self.tells_requests = requests
-        self._second = 0
-        self._stamp = ""
-
-    def say(self, event: str, sentence: str, **facts: Any) -> None:
-        """Tell an event in one sentence, and in JSON its facts too."""
-        if self._form == "json":
-            self._write(json.dumps({"time": self._now(), "event": event, "message": sentence, **facts}))
-        else:
-            self._write(sentence)
-
-    def request(self, client: str, method: str, path: str, status: int, seconds: float) -> None:
-        """Tell of one request: who, what, how it ended and how long it took."""
-        if not self.tells_requests:
-            return
-        if self._form == "json":
-            facts = {"client": client, "method": method, "path": path, "status": status}
-            duration = round(seconds * 1e3, 3)
-            self._write(json.dumps({"time": self._now(), "event": "request", **facts, "duration_ms": duration}))
-        else:
-            self._write(f"{self._now()} {client} {method} {_printable(path)} {status} {seconds * 1e3:.1f} ms")
-
-    def _write(self, line: str) -> None:
-        with contextlib.suppress(OSError):  # who has closed the log wants none; requests are answered all the same
-            self._stream.write(line + "\n")
-            self._stream.flush()
-
-    def _now(self) -> str:
-        """The time in UTC, ISO 8601, to the millisecond."""
-        now = time.time()
-        if int(now) != self._second:
-            self._second = int(now)
-            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
-        return f"{self._stamp}.{int(now % 1 * 1000):03d}Z"
+_events = logging.getLogger("mnist_serve")
+_requests = logging.getLogger("mnist_serve.request")
+_uvicorn = logging.getLogger("uvicorn.error")
 
 
-def _printable(path: str) -> str:
-    """A path that cannot break a line, nor colour a terminal."""
-    return path if path.isprintable() and " " not in path else json.dumps(path)
+def log_event(event: str, message: str, **facts: Any) -> None:
+    """Log one sentence, and in JSON also the facts."""
+    _events.info(message, extra={"event": event, "facts": facts})
+
+
+def log_request(client: str, method: str, path: str, status: int, seconds: float) -> None:
+    """Log one request and the status of its response."""
+    if _requests.isEnabledFor(logging.INFO):
+        ms = round(seconds * 1e3, 3)
+        facts = {"client": client, "method": method, "path": path, "status": status, "duration_ms": ms}
+        shown = (
+            path if path.isprintable() and " " not in path else json.dumps(path)
+        )  # breaks no line, colours no terminal
+        text = f"{_timestamp(time.time())} {client} {method} {shown} {status} {ms:.1f} ms"
+        _requests.info("%s", text, extra={"event": "request", "facts": facts})
+
+
+@contextlib.contextmanager
+def logging_to_stderr(log_format: LogFormat, *, requests: bool) -> Iterator["LogQueue"]:
+    """Write this package's log and uvicorn's errors to standard error; single requests only if `requests`."""
+    formatter = _JsonFormatter() if log_format == "json" else logging.Formatter()
+    records = LogQueue(sys.stderr.fileno(), formatter)
+    for logger, level in ((_events, logging.INFO), (_uvicorn, logging.ERROR)):
+        logger.addHandler(records)
+        logger.setLevel(level)
+        logger.propagate = False
+    _requests.setLevel(logging.NOTSET if requests else logging.WARNING)
+    try:
+        yield records
+    finally:
+        records.drain()
+
+
+class LogQueue(QueueHandler):
+    """A bounded queue of log records, so that a stalled reader of the log holds up no request."""
+
+    def __init__(self, fd: int, formatter: logging.Formatter) -> None:
+        """Write to the file descriptor `fd`."""
+        self._records: queue.Queue[Any] = queue.Queue(CAPACITY)
+        super().__init__(self._records)
+        self.addFilter(_is_wanted)
+        self.on_drop: Callable[[], None] = lambda: None
+        """Called for each line that is dropped."""
+        _Writer(self._records, fd, formatter).start()
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """Return the record as it is: it does not leave the process."""
+        return record
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Queue a record, or drop it if the queue is full."""
+        try:
+            self._records.put_nowait(record)
+        except queue.Full:
+            self.on_drop()
+
+    def drain(self) -> None:
+        """Wait until the lines are written, but not for a reader that stalls: threads end with the process."""
+        waiting = threading.Thread(target=self._records.join, daemon=True)
+        waiting.start()
+        waiting.join(_GRACE)
+
+
+class _Writer(QueueListener):
+    """The thread that writes; without locks and buffers, because the interpreter waits for those when it exits."""
+
+    def __init__(self, records: "queue.Queue[Any]", fd: int, formatter: logging.Formatter) -> None:
+        super().__init__(records)
+        self._fd = fd
+        self._formatter = formatter
+
+    def handle(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):  # the reader may have closed the log; requests are answered all the same
+            os.write(self._fd, f"{self._formatter.format(record)}\n".encode(errors="backslashreplace"))
+
+
+class _JsonFormatter(logging.Formatter):
+    """One JSON object: time, event, message and facts; for a request, no message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        event, facts = getattr(record, "event", "error"), getattr(record, "facts", {})
+        message = {} if event == "request" else {"message": super().format(record)}
+        return json.dumps({"time": _timestamp(record.created), "event": event, **message, **facts})
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    """Return False for the slow clients that uvicorn reports as failures of the application."""
+    return not (record.exc_info and isinstance(record.exc_info[1], SlowReaderError))
+
+
+def _timestamp(seconds: float) -> str:
+    """Return a time in UTC, in ISO 8601 with milliseconds."""
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{int(seconds % 1 * 1000):03d}Z"

@@ -4,35 +4,40 @@ from dataclasses import dataclass
 
 from mnist_runtime.classifier import Classifier, Outputs
 from mnist_runtime.digits import Intensities, Pixels
-from mnist_serve.errors import NotServedError
-from mnist_serve.protocol import VERSION
+from mnist_serve.errors import RequestError
+from mnist_serve.protocol import MODEL_VERSION
 
 _DATATYPES = {"float32": "FP32", "uint8": "UINT8"}
 
 
 @dataclass
 class ServedModel:
-    """A classifier and its name. Assigning another `classifier` replaces the model; runs under way end with the old."""
+    """A classifier and its name; assign another classifier to replace the model, and running requests keep the old."""
 
     classifier: Classifier
     name: str = "mnist"
 
     def compute(self, digits: Intensities | Pixels) -> Outputs:
-        """Run the model on checked digits, `[N, 784]`."""
+        """Compute checked digits, `[N, 784]`."""
         return self.classifier.compute(digits)
 
     @property
     def datatype(self) -> str:
-        """What its graph, or the first of two, takes."""
+        """The protocol's datatype of the graph's input, or of the first of two graphs."""
         return _DATATYPES[self.classifier.artifact.dtype]
 
-    def check(self, name: str, version: str | None) -> None:
-        """See that a request means this model.
+    def info(self) -> dict[str, str]:
+        """Return the labels of the metric that tells which model is served."""
+        return {"name": self.name, "sha256": " ".join(self.classifier.digests)}
+
+    def check(self, model: str, version: str | None = None) -> None:
+        """Check that a request's path names this model.
 
         Raises:
-            NotServedError: it means another one.
+            RequestError: the path names another model or version.
         """
-        if name != self.name:
-            raise NotServedError(f"there is no model {name[:60]!r} here; this server has {self.name}")
-        if version not in (None, VERSION):
-            raise NotServedError(f"there is no version {version[:20]!r} of {name} here; this server has {VERSION}")
+        if model != self.name:
+            raise RequestError(f"model {model[:60]!r} is not served here; this server has {self.name}", 404)
+        if version not in (None, MODEL_VERSION):
+            sentence = f"version {version[:20]!r} of {model} is not served here; this server has {MODEL_VERSION}"
+            raise RequestError(sentence, 404)

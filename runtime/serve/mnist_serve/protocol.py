@@ -17,80 +17,69 @@ from mnist_runtime import __version__
 from mnist_runtime.classifier import Outputs
 from mnist_runtime.digits import CLASSES, PIXELS, Intensities, Pixels
 from mnist_serve.errors import RequestError
-from mnist_serve.tensors import (
-    DATATYPES,
-    DIGIT_DATATYPES,
-    check_shape,
-    from_binary,
-    from_json,
-    short,
-    to_binary,
-    to_json,
-)
+from mnist_serve.tensors import DATATYPES, DIGIT_DATATYPES, check_shape, from_binary, from_json, short
 
 INPUT = "pixels"
 OUTPUTS = {"logits": "FP32", "probabilities": "FP32", "label": "INT64"}
-"""What may be asked for, with its datatype, in the order in which all are answered."""
+"""Outputs and their datatypes, in the order in which they are answered by default."""
 
 _FIELDS = {"logits": "logits", "probabilities": "probabilities", "label": "labels"}
-"""Attribute of `Outputs` for each output of the protocol."""
+"""Attribute of `Outputs` per output of the protocol."""
 
-VERSION = "1"
-"""Of the model, always. The protocol's versions stand side by side, and one is served; its SHA-256 tells which."""
-
-EXTENSIONS = ("binary_tensor_data",)
+MODEL_VERSION = "1"
+"""The only version in URLs, because one model is served at a time; its SHA-256 tells which."""
 
 _REFUSED = {
-    "classification": "ask for the outputs label and probabilities instead",
+    "classification": "request the outputs label and probabilities instead",
     "shared_memory_region": "send the tensors in the body",
 }
-"""Parameters that would change the meaning of an answer; all others that are not known are tolerated."""
+"""Parameters that would change the meaning of a response; other unknown parameters are tolerated."""
 
 _SHORT = 1024
-"""Bytes of JSON that holds no digits, and is remembered."""
+"""Bytes of JSON up to which a parsed head is cached; it holds no digits."""
 
 _BRACKETS, _BRACKETS_PER_BYTE = 2**16, 1 / 32
-"""Lists and objects in JSON, at most: more than digits of 28 lists of 28 have, which get a better sentence."""
+"""Largest number of lists and objects in JSON: enough for digits of 28 lists of 28, which get a better error."""
 
 
-class Output(NamedTuple):  # which is hashed faster than a dataclass, for `_binary_head`
-    """One tensor that was asked for."""
+class Output(NamedTuple):
+    """A requested output."""
 
     name: str
     binary: bool
-    """As bytes after the JSON document, not as numbers in it."""
+    """True for bytes after the JSON document, False for numbers in it."""
 
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """What one request asks."""
+    """A parsed inference request."""
 
     id: str | None
     digits: Intensities | Pixels
-    """Checked, `[N, 784]`."""
+    """Checked digits, `[N, 784]`."""
     outputs: tuple[Output, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class InferResponse:
-    """A body, and where the JSON in it ends."""
+    """The body of a response, and where the JSON in it ends."""
 
     body: bytes
     json_length: int | None
-    """Bytes of JSON before the tensors; None if there is nothing else."""
+    """Bytes of JSON before the tensors; None if the body is JSON alone."""
 
 
 def parse(body: bytes, json_length: bytes | None, raw_datatype: str) -> InferRequest:
-    """Read an inference request.
+    """Parse an inference request.
 
     Args:
-        body: As it came, unpacked.
-        json_length: The header Inference-Header-Content-Length, if there was one: the bytes after as many are tensors.
-        raw_datatype: Of a body that is all pixels, which a length of 0 says.
+        body: The decompressed body.
+        json_length: The header Inference-Header-Content-Length, if present: the offset at which binary tensors begin.
+        raw_datatype: Datatype of a body without JSON, which a length of 0 announces.
 
     Raises:
-        RequestError: it is none, in one sentence.
-        DigitError: its tensor is one, and its values are no digits.
+        RequestError: the body is not an inference request.
+        DigitError: the values of its tensor are not digits.
     """
     length = len(body) if json_length is None else _length(json_length, len(body))
     if length == 0 and json_length is not None:
@@ -100,19 +89,17 @@ def parse(body: bytes, json_length: bytes | None, raw_datatype: str) -> InferReq
 
 
 def render(request: InferRequest, computed: Outputs, model: str) -> InferResponse:
-    """Write the answer to an inference request."""
-    arrays: list[NDArray[Any]] = [getattr(computed, _FIELDS[output.name]) for output in request.outputs]
+    """Render the response to an inference request."""
+    arrays: list[tuple[Output, NDArray[Any]]] = [
+        (output, getattr(computed, _FIELDS[output.name])) for output in request.outputs
+    ]
     tensors = [
-        to_binary(array, OUTPUTS[output.name])
-        for output, array in zip(request.outputs, arrays, strict=True)
-        if output.binary
+        array.astype(DATATYPES[OUTPUTS[name]], copy=False).tobytes() for (name, binary), array in arrays if binary
     ]
     if len(tensors) == len(arrays):
         head = _binary_head(model, request.outputs, len(request.digits))
     else:
-        data = [
-            None if output.binary else to_json(array) for output, array in zip(request.outputs, arrays, strict=True)
-        ]
+        data = [None if binary else array.ravel().tolist() for (_, binary), array in arrays]
         head = _head(model, request.outputs, len(request.digits), data)
     if request.id is not None:
         head = b'{"id":%b,%b' % (orjson.dumps(request.id), head.removeprefix(b"{"))
@@ -120,15 +107,15 @@ def render(request: InferRequest, computed: Outputs, model: str) -> InferRespons
 
 
 def server_metadata() -> dict[str, Any]:
-    """Who answers: name, version and extensions."""
-    return {"name": "mnist-serve", "version": __version__, "extensions": list(EXTENSIONS)}
+    """Return the name, version and extensions of the server."""
+    return {"name": "mnist-serve", "version": __version__, "extensions": ["binary_tensor_data"]}
 
 
 def model_metadata(model: str, datatype: str, digests: Sequence[str]) -> dict[str, Any]:
-    """What a model takes and gives, and the SHA-256 of each file it is made of."""
+    """Return the inputs and outputs of a model, and the SHA-256 of each of its files."""
     return {
         "name": model,
-        "versions": [VERSION],
+        "versions": [MODEL_VERSION],
         "platform": "onnxruntime_onnx",
         "inputs": [{"name": INPUT, "datatype": datatype, "shape": [-1, PIXELS]}],
         "outputs": [
@@ -141,20 +128,20 @@ def model_metadata(model: str, datatype: str, digests: Sequence[str]) -> dict[st
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """The JSON of a request, checked; the data of its tensor are not."""
+    """The checked JSON of a request; the data of its tensor are not checked yet."""
 
     id: str | None
     datatype: str
     count: int
-    """Digits."""
+    """Number of digits."""
     size: int | None
-    """Bytes of the tensor after the JSON; None if it is in `data`."""
+    """Bytes of the tensor after the JSON; None if the tensor is in `data`."""
     data: object
     outputs: tuple[Output, ...]
 
 
 def _head(model: str, outputs: tuple[Output, ...], count: int, data: Sequence[list[Any] | None]) -> bytes:
-    """The JSON of a response without an id; of a binary tensor without its data."""
+    """Render the JSON of a response without an id; the values of a binary tensor are None."""
     described = []
     for output, values in zip(outputs, data, strict=True):
         shape = [count] if output.name == "label" else [count, len(CLASSES)]
@@ -164,12 +151,12 @@ def _head(model: str, outputs: tuple[Output, ...], count: int, data: Sequence[li
         else:
             tensor["data"] = values
         described.append(tensor)
-    return orjson.dumps({"model_name": model, "model_version": VERSION, "outputs": described})
+    return orjson.dumps({"model_name": model, "model_version": MODEL_VERSION, "outputs": described})
 
 
 @lru_cache(maxsize=256)
 def _binary_head(model: str, outputs: tuple[Output, ...], count: int) -> bytes:
-    """The JSON of a response whose tensors are all binary: the same again and again."""
+    """Render the JSON of a response whose tensors are all binary: the same for most requests."""
     return _head(model, outputs, count, [None] * len(outputs))
 
 
@@ -177,8 +164,8 @@ def _length(text: bytes, size: int) -> int:
     if text.isdigit() and len(text) < 20 and (length := int(text)) <= size:
         return length
     raise RequestError(
-        f"Inference-Header-Content-Length is {text[:20].decode('latin-1')!r}, and must be the bytes of JSON before the "
-        f"tensors, at most the {size:,} of the body"
+        f"Inference-Header-Content-Length is {text[:20].decode('latin-1')!r}; it must be the number of bytes of JSON "
+        f"before the tensors, at most the {size:,} of the body"
     )
 
 
@@ -188,9 +175,7 @@ def _load(text: bytes) -> dict[str, Any]:
     try:
         document = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        hint = (
-            "; with binary tensors, say in Inference-Header-Content-Length where the JSON ends" if b"\0" in text else ""
-        )
+        hint = "; set Inference-Header-Content-Length to where the JSON ends" if b"\0" in text else ""
         raise RequestError(f"the request is not JSON ({error}){hint}") from error
     if type(document) is not dict:
         raise RequestError('the request is not a JSON object; send {"inputs": [...]}')
@@ -198,7 +183,7 @@ def _load(text: bytes) -> dict[str, Any]:
 
 
 def _read_raw(body: bytes, datatype: str) -> InferRequest:
-    """The extension's short form: nothing but the pixels of digits; all outputs come back as bytes."""
+    """Parse the extension's short form: the body is nothing but pixels, and all outputs come back as bytes."""
     if not body:
         raise RequestError("the body is empty; send the pixels of at least one digit")
     count = len(body) // (PIXELS * DATATYPES[datatype].itemsize)
@@ -223,7 +208,7 @@ def _read_head(text: bytes) -> _Head:
     return _Head(name, datatype, count, size, tensor.get("data"), outputs)
 
 
-_read_short_head = lru_cache(maxsize=256)(_read_head)  # clients of binary tensors send the same one again and again
+_read_short_head = lru_cache(maxsize=256)(_read_head)  # clients of binary tensors repeat theirs
 
 
 def _only_input(inputs: object) -> dict[str, Any]:
@@ -231,7 +216,7 @@ def _only_input(inputs: object) -> dict[str, Any]:
         raise RequestError(f"inputs must be a list of one tensor, {INPUT}, with name, datatype, shape and data")
     tensor: dict[str, Any] = inputs[0]
     if tensor.get("name") != INPUT:
-        raise RequestError(f"the input {short(tensor.get('name'))} is unknown; this model takes one, {INPUT}")
+        raise RequestError(f"the input {short(tensor.get('name'))} is unknown; this model has one, {INPUT}")
     return tensor
 
 
@@ -239,12 +224,12 @@ def _read_tensor(head: _Head, body: bytes, start: int) -> Intensities | Pixels:
     after = len(body) - start
     if head.size is None:
         if after:
-            raise RequestError(f"there are {after:,} bytes after the JSON, and no input says they are its data")
+            raise RequestError(f"{after:,} bytes follow the JSON, but no input has the parameter binary_data_size")
         return from_json(head.data, head.datatype, head.count)
     if type(head.size) is not int or head.size != after:
         raise RequestError(
-            f"binary_data_size is {short(head.size)}, and {after:,} bytes follow the JSON; say in "
-            "Inference-Header-Content-Length where the JSON ends, and here how many bytes come after it"
+            f"binary_data_size is {short(head.size)}, but {after:,} bytes follow the JSON; set it to the size of the "
+            "tensor, and Inference-Header-Content-Length to the length of the JSON"
         )
     return from_binary(body, start, head.datatype, head.count)
 
@@ -253,14 +238,14 @@ def _read_outputs(outputs: object, *, binary: bool) -> tuple[Output, ...]:
     if not outputs and outputs in (None, []):
         return _ALL_BINARY if binary else _ALL
     if type(outputs) is not list:
-        raise RequestError(f"outputs must be a list of tensors, of {', '.join(OUTPUTS)}")
+        raise RequestError(f"outputs must be a list of some of {', '.join(OUTPUTS)}")
     wanted: dict[str, Output] = {}
     for output in outputs:
         name = output.get("name") if type(output) is dict else None
         if type(name) is not str or name not in OUTPUTS:
-            raise RequestError(f"the output {short(name)} is unknown; this model gives {', '.join(OUTPUTS)}")
+            raise RequestError(f"the output {short(name)} is unknown; this model has {', '.join(OUTPUTS)}")
         if name in wanted:
-            raise RequestError(f"the output {name} is asked for twice; name it once")
+            raise RequestError(f"the output {name} is requested twice; request it once")
         wanted[name] = Output(name, _flag(_parameters(output, f"output {name}"), "binary_data", default=binary))
     return tuple(wanted.values())
 
@@ -272,7 +257,7 @@ def _parameters(holder: Mapping[str, Any], whose: str) -> Mapping[str, Any]:
     if type(parameters) is not dict:
         raise RequestError(f"the parameters of {whose} must be an object")
     for name in parameters.keys() & _REFUSED:
-        raise RequestError(f"the parameter {name} of {whose} belongs to an extension not served here; {_REFUSED[name]}")
+        raise RequestError(f"the parameter {name} of {whose} is of an extension not served here; {_REFUSED[name]}")
     return parameters
 
 

@@ -1,13 +1,11 @@
-"""The server: the application on uvicorn, from the announcement of its address to the last answer after SIGTERM."""
+"""The server: the application on uvicorn, from the announcement of its address to the last response after SIGTERM."""
 
 import asyncio
 import contextlib
 import ctypes
-import logging
 import os
 import socket
 import sys
-from collections.abc import Callable
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -15,116 +13,97 @@ from types import FrameType
 
 import uvicorn
 
-from mnist_runtime.errors import OptionError
-from mnist_serve.admission import Gate
-from mnist_serve.app import Limits, create_app
+from mnist_serve.admission import Gate, Limits
+from mnist_serve.app import create_app
 from mnist_serve.batching import Batching
-from mnist_serve.connection import PatientConnection
-from mnist_serve.log import Log
+from mnist_serve.connection import Connection, check_deadlines
+from mnist_serve.errors import ListenError
+from mnist_serve.log import LogQueue, log_event
 from mnist_serve.model import ServedModel
 from mnist_serve.page import routes
-from mnist_serve.reload import Reloader
+from mnist_serve.reload import watch
 
 _BACKLOG = 2048
+"""Connections that the system accepts before the server does."""
 _UNSENT = 2**16
-"""Bytes of answers that the system keeps for a client that reads slowly. Of more we would not see that it reads on."""
+"""Bytes of unsent response that the system holds per connection; more would make slow readers look fast."""
 _M_ARENA_MAX = -8
-"""Of glibc's malloc.h."""
+"""`M_ARENA_MAX` of glibc's malloc.h."""
 _KEEP_ALIVE = 75
-"""Seconds that a connection may be idle, more than the 60 of common proxies, which should be the first to close."""
+"""Seconds that a connection may be idle: more than the 60 of common proxies, which should be the first to close."""
 
 
 def run(
     model: ServedModel,
     host: str,
     port: int,
-    log: Log,
-    *,
     limits: Limits,
-    timeout: float,
     batching: Batching,
+    *,
+    log: LogQueue,
     watched: Path | None = None,
 ) -> bool:
-    """Serve until SIGTERM or SIGINT; True if every request that was accepted has been answered.
+    """Serve until SIGTERM or SIGINT, and return True if every accepted request has been answered.
 
-    A client that takes longer than `timeout` seconds to send a request, or to read on, is left. What is published at
-    `watched` meanwhile replaces the model.
+    A model that is published at `watched` meanwhile replaces the one that is served.
 
     Raises:
-        OptionError: nothing can listen on that host and port.
+        ListenError: nothing can listen on that host and port.
     """
     listener = _listen(host, port)
     _share_one_arena()
-    page = routes(lambda: model.classifier)
-    app = create_app(model, limits=limits, batching=batching, log=log, routes=page)
-
-    def refused(client: str, status: int, seconds: float) -> None:
-        app.state.metrics.answered("other", status, seconds)
-        log.request(client, "-", "-", status, seconds)
-
+    app = create_app(model, limits=limits, batching=batching, routes=routes(lambda: model.classifier))
+    log.on_drop = app.metrics.dropped.inc
     config = uvicorn.Config(
         app,
-        http=partial(PatientConnection, patience=timeout, refused=refused),  # type: ignore[arg-type]  # it makes what is wanted
+        http=partial(Connection, timeout=limits.timeout, refusal=app.refusal),  # type: ignore[arg-type]  # a factory
         ws="none",
+        lifespan="off",
         log_config=None,
         access_log=False,
-        proxy_headers=False,  # or whoever is on this machine could write into the log who he is
+        proxy_headers=False,  # otherwise a local client could forge its address in the log (X-Forwarded-For)
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE,
-        timeout_graceful_shutdown=round(timeout) + 10,
+        timeout_graceful_shutdown=round(limits.timeout) + 10,
     )
-    uvicorn_log = logging.getLogger("uvicorn.error")
-    uvicorn_log.addHandler(_Handler(log))
-    uvicorn_log.setLevel(logging.ERROR)
-    reloader = Reloader(model, watched, app.state.metrics, log) if watched else None
-    server = _Server(config, app.state.gate, log, partial(_announce, model, listener, log), reloader)
-    server.run(sockets=[listener])
+    server = _Server(config, app.gate)
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        interval = min(limits.timeout / 10, 1.0)
+        background = [loop.create_task(check_deadlines(server.server_state.connections, interval))]
+        if watched:
+            background.append(loop.create_task(watch(model, watched, app.metrics)))
+        loop.call_soon(_announce, model, listener)  # once the server has taken over the signals
+        await server.serve([listener])
+        for task in background:
+            task.cancel()
+
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(serve())
     return not server.force_exit
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, which says that it is no longer ready before it stops, and answers what it has accepted."""
+    """A uvicorn server that reports that it is not ready before it stops, and answers what it has accepted."""
 
-    def __init__(
-        self, config: uvicorn.Config, gate: Gate, log: Log, announce: Callable[[], None], reloader: Reloader | None
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, gate: Gate) -> None:
         super().__init__(config)
         self._gate = gate
-        self._log = log
-        self._announce = announce
-        self._reloader = reloader
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._watching = asyncio.create_task(self._reloader.watch()) if self._reloader else None
-        self._announce()
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # as uvicorn calls it
-        """Stop at the first signal, and at once at the second."""
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # uvicorn's signature
+        """Stop gracefully at the first signal, at once at the second."""
         self.force_exit = self.should_exit
         self._gate.is_stopping = self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer what is inside while new requests are told to go elsewhere; then close."""
-        if self._watching:
-            self._watching.cancel()
-        inside = self._gate.in_flight
-        self._log.say("stopping", f"Stopping; requests still being answered: {inside}.", in_flight=inside)
+        """Answer accepted requests while new ones get 503, then close."""
+        pending = self._gate.in_flight
+        log_event("stopping", f"Stopping; requests still being answered: {pending}.", in_flight=pending)
         while self._gate.in_flight and not self.force_exit:
             await asyncio.sleep(0.01)
         await super().shutdown(sockets)
-        self._log.say("stopped", "Stopped." if not self.force_exit else "Stopped at once, as told twice.")
-
-
-class _Handler(logging.Handler):
-    """Brings what uvicorn has to say into our log."""
-
-    def __init__(self, log: Log) -> None:
-        super().__init__()
-        self._log = log
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._log.say("error", self.format(record))
+        log_event("stopped", "Stopped." if not self.force_exit else "Stopped at once, after a second signal.")
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -133,32 +112,24 @@ def _listen(host: str, port: int) -> socket.socket:
         listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
-        raise OptionError(f"cannot listen on {host} port {port} ({reason}); give another --host or --port") from error
+        raise ListenError(f"cannot listen on {host} port {port} ({reason}); give another --host or --port") from error
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # connections inherit it
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
     return listener
 
 
 def _share_one_arena() -> None:
-    """Have all threads take their memory from one arena of malloc's, where that is glibc's.
-
-    Each thread has one of its own otherwise, and keeps in it what bodies, pictures and former models once took.
-    """
+    """Make all threads allocate from one arena, because each arena keeps what bodies, images and old models took."""
     if sys.platform == "linux":
-        with contextlib.suppress(AttributeError):  # as of musl, which has no arenas
+        with contextlib.suppress(AttributeError):  # musl has no mallopt
             ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
-def _announce(model: ServedModel, listener: socket.socket, log: Log) -> None:
+def _announce(model: ServedModel, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     is_local = ip_address(host).is_loopback
     reach = "this machine alone (--host 0.0.0.0 opens it to others)" if is_local else "other machines too"
     digests = model.classifier.digests
-    log.say(
-        "listening",
-        f"Serving {model.name} (sha256 {digests[0][:12]}) at {url}, to {reach}.",
-        url=url,
-        model=model.name,
-        sha256=digests,
-    )
+    message = f"Serving {model.name} (sha256 {digests[0][:12]}) at {url}, to {reach}."
+    log_event("listening", message, url=url, model=model.name, sha256=digests)

@@ -1,4 +1,4 @@
-"""The page to draw a digit on: one self-contained HTML file, and the answer to the picture that it sends.
+"""The page to draw a digit on: one self-contained HTML file, and the answer to the image that it sends.
 
 The browser only draws. Drawings and uploads go through `mnist_runtime.io.images`, as every image does.
 """
@@ -19,7 +19,7 @@ from mnist_runtime.classifier import Classifier
 from mnist_runtime.cpus import usable_cpus
 from mnist_runtime.errors import DigitError
 from mnist_runtime.io.images import read_image
-from mnist_serve.bodies import read
+from mnist_serve.errors import RequestError
 
 _FOLDER = Path(__file__).parent
 _STYLE = '<link rel="stylesheet" href="page.css">'
@@ -27,13 +27,13 @@ _SCRIPT = '<script type="module" src="page.js"></script>'
 
 
 def routes(current: Callable[[], Classifier]) -> list[Route]:
-    """`GET /`, the page, and `POST /digit`, which answers one image; `current` gives the classifier of the moment."""
+    """Return `GET /`, the page, and `POST /digit`, which answers an image with the classifier of `current()`."""
     html, policy = _assemble()
     headers = {
         "Content-Security-Policy": policy,
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "no-referrer",
-        "Cache-Control": "no-cache",  # kept, and asked for again by its ETag
+        "Cache-Control": "no-cache",  # cached, and revalidated by its ETag
         "ETag": f'"{hashlib.sha256(html).hexdigest()[:32]}"',
     }
     decoders = CapacityLimiter(usable_cpus())  # a large photograph takes some 200 MiB while it is decoded
@@ -45,20 +45,18 @@ def routes(current: Callable[[], Classifier]) -> list[Route]:
         return Response(html, media_type="text/html", headers=headers)
 
     async def digit(request: Request) -> Response:
-        image = await read(request.receive)
-        if image is None:
-            return Response(status_code=499)  # the client has gone, and nobody receives this
+        image = await request.body()
         try:
             answer = await to_thread.run_sync(partial(_answer, image, current()), limiter=decoders)
         except DigitError as error:
-            return JSONResponse({"error": str(error)}, 422)
+            raise RequestError(str(error), 422) from error
         return JSONResponse(answer)
 
     return [Route("/", page), Route("/digit", digit, methods=["POST"])]
 
 
 def _assemble() -> tuple[bytes, str]:
-    """The page in one piece, and the policy under which nothing but its own style and script is at work in it."""
+    """Return the page in one piece, and the policy that lets only its own style and script work in it."""
     html, style, script = ((_FOLDER / name).read_text("utf-8") for name in ("index.html", "page.css", "page.js"))
     for tag, inline in ((_STYLE, f"<style>{style}</style>"), (_SCRIPT, f'<script type="module">{script}</script>')):
         html = html.replace(tag, inline)
@@ -70,12 +68,12 @@ def _assemble() -> tuple[bytes, str]:
 
 
 def _source(text: str) -> str:
-    """A text as the source list of a Content-Security-Policy names it: by its SHA-256."""
+    """Return a text's SHA-256 as a source of a Content-Security-Policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _answer(image: bytes, classifier: Classifier) -> dict[str, object]:
-    """What the page shows of an image: the prediction, the pixels it was made from, times and the model's digest."""
+    """Return a JSON-serialisable dict: the prediction, the pixels it was made from, times and the model's digest."""
     started = time.perf_counter()
     pixels = read_image(image, "the image")
     prepared = time.perf_counter()
