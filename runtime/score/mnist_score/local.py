@@ -51,8 +51,8 @@ def score(
     """Write the labels, uint8 `[n]`, or the probabilities, float32 `[n, 10]`, of some digits to `output`.
 
     Args:
-        classifier: Classifier that answers.
-        digits: Input file.
+        classifier: Model that answers.
+        digits: File of the digits.
         output: File of the answers, which appears once they are complete.
         rows: Rows of `digits` to answer, in order.
         probabilities: Write probabilities instead of labels.
@@ -85,11 +85,11 @@ def score(
         done = _resume(file, _header(job, len(rows)), _ROW[job.output].itemsize)
         advance(done)
         for start in range(rows.start + done, rows.stop, chunk):
-            batch = digits.rows(start, min(start + chunk, rows.stop))
-            answers = classifier.predict_proba(batch) if probabilities else classifier.predict(batch)
-            file.write(answers.astype(_ROW[job.output].base, copy=False).tobytes())
+            outputs = classifier.compute(digits.rows(start, min(start + chunk, rows.stop)))
+            answers = outputs.probabilities if probabilities else outputs.labels.astype(np.uint8)
+            file.write(answers.tobytes())
             file.flush()
-            advance(len(batch))
+            advance(len(outputs))
         write_atomically(record, job.record(**details, sha256=_sha256(part)))
         publish(part, output)
     return True
@@ -108,21 +108,17 @@ def _refuse(path: Path, inputs: Iterable[Path]) -> None:
 
 
 def _earlier(part: Path, record: Path, job: Job, details: dict[str, Any]) -> tuple[str | None, bool]:
-    """Return what an earlier run left: the SHA-256 of its answers if complete, and whether its part can be resumed.
-
-    Raises:
-        FileWriteError: a side file was not written by mnist-score.
-    """
+    """Return what an earlier run left: the SHA-256 of its answers if complete, and whether its part can be resumed."""
     header, digest, resumable = b"", None, False
     if record.exists():
         try:
-            earlier, said = Job.of_record(read_whole(record, limit=_RECORD_LIMIT, wanted=_ELSEWHERE))
-            start, stop = map(int, said["rows"])
+            earlier, found = Job.of_record(read_whole(record, limit=_RECORD_LIMIT, wanted=_ELSEWHERE))
+            start, stop = map(int, found["rows"])
             header = _header(earlier, stop - start)
         except (ValueError, TypeError, LookupError, OverflowError) as error:
             raise FileWriteError(f"{record} was not written by mnist-score; {_ELSEWHERE}") from error
-        digest = said.pop("sha256", None)
-        resumable = (earlier, said) == (job, details)
+        digest = found.pop("sha256", None)
+        resumable = (earlier, found) == (job, details)
     if part.exists():
         with write_errors(part), part.open("rb") as file:
             beginning = file.read(max(len(header), 1))

@@ -18,10 +18,10 @@ from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 
 from mnist_runtime.cpus import usable_cpus
+from mnist_runtime.errors import first_line
 from mnist_score.errors import ClusterError
 from mnist_score.job import Shard
 from mnist_score.scorer import Report, Scorer
-from mnist_score.storage import reason
 
 _AUTHENTICATION = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
 _STORE = 80 * 2**20  # bytes of Ray's object store, which holds the shards' names and the reports, and never digits
@@ -60,7 +60,7 @@ def joined(address: str | None, actors: int | None) -> Iterator[tuple[int, str]]
             what = f"the Ray at {address} cannot be joined" if address else "no Ray can be started here"
             hint = "; if it asks for a token, set RAY_AUTH_MODE=token" if address else ""
             raise ClusterError(
-                f"{what} ({reason(error)}); start a Ray with ray start, or see that its GCS can be reached{hint}"
+                f"{what} ({first_line(error)}); start a Ray with ray start, or see that its GCS can be reached{hint}"
             ) from error
         try:
             nodes = sum(node["Alive"] for node in ray.nodes())
@@ -71,7 +71,7 @@ def joined(address: str | None, actors: int | None) -> Iterator[tuple[int, str]]
                 ray.shutdown()
 
 
-def score(shards: list[Shard], scorer: dict[str, object], actors: int) -> Iterator[Report]:
+def score(shards: list[Shard], scorer: tuple[object, ...], actors: int) -> Iterator[Report]:
     """Score `shards`, the largest first, with a pool of `actors` scorers that are made with the arguments `scorer`.
 
     A shard whose scorer dies is tried `_TRIES` times. A shard that fails each time, or that Ray itself loses, has no
@@ -94,7 +94,7 @@ def score(shards: list[Shard], scorer: dict[str, object], actors: int) -> Iterat
                 Scorer,
                 batch_size=1,
                 compute=ray.data.ActorPoolStrategy(size=actors),
-                fn_constructor_kwargs=scorer,
+                fn_constructor_args=scorer,
                 num_cpus=1,
                 max_task_retries=_TRIES - 1,
             )
@@ -106,7 +106,7 @@ def score(shards: list[Shard], scorer: dict[str, object], actors: int) -> Iterat
             "free; run again to score the rest"
         ) from error
     except (RayError, SystemException) as error:
-        raise ClusterError(f"Ray gave up ({reason(error)}); run again to score the rest") from error
+        raise ClusterError(f"Ray gave up ({first_line(error)}); run again to score the rest") from error
 
 
 @contextlib.contextmanager

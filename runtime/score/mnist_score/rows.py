@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mnist_runtime.digits import PIXELS, Intensities, Pixels
-from mnist_runtime.errors import DigitError, FileReadError
+from mnist_runtime.errors import DigitError, FileReadError, first_line
 from mnist_runtime.io.npy import Npy
-from mnist_score.storage import Place, reason
+from mnist_score.storage import Place
 
 BATCH = 4096
 """Digits per batch: 3 MiB of uint8."""
@@ -64,7 +64,7 @@ def _reading(batches: Batches, name: str) -> Batches:
         yield from batches
     except (pa.ArrowException, OSError) as error:
         raise FileReadError(
-            f"{name} cannot be read ({reason(error)}); fix it, and the next run tries it again"
+            f"{name} cannot be read ({first_line(error)}); fix it, and the next run tries it again"
         ) from error
 
 

@@ -25,7 +25,7 @@ MANIFEST = "_manifest.json"
 """Record of all shards in an output's folder, written last: where it exists, every shard is scored."""
 
 _REQUESTS = 32  # footers read at a time, because each takes the time of a request on an object store
-_REPORT_ROWS = 2**18  # rows per report, times the number of scorers, whose driver gets equally many reports
+_REPORT_ROWS = 2**18  # rows per report and scorer: the driver gets equally many reports from few and from many
 _MAX_REPORT_ROWS = 2**23  # rows per report at most, because Ray takes a long silence for a failure
 _MAX_NAMED = 10  # shards without answers that are named
 _ELSEWHERE = "give another folder as OUTPUT, or clear this one"
@@ -86,10 +86,7 @@ def plan(classifier: Classifier, given: str, output: str, *, probabilities: bool
 def run(plan: Plan, classifier: Classifier, address: str | None, actors: int | None) -> bool:
     """Score the missing shards with `actors` scorers, by default one per CPU, on the Ray at `address` or a new one.
 
-    Progress, failures and a summary are printed to stderr. The manifest is written once every shard is scored.
-
-    Returns:
-        True if every shard is scored.
+    Print progress, failures and a summary to stderr; write the manifest, and return True, if every shard is scored.
 
     Raises:
         ClusterError: Ray cannot be started or joined, or gave up; the shards that are scored stay scored.
@@ -129,17 +126,12 @@ def _score(plan: Plan, classifier: Classifier, address: str | None, actors: int 
         count = min(actors or cpus, len(plan.missing))
         scorers = f"{_count(count, 'scorer')} on {name}"
         note(f"Scoring {_count(len(plan.missing), 'shard')} with {scorers}.")
-        settings = {
-            "classifier": classifier,
-            "job": plan.job,
-            "folder": plan.folder,
-            "output": plan.output,
-            "report_every": min(_REPORT_ROWS * count, _MAX_REPORT_ROWS),
-        }
+        report_every = min(_REPORT_ROWS * count, _MAX_REPORT_ROWS)
+        scorer = (classifier, plan.job, plan.folder, plan.output, report_every)
         failure: ClusterError | None = None
         with _Progress(plan.missing) as progress:
             try:
-                for report in ray_pool.score(plan.missing, settings, count):
+                for report in ray_pool.score(plan.missing, scorer, count):
                     progress.add(report)
                     if report.error:
                         del unanswered[report.shard]
@@ -226,11 +218,7 @@ def _scored(job: Job, output: Place, names: Iterable[str]) -> dict[str, tuple[Sh
 
 
 def _read_footer(job: Job, output: Place, name: str) -> tuple[Shard, int]:
-    """Return the shard and the number of rows of one file of answers.
-
-    Raises:
-        FileWriteError: the file is of another job, or was not written by mnist-score.
-    """
+    """Return the shard and the number of rows of one file of answers, which must be of `job`."""
     try:
         with output.open(name) as file, pq.ParquetFile(file) as parquet:
             found, details = Job.of_record(parquet.metadata.metadata[FOOTER_KEY])

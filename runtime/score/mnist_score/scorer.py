@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 
 from mnist_runtime.classifier import Classifier
 from mnist_runtime.digits import CLASSES, Intensities, Pixels
-from mnist_runtime.errors import DigitError, MnistRuntimeError
+from mnist_runtime.errors import DigitError, MnistRuntimeError, first_line
 from mnist_score.job import Job, Shard
 from mnist_score.rows import Rows, open_rows
-from mnist_score.storage import Place, reason
+from mnist_score.storage import Place
 
 FOOTER_KEY = b"mnist_score"
 """Key of the resume record in the metadata of an output's schema."""
@@ -74,7 +74,7 @@ class Scorer:
         except MnistRuntimeError as error:
             yield replace(report, error=str(error) if shard.name in str(error) else f"{shard.name}: {error}")
         except Exception as error:  # noqa: BLE001  # whatever a damaged file makes a parser raise, others are scored
-            sentence = f"{shard.name} cannot be scored ({reason(error)}); fix it, and the next run tries it again"
+            sentence = f"{shard.name} cannot be scored ({first_line(error)}); fix it, and the next run tries it again"
             yield replace(report, error=sentence)
 
     def _score(self, shard: Shard) -> Iterator[Report]:

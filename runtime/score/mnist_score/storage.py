@@ -10,7 +10,7 @@ from typing import Self
 import pyarrow as pa
 from pyarrow import fs
 
-from mnist_runtime.errors import FileMissingError, FileReadError, FileWriteError, MnistRuntimeError
+from mnist_runtime.errors import FileMissingError, FileReadError, FileWriteError, MnistRuntimeError, first_line
 from mnist_runtime.io.files import publish
 
 _TEMPORARY = ".mnist-score.tmp"
@@ -34,7 +34,7 @@ class Place:
             filesystem, path = fs.FileSystem.from_uri(given if "://" in given else str(Path(given).resolve()))
         except (pa.ArrowException, OSError, ImportError, ValueError, RuntimeError) as error:  # resolve's, of a loop
             raise FileReadError(
-                f"{given} cannot be reached ({reason(error)}); give a path, or a URI such as s3://bucket/digits"
+                f"{given} cannot be reached ({first_line(error)}); give a path, or a URI such as s3://bucket/digits"
             ) from error
         return cls(filesystem, path.rstrip("/") or "/")
 
@@ -67,7 +67,9 @@ class Place:
         try:
             return self.filesystem.get_file_info(self.path)
         except (pa.ArrowException, OSError) as error:
-            raise FileReadError(f"{self.path} cannot be read ({reason(error)}); see that it can be reached") from error
+            raise FileReadError(
+                f"{self.path} cannot be read ({first_line(error)}); see that it can be reached"
+            ) from error
 
     def entries(self) -> dict[str, fs.FileInfo]:
         """Return everything below the place by its name, sorted; nothing if the place does not exist."""
@@ -78,7 +80,7 @@ class Place:
         except UnicodeDecodeError as error:
             raise FileReadError(f"{self.path} holds {error.object!r}, whose name is not UTF-8; rename it") from error
         except (pa.ArrowException, OSError) as error:
-            raise FileReadError(f"{self.path} cannot be listed ({reason(error)}); give a folder") from error
+            raise FileReadError(f"{self.path} cannot be listed ({first_line(error)}); give a folder") from error
 
     def files(self) -> list[str]:
         """Return the names of all files below the place, sorted."""
@@ -142,14 +144,9 @@ def _write_errors(path: str) -> Iterator[None]:
     except MnistRuntimeError:
         raise
     except (pa.ArrowException, OSError) as error:
-        raise FileWriteError(f"cannot write {path} ({reason(error)}); choose another place for it") from error
+        raise FileWriteError(f"cannot write {path} ({first_line(error)}); choose another place for it") from error
 
 
 def is_temporary(name: str) -> bool:
     """Return True if the name is that of a file which a killed run has left unfinished."""
     return name.endswith(_TEMPORARY)
-
-
-def reason(error: BaseException) -> str:
-    """Return an exception's first line, or the name of its type."""
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
