@@ -2,7 +2,6 @@
 
 import contextlib
 import gzip
-import hashlib
 import http.server
 import io
 import pickle
@@ -55,28 +54,27 @@ def few(tmp_path_factory: pytest.TempPathFactory, train_split: Split, validation
 
 
 class Faults:
-    """What the server does wrong, once for each fault in the list, and what it was asked for."""
+    """Faults that the server shows, one per request, and the requests that it got."""
 
     def __init__(self, content: bytes) -> None:
         self.content = content
         self.plan: list[str] = []
         self.requests: list[str] = []
-        """The Range of each GET, or "" for the whole."""
+        """Path of each GET."""
+        self.stalled = threading.Event()
+        """Set once half an answer has been sent."""
 
 
 class FaultyHandler(http.server.BaseHTTPRequestHandler):
-    """Serves `faults.content` at every path, with Range and ETag, after what `faults.plan` says goes wrong."""
+    """A handler that serves `faults.content` at every path, with the next fault of `faults.plan`."""
 
     protocol_version = "HTTP/1.1"
     faults: Faults
 
     def do_GET(self) -> None:
         faults = self.faults
-        asked = self.headers.get("Range", "")
-        faults.requests.append(asked)
+        faults.requests.append(self.path)
         fault = faults.plan.pop(0) if faults.plan else ""
-        etag = f'"{hashlib.sha256(faults.content).hexdigest()[:16]}"'
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and self.headers.get("If-Range") == etag else 0
         self.close_connection = True
         match fault:
             case "drop before the answer":
@@ -94,19 +92,21 @@ class FaultyHandler(http.server.BaseHTTPRequestHandler):
             case "HTML":
                 self.answer(200, b"<!doctype html><h1>Please log in</h1>", **{"Content-Type": "text/html"})
                 return
-        body = faults.content[start:]
-        if start >= len(faults.content) and asked:
-            self.answer(416, b"")
-            return
+            case "302 to nowhere":
+                self.answer(302, b"", Location="http://[")
+                return
+        body = faults.content
         length = {"claims more": len(body) + 1000, "claims less": len(body) - 1000}.get(fault, len(body))
         sent = {"drop": len(body) // 3, "stall": len(body) // 2, "claims less": len(body) - 1000}.get(fault, len(body))
-        self.answer(206 if start else 200, body[:sent], length=length, ETag=etag)
+        self.answer(200, body[:sent], length=length)
         if fault == "stall":
+            faults.stalled.set()
             self.server.released.wait(30)  # until the test is over; the client gives up long before
 
     def answer(self, status: int, body: bytes, length: int | None = None, **headers: str) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(body) if length is None else length))
+        self.send_header("Connection", "close")
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()

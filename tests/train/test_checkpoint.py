@@ -42,10 +42,10 @@ def test_a_checkpoint_cut_short_is_refused_and_named(tmp_path, kept):
 def test_a_pickled_checkpoint_is_refused_and_never_run(tmp_path):
     path = tmp_path / "model.pt"
     torch.save(MNISTLogistic().state_dict(), path)
-    with pytest.raises(CheckpointError, match="no safetensors file"):
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
         checkpoint.load(path)
     path.write_bytes(pickle.dumps(RECORD))
-    with pytest.raises(CheckpointError, match="no safetensors file"):
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
         checkpoint.load(path)
 
 
@@ -55,7 +55,7 @@ def test_a_pickled_checkpoint_is_refused_and_never_run(tmp_path):
 )
 def test_a_checkpoint_without_our_record_is_refused(tmp_path, metadata):
     (tmp_path / "model").write_bytes(to_safetensors(MNISTLogistic().state_dict(), metadata))
-    with pytest.raises(CheckpointError, match="how it was trained"):
+    with pytest.raises(CheckpointError, match=r"how it was trained|cannot be built"):
         checkpoint.load(tmp_path / "model")
 
 

@@ -158,10 +158,10 @@ def test_describing_the_data_needs_no_torch():
 @pytest.mark.parametrize(
     ("words", "code", "sentence"),
     [
-        (["show", "-5"], 2, "there is no digit -5; the test digits are 0 to 9999."),
-        (["save", "-5", "x.npy", "--split", "train"], 2, "there is no digit -5; the train digits are 0 to 49999."),
+        (["show", "-5"], 2, "there is no digit -5; test has digits 0 to 9999."),
+        (["save", "-5", "x.npy", "--split", "train"], 2, "there is no digit -5; train has digits 0 to 49999."),
         (["show", "--sed", "3"], 2, "No such option '--sed'. Did you mean '--seed'?"),
-        (["fetch", "file:///etc/hostname"], 1, "file:///etc/hostname is neither lab nor a URL of http or https"),
+        (["fetch", "file:///etc/hostname"], 1, "file:///etc/hostname is neither lab nor an http or https URL"),
     ],
 )
 def test_what_mnist_data_cannot_do_is_told_in_a_sentence(run, tmp_path, words, code, sentence):

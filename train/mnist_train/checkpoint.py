@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors files that hold the weights and, in their metadata, the whole record of the run."""
+"""Checkpoints: safetensors files of the weights, with the record of the training run as metadata."""
 
 import hashlib
 import json
@@ -12,35 +12,36 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor, nn
 
+from mnist_runtime.errors import first_line
 from mnist_runtime.io.files import read_whole, write_atomically
 from mnist_train.errors import CheckpointError, ModelError
 from mnist_train.models import build
 
-# One metadata key: safetensors keeps several in a hash map, whose order would change the bytes from run to run.
+# One metadata key, because safetensors keeps several in a hash map, whose order changes the bytes from run to run.
 _KEY = "mnist_edge"
-_SIZE_LIMIT = 2**31  # bytes: what does not fit in one ONNX file cannot be exported
+_SIZE_LIMIT = 2**31  # bytes; more does not fit in one ONNX file, and could not be exported
 _WANTED = "give a checkpoint that mnist-train wrote"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained module and how it came to be."""
+    """A trained module and the record of its training."""
 
     module: nn.Module
-    """In evaluation mode, on the CPU."""
+    """Module in evaluation mode, on the CPU."""
     record: dict[str, Any]
-    """model, hyperparameters, metrics, data digests and versions."""
+    """Model, hyperparameters, metrics, digests of the data, and versions."""
     sha256: str
-    """Of the file, in hex."""
+    """SHA-256 of the file, in hex."""
     size: int
-    """Of the file, in bytes."""
+    """Size of the file, in bytes."""
 
 
 def save(path: str | os.PathLike[str], module: nn.Module, record: dict[str, Any]) -> str:
-    """Write weights and record to `path`, atomically, and return the SHA-256; equal runs give equal bytes.
+    """Write weights and record to `path`, atomically, and return the SHA-256 in hex; equal runs write equal bytes.
 
     Raises:
-        FileWriteError: naming `path`.
+        FileWriteError: `path` cannot be written.
     """
     data = pack(module.state_dict(), _KEY, record)
     write_atomically(path, data)
@@ -48,13 +49,13 @@ def save(path: str | os.PathLike[str], module: nn.Module, record: dict[str, Any]
 
 
 def load(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read the checkpoint at `path`; no code in it can run.
+    """Read the checkpoint at `path`; no code in the file can run.
 
-    A checkpoint of `--model package.module:Class` names that class, and it is imported from your Python path.
+    A checkpoint of `--model package.module:Class` names that class, which is imported from your Python path.
 
     Raises:
-        FileMissingError, FileReadError: it is not there, or cannot be read.
-        CheckpointError: it is cut short, not ours, or does not fit the model it names, or that model is not there.
+        FileMissingError, FileReadError: the file is missing or cannot be read.
+        CheckpointError: the file is cut short, not ours, does not fit its model, or its model cannot be imported.
     """
     path = Path(path)
     data = read_whole(path, limit=_SIZE_LIMIT, wanted=_WANTED)
@@ -63,11 +64,13 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         module = build(record["model"])
         module.load_state_dict(weights)
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file ({error}); {_WANTED}") from error
+        raise CheckpointError(
+            f"{path} is damaged or not a safetensors file ({first_line(error)}); {_WANTED}"
+        ) from error
     except ModelError as error:
-        raise CheckpointError(f"{path} says how it was trained, and that cannot be made again: {error}") from error
+        raise CheckpointError(f"the model of {path} cannot be built: {error}") from error
     except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} does not say how it was trained ({error!r}); {_WANTED}") from error
+        raise CheckpointError(f"{path} has no record of how it was trained ({error!r}); {_WANTED}") from error
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path} does not fit its model ({reason}); {_WANTED}") from error
@@ -75,16 +78,18 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def pack(tensors: Mapping[str, Tensor], key: str, record: Mapping[str, Any]) -> bytes:
-    """A safetensors file of `tensors`, wherever they are, with `record` as JSON under `key` of its metadata."""
+    """Return a safetensors file of `tensors` from any device, with `record` as JSON under `key` of its metadata."""
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     return safetensors.save(copies, metadata={key: json.dumps(record, sort_keys=True)})
 
 
 def unpack(data: bytes, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a safetensors file, and the record under `key`; the library does not give metadata from bytes.
+    """Return the tensors of a safetensors file, and the record under `key`.
+
+    The header is parsed here, because safetensors returns metadata of files only, not of bytes.
 
     Raises:
-        SafetensorError: it is damaged, or another kind of file.
+        SafetensorError: the file is damaged, or of another kind.
         KeyError, ValueError: there is no such record.
     """
     tensors = safetensors.load(data)

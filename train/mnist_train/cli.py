@@ -15,10 +15,10 @@ import click
 from mnist_runtime import __version__
 from mnist_runtime.console.command import Command, Group
 from mnist_train.errors import GroupError
-from mnist_train.settings import CHANGEABLE, Settings
+from mnist_train.settings import CHANGEABLE, TrainingSettings
 from mnist_train.torchrun_env import Rank
 
-# torch and NumPy are imported where they are used: --help answers at once, and mnist-data needs no torch.
+# torch and NumPy are imported where they are used, so that --help is fast and mnist-data needs no torch.
 if TYPE_CHECKING:
     import numpy as np
 
@@ -28,37 +28,34 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., object])
 
 
-class _Ranks(Command):
-    """A command that torchrun may start many times over: rank 0 speaks for all.
+class _TorchrunCommand(Command):
+    """A command that torchrun may start many times: rank 0 prints results.
 
-    A machine's first rank also says what is wrong on that machine; an exception that nobody expected is seen of any.
+    The first rank of each machine prints errors; the traceback of an unexpected exception comes from any rank.
     """
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
-        """As `Command.main`."""
+        """Run the command, as `Command.main` does."""
         try:
-            place = Rank.told()
+            rank = Rank.from_environment()
         except GroupError:
-            place = None  # there may be nobody else to say so
+            rank = None  # the command reports the error
         with ExitStack() as stack:
-            nobody = stack.enter_context(Path(os.devnull).open("w"))
-            if place and place.rank:
-                stack.enter_context(redirect_stdout(nobody))
-            if place and place.local_rank:
-                stack.enter_context(redirect_stderr(nobody))
+            devnull = stack.enter_context(Path(os.devnull).open("w"))
+            if rank and rank.rank:
+                stack.enter_context(redirect_stdout(devnull))
+            if rank and rank.local_rank:
+                stack.enter_context(redirect_stderr(devnull))
             super().main(*args, **extra)
 
 
-class _PositiveFloat(click.ParamType[float]):
-    name = "float"
+class _FiniteFloat(click.FloatRange):
+    """A number in a range, which "nan" and "inf" are not."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            number = math.nan
-        if not (math.isfinite(number) and number > 0):
-            self.fail(f"{value!r} is not a finite number above 0.", param, ctx)
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
         return number
 
 
@@ -72,7 +69,7 @@ class _Device(click.ParamType[str]):
 
 
 def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> Path | None:
-    """Make the file's values the defaults, so that flags win and both are checked alike."""
+    """Make the file's values the defaults, so that flags win and click checks both."""
     if path and not ctx.resilient_parsing:
         from mnist_train.settings import read_config
 
@@ -92,80 +89,80 @@ def _read_state(ctx: click.Context, _: click.Parameter, path: Path | None) -> An
 
 
 def _option(name: str, kind: Any, explanation: str, **extra: Any) -> Callable[[F], F]:
-    """An option of `mnist-train` with the default that `Settings` gives it."""
-    default = getattr(Settings, name.removeprefix("--").replace("-", "_"))
+    """Declare an option of `mnist-train`; its default is that of `TrainingSettings`."""
+    default = getattr(TrainingSettings, name.removeprefix("--").replace("-", "_"))
     shown = default is not False and default != ""
     return click.option(name, type=kind, default=default, show_default=shown, help=explanation, **extra)
 
 
-@click.command("mnist-train", cls=_Ranks)
+@click.command("mnist-train", cls=_TorchrunCommand)
+@_option("--model", str, "Model to train: linear, mlp, or package.module:Class of yours.", metavar="NAME")
 @_option(
-    "--model", str, "linear, mlp, or package.module:Class, any nn.Module from [N, 784] to [N, 10].", metavar="NAME"
+    "--data", str, "Data: bundled, lab, a URL, a .pkl.gz, a .npz, or a folder of IDX or .npy files.", metavar="SOURCE"
 )
-@_option("--data", str, "bundled, lab, a URL, a .pkl.gz, a .npz, or a folder of IDX or .npy files.", metavar="SOURCE")
-@_option("--sha256", str, "Of a file to download that is not MNIST.", metavar="HEX")
-@_option("--optimizer", click.Choice(["plain", "sgd", "adamw"]), "plain is the lab's update; the others torch.optim's.")
-@_option("--lr", _PositiveFloat(), "Learning rate.", metavar="FLOAT")
-@_option("--momentum", click.FloatRange(0, 1, max_open=True), "Of sgd.", metavar="SHARE")
-@_option("--weight-decay", click.FloatRange(min=0), "Of sgd and adamw.", metavar="FLOAT")
-@_option("--schedule", click.Choice(["constant", "cosine"]), "How the learning rate goes on.")
-@_option("--epochs", click.IntRange(min=1), "Passes over the data.", metavar="N")
-@_option("--batch-size", click.IntRange(min=1), "Digits a step.", metavar="N")
-@_option("--shuffle", bool, "A new order every epoch, the same for the same seed.", is_flag=True)
-@_option("--seed", click.IntRange(0, 2**63 - 1), "Of first weights, dropout and shuffle.", metavar="N")
-@_option("--device", _Device(), "auto, cpu, cuda, cuda:N or mps; auto is a GPU if there is one.", metavar="NAME")
-@_option("--output-dir", str, "Where mnist.safetensors and metrics.jsonl go.", metavar="DIR")
+@_option("--sha256", str, "SHA-256 of a download other than MNIST.", metavar="HEX")
+@_option("--optimizer", click.Choice(["plain", "sgd", "adamw"]), "Update rule: the lab's, or one of torch.optim.")
+@_option("--lr", _FiniteFloat(min=0, min_open=True), "Learning rate.", metavar="FLOAT")
+@_option("--momentum", _FiniteFloat(0, 1, max_open=True), "Momentum (sgd only).", metavar="SHARE")
+@_option("--weight-decay", _FiniteFloat(min=0), "Weight decay (sgd and adamw only).", metavar="FLOAT")
+@_option("--schedule", click.Choice(["constant", "cosine"]), "Schedule of the learning rate.")
+@_option("--epochs", click.IntRange(min=1), "Passes over the training digits.", metavar="N")
+@_option("--batch-size", click.IntRange(min=1), "Digits per step.", metavar="N")
+@_option("--shuffle", bool, "Shuffle the digits in every epoch, in an order fixed by the seed.", is_flag=True)
+@_option("--seed", click.IntRange(0, 2**63 - 1), "Seed of initial weights, dropout and shuffling.", metavar="N")
+@_option("--device", _Device(), "Device: cpu, cuda, cuda:N, mps, or auto for a GPU if there is one.", metavar="NAME")
+@_option("--output-dir", str, "Folder for mnist.safetensors and metrics.jsonl.", metavar="DIR")
 @_option(
     "--checkpoint-every",
     click.IntRange(min=0),
-    "Steps between resumable checkpoints besides each epoch's.",
+    "Steps between resumable checkpoints; 0 writes one per epoch.",
     metavar="N",
 )
-@_option("--tracker", click.Choice(["none", "tensorboard", "wandb"]), "Log curves, weights and digits there.")
-@_option("--report", str, "Write curves, confusions, templates and errors there, as PNG and HTML.", metavar="DIR")
+@_option("--tracker", click.Choice(["none", "tensorboard", "wandb"]), "Tracker that logs curves, weights and digits.")
+@_option("--report", str, "Folder for a report: curves, confusions, weights and errors as PNG and HTML.", metavar="DIR")
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
     is_eager=True,
     expose_value=False,
     callback=_read_config,
-    help="A TOML file of these options; flags win.",
+    help="TOML file with any of these options; flags win.",
 )
 @click.option(
     "--resume",
     type=click.Path(path_type=Path),
     is_eager=True,
     callback=_read_state,
-    help="Go on from a resumable checkpoint, with its settings.",
+    help="Resumable checkpoint to continue from, with its settings.",
 )
-@click.option("--print-config", is_flag=True, help="Print the --config file of this command, and do nothing else.")
+@click.option("--print-config", is_flag=True, help="Print these options as TOML for --config, and exit.")
 @click.version_option(__version__)
 @click.pass_context
 def train(ctx: click.Context, /, resume: Any, print_config: bool, **options: Any) -> None:
-    """Train a digit classifier by the lab's loop and write a checkpoint.
+    """Train a digit classifier with the lab's loop and write a checkpoint.
 
     Ctrl-C and SIGTERM finish the step and save a resumable checkpoint.
 
-    Exit codes: 0 trained and written; 1 it could not be; 2 wrong usage; 130 interrupted; 143 terminated.
+    Exit codes: 0 trained; 1 failed; 2 wrong usage; 130 interrupted; 143 terminated.
     """
-    settings = Settings(**options)
+    settings = TrainingSettings(**options)
     _refuse_contradictions(settings, resume)
     if print_config:
         click.echo(settings.to_toml(), nl=False)
         return
 
     from mnist_train.distributed import join
-    from mnist_train.run import Run, Stopped
+    from mnist_train.run import Stopped, TrainingRun
 
     try:
         with join() as group:
-            Run(settings, resume, click.echo, group).train()
+            TrainingRun(settings, resume, click.echo, group).train()
     except Stopped as stopped:
         click.echo(stopped, err=True)
         ctx.exit(stopped.exit_code)
 
 
-def _refuse_contradictions(settings: Settings, resumed: Any) -> None:
+def _refuse_contradictions(settings: TrainingSettings, resumed: Any) -> None:
     if settings.momentum and settings.optimizer != "sgd":
         raise click.UsageError(f"--momentum belongs to --optimizer sgd, not to {settings.optimizer}.")
     if settings.weight_decay and settings.optimizer == "plain":
@@ -173,20 +170,20 @@ def _refuse_contradictions(settings: Settings, resumed: Any) -> None:
     for name, value in asdict(resumed.settings).items() if resumed else ():
         if name not in CHANGEABLE and getattr(settings, name) != value:
             option = "--" + name.replace("_", "-")
-            raise click.UsageError(f"{option} was {value!r} before the interruption and cannot change; leave it out.")
+            raise click.UsageError(f"{option} was {value!r} before the interruption and cannot change; omit it.")
 
 
 @click.group("mnist-data", cls=Group)
 @click.version_option(__version__)
 def data() -> None:
-    """Look at MNIST: what is in it, what a digit looks like, and one of them to save.
+    """Download, describe and draw MNIST, or save one of its digits.
 
-    Exit codes: 0 done; 1 it could not be done; 2 wrong usage.
+    Exit codes: 0 done; 1 failed; 2 wrong usage.
     """
 
 
-class _OfDigit(Command):
-    """A command on digit INDEX; one below 0 is told the digits there are, for -5 is no option that anybody mistyped."""
+class _DigitCommand(Command):
+    """A command that accepts a negative INDEX, so that the error names the valid ones instead of an option -5."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.ignore_unknown_options = any(re.fullmatch(r"-\d+", word) for word in args)
@@ -194,40 +191,37 @@ class _OfDigit(Command):
 
 
 _split_option = click.option(
-    "--split", type=click.Choice(["train", "valid", "test"]), default="test", show_default=True, help="Which digits."
+    "--split", type=click.Choice(["train", "valid", "test"]), default="test", show_default=True, help="Part of MNIST."
 )
 
 
 @data.command()
 @click.argument("source", default="lab")
-@click.option("--sha256", metavar="HEX", help="Of a file that is not MNIST.")
+@click.option("--sha256", metavar="HEX", help="SHA-256 of a file other than MNIST.")
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=2**30, show_default=True, metavar="BYTES", help="Largest size."
+    "--limit", type=click.IntRange(min=1), default=2**30, show_default=True, metavar="BYTES", help="Largest download."
 )
 @click.option(
     "--timeout",
-    type=_PositiveFloat(),
+    type=_FiniteFloat(min=0, min_open=True),
     default=30.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long the server may be silent.",
+    help="Seconds the server may take to connect, or between two reads.",
 )
 def fetch(source: str, sha256: str | None, limit: int, timeout: float) -> None:
     """Download SOURCE, "lab" (the default) or a URL, into the cache, check it, and print its path.
 
-    The cache is MNIST_EDGE_CACHE, or mnist-edge in your cache folder. Nothing is fetched twice.
+    The cache is MNIST_EDGE_CACHE, or mnist-edge in your cache folder. A file in the cache is not downloaded again.
     """
-    from mnist_train.data.download import byte_bar
     from mnist_train.data.sources import fetch_source
 
-    with byte_bar() as progress:
-        path = fetch_source(source, sha256=sha256, limit=limit, timeout=timeout, progress=progress)
-    click.echo(path)
+    click.echo(fetch_source(source, sha256=sha256, limit=limit, timeout=timeout))
 
 
 @data.command()
 def info() -> None:
-    """Shapes, dtypes, class counts and digests."""
+    """Print shapes, dtypes, class counts and digests."""
     import numpy as np
 
     from mnist_train.data.bundled import DIGESTS, SPLITS, load_split
@@ -242,12 +236,12 @@ def info() -> None:
         click.echo(f"{name:<6}" + "".join(f"{count:>7,}" for count in np.bincount(split.labels, minlength=10)))
 
 
-@data.command(cls=_OfDigit)
+@data.command(cls=_DigitCommand)
 @click.argument("index", type=int, required=False)
 @_split_option
-@click.option("--seed", type=click.IntRange(min=0), help="Makes the random choice repeatable.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of the random choice.")
 def show(index: int | None, split: str, seed: int | None) -> None:
-    """Draw digit INDEX, or a random one, with its label."""
+    """Draw digit INDEX, or a random digit, with its label."""
     import random
 
     from mnist_runtime.console.drawing import draw_digit, has_colour
@@ -261,7 +255,7 @@ def show(index: int | None, split: str, seed: int | None) -> None:
     click.echo(f"\n{split}[{index}] is a {label}")
 
 
-@data.command(cls=_OfDigit)
+@data.command(cls=_DigitCommand)
 @click.argument("index", type=int)
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
 @_split_option
@@ -283,5 +277,5 @@ def save(index: int, path: Path, split: str) -> None:
 
 def _pick(digits: "Split", split: str, index: int) -> "tuple[np.ndarray[Any, np.dtype[np.uint8]], int]":
     if not 0 <= index < len(digits):
-        raise click.UsageError(f"there is no digit {index}; the {split} digits are 0 to {len(digits) - 1}.")
+        raise click.UsageError(f"there is no digit {index}; {split} has digits 0 to {len(digits) - 1}.")
     return digits.images[index], int(digits.labels[index])

@@ -1,4 +1,4 @@
-"""The processes that train one model together, as torchrun starts them: who each is, and what they tell one another."""
+"""The processes that train one model together: their ranks, their sums, and how one failure ends them all."""
 
 import gc
 import os
@@ -7,12 +7,13 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional  # before a group is there: its functions would have it, for ever, as a default
+import torch.distributed.nn.functional  # imported later, it would keep the first group as a default argument
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
@@ -21,195 +22,163 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mnist_runtime import MnistRuntimeError
 from mnist_runtime.digits import PIXELS
+from mnist_runtime.errors import first_line
 from mnist_train.errors import GroupError
 from mnist_train.torchrun_env import Rank
 
 T = TypeVar("T")
 
-_PATIENCE = timedelta(
-    hours=2
-)  # for a rank that is silent: rank 0 reads a mapped data set through before the first step
+_TIMEOUT = timedelta(hours=2)  # of a rank that is silent; rank 0 reads a mapped data set once before the first step
 
 
-class Group:
-    """One process alone: every batch is all its own, and what it knows everybody knows."""
+@dataclass(frozen=True)
+class ProcessGroup(Rank):
+    """One process of those that train together; gradients go by DistributedDataParallel, all other values by gloo."""
 
-    command: ClassVar[str] = "mnist-train"
-    """How it is started."""
-    rank: int = 0
-    """Of this process, from 0; rank 0 speaks and writes for all."""
-    size: int = 1
-    """Processes."""
-    local_rank: int = 0
-    """Of this process among those of this machine."""
-    local_size: int = 1
-    """Processes on this machine."""
     run_id: str = ""
-    """Of the torchrun that starts the group, and starts it anew when a process dies; empty without."""
+    """Id of the torchrun that started the group; empty without torchrun."""
     restarted: bool = False
-    """Whether this torchrun may have started the group before."""
+    """True if this torchrun may have started the group before."""
+
+    @property
+    def command(self) -> str:
+        """Command that starts the group."""
+        return "torchrun ... -m mnist_train" if self.run_id else "mnist-train"
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The module whose backward pass gives every rank the gradient of the whole batch."""
-        return model
+        """Return the module whose backward pass gives every rank the gradient of the whole batch.
 
-    def loss(self, logits: Tensor, labels: Tensor, count: int) -> Tensor:
-        """The loss of this rank's share of a batch of `count`; its mean over the ranks is the mean of the batch."""
-        del count
-        return F.cross_entropy(logits, labels)
-
-    def mean(self, value: Tensor) -> Tensor:
-        """The mean of a scalar over the ranks."""
-        return value
-
-    def sum(self, values: Tensor) -> Tensor:
-        """The sum of `values`, on the CPU, over the ranks."""
-        return values
-
-    def largest(self, number: int) -> int:
-        """The largest `number` of any rank."""
-        return number
-
-    def gather(self, values: Tensor) -> list[Tensor]:
-        """The `values`, on the CPU and of one shape, of every rank."""
-        return [values]
-
-    def of_main(self, value: T) -> T:
-        """The `value` of rank 0."""
-        return value
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Leave the block when every rank came through it; else raise, at all, what stopped the first of them."""
-        yield
-
-
-ALONE = Group()
-
-
-class TorchrunGroup(Group):
-    """The processes that torchrun started: gradients by DistributedDataParallel, everything else over gloo."""
-
-    command = "torchrun ... -m mnist_train"
-
-    def __init__(self, place: Rank) -> None:
-        self.rank, self.size = place.rank, place.size
-        self.local_rank, self.local_size = place.local_rank, place.local_size
-        self.run_id = os.environ.get("TORCHELASTIC_RUN_ID", "none")
-        # "none" is torchrun's own default, and so of many runs. Where it is not, a new agent may count from 0 again.
-        self.restarted = self.run_id != "none" or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """Wrap it in DistributedDataParallel, on the device where it is.
-
-        Of a module that is not ours nobody knows which parameters have a part in a step, for that may depend on chance.
+        A user's module may use some parameters in some steps only, even at random; DistributedDataParallel must then
+        look for unused parameters in every step.
         """
+        if self.size == 1:
+            return model
         is_known = type(model).__module__.startswith("mnist_train.") and _backward(model)
         parallel = DistributedDataParallel(model, find_unused_parameters=not is_known)
         if is_known:
-            # After the first, it orders its buckets anew: here, so that a resumed run adds up alike.
+            # The first backward pass reorders the buckets; doing it now makes a resumed run sum in the same order.
             _backward(parallel)
         return parallel
 
     def loss(self, logits: Tensor, labels: Tensor, count: int) -> Tensor:
-        """The sum over the share, times size / count.
+        """Return the loss of this rank's share of a batch of `count`: the sum over the share, times size / count.
 
-        DistributedDataParallel takes the mean of the ranks' gradients, and of these that is the gradient of the batch,
-        however uneven the shares; of their means it would not be. Of an empty share it is 0, and not NaN.
+        DistributedDataParallel takes the mean of the ranks' gradients. For these sums it is the gradient of the batch
+        even when shares are uneven, which it is not for means. The loss of an empty share is 0, not NaN.
         """
+        if self.size == 1:
+            return F.cross_entropy(logits, labels)
         return F.cross_entropy(logits, labels, reduction="sum") * (self.size / count)
 
     def mean(self, value: Tensor) -> Tensor:
-        """As `Group.mean`, on the device of `value`."""
-        total = value.clone()
-        dist.all_reduce(total)
-        return total / self.size
+        """Return the mean of a scalar over the ranks."""
+        return value if self.size == 1 else self.sum(value) / self.size
 
     def sum(self, values: Tensor) -> Tensor:
-        """As `Group.sum`."""
+        """Return the sum of `values` over the ranks, on their device."""
+        if self.size == 1:
+            return values
         total = values.clone()
         dist.all_reduce(total)
         return total
 
     def largest(self, number: int) -> int:
-        """As `Group.largest`."""
-        value = torch.tensor(number)
-        dist.all_reduce(value, dist.ReduceOp.MAX)
-        return int(value)
+        """Return the largest `number` of any rank."""
+        return number if self.size == 1 else max(int(each) for each in self.gather(torch.tensor(number)))
 
     def gather(self, values: Tensor) -> list[Tensor]:
-        """As `Group.gather`."""
+        """Return the `values` of every rank, on the CPU and of one shape."""
+        if self.size == 1:
+            return [values]
         gathered = [torch.empty_like(values) for _ in range(self.size)]
         dist.all_gather(gathered, values)
         return gathered
 
     def of_main(self, value: T) -> T:
-        """As `Group.of_main`."""
+        """Return the `value` of rank 0."""
         box = [value]
-        dist.broadcast_object_list(box)
+        if self.size > 1:
+            dist.broadcast_object_list(box)
         return box[0]
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """As `Group.together`; the sentence says which rank it is of, unless it is rank 0's."""
+        """Wait for all ranks at the end of the block; if one failed inside, every rank raises the first rank's error.
+
+        On other ranks, the sentence names the rank that failed.
+        """
         failure: MnistRuntimeError | None = None
         try:
             yield
         except MnistRuntimeError as error:
+            if self.size == 1:
+                raise
             failure = error
         sentences: list[Any] = [None] * self.size
-        dist.all_gather_object(sentences, failure and str(failure))
+        if self.size > 1:
+            dist.all_gather_object(sentences, failure and str(failure))
         for rank, sentence in enumerate(sentences):
             if sentence is not None:
                 raise failure if rank == self.rank and failure else GroupError(f"rank {rank}: {sentence}")
 
 
+ALONE = ProcessGroup(rank=0, size=1, local_rank=0, local_size=1)
+"""A process that torchrun did not start."""
+
+
 @contextmanager
-def join() -> Iterator[Group]:
-    """Join the group that the environment tells of, as torchrun sets it; without one, this process is alone.
+def join() -> Iterator[ProcessGroup]:
+    """Join the group that torchrun's environment describes; without one, this process is alone.
 
     Raises:
-        GroupError: the environment makes no sense, or another process is gone.
+        GroupError: the environment contradicts itself, or another process is gone.
     """
-    place = Rank.told()
-    if place is None:
+    rank = Rank.from_environment()
+    if rank is None:
         yield ALONE
         return
     try:
-        _connect(place)
-        yield TorchrunGroup(place)
-        dist.barrier()  # a rank that leaves before the others looks to them like one that died
+        _connect(rank)
+        yield _started_group(rank)
+        dist.barrier()  # to the others, a rank that leaves early looks like one that died
     except RuntimeError as error:
-        if isinstance(error, MnistRuntimeError) or not _is_of_connection(error):
+        if isinstance(error, MnistRuntimeError) or not _is_connection_error(error):
             raise
         raise GroupError(
-            f"the processes have lost one another ({_reason(error)}); torchrun --max-restarts=N starts them again from "
-            "the last resumable checkpoint"
+            f"the processes have lost their connection ({_reason(error)}); torchrun --max-restarts=N restarts them "
+            "from the last resumable checkpoint"
         ) from error
     finally:
         _leave()
 
 
-def _connect(place: Rank) -> None:
+def _started_group(rank: Rank) -> ProcessGroup:
+    run_id = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    # "none" is torchrun's default, which many runs share. With another id, a new agent may count from 0 again.
+    restarted = run_id != "none" or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    return ProcessGroup(**asdict(rank), run_id=run_id, restarted=restarted)
+
+
+def _connect(rank: Rank) -> None:
     """Connect to the other ranks, through the store that torchrun keeps.
 
-    It keeps one store for as long as it runs, and a rank that is started anew could read there where its peers were
-    before (https://github.com/pytorch/pytorch/issues/135712), so each start has its own part of it. On several machines
-    each torchrun counts starts for itself, and docs/scale.md says how to have a new store at every start.
+    torchrun keeps one store for its lifetime, in which a restarted rank could read its peers' old addresses
+    (https://github.com/pytorch/pytorch/issues/135712), so each start uses a prefix of its own. On several machines,
+    each torchrun counts starts for itself; docs/scale.md shows how to get a new store at every start.
     """
-    store, rank, size = next(rendezvous("env://", timeout=_PATIENCE))
-    if place.size == place.local_size:
+    store, number, size = next(rendezvous("env://", timeout=_TIMEOUT))
+    if rank.size == rank.local_size:
         store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
-    # Both: what the ranks tell one another between two steps must not wait for the GPU.
+    # gloo beside NCCL, because what ranks exchange between two steps must not wait for the GPU.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+    dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=_TIMEOUT)
 
 
 def _leave() -> None:
-    """End the group, and with it gloo's threads: at the interpreter's end they may abort the process.
+    """End the group and gloo's threads, which could abort the process when the interpreter ends.
 
-    They live as long as anything refers to the group, as a wrapped module does, and the frames that an exception comes
-    from refer to that.
+    The threads live as long as anything refers to the group. A wrapped module does, and so do the frames of an
+    exception that passed through it.
     """
     if error := sys.exception():
         traceback.clear_frames(error.__traceback__)
@@ -218,18 +187,18 @@ def _leave() -> None:
         dist.destroy_process_group()
 
 
-def _is_of_connection(error: RuntimeError) -> bool:
-    """Whether it is of the connection, and not of the module; gloo's are plain RuntimeErrors that name its files."""
+def _is_connection_error(error: RuntimeError) -> bool:
+    """Return True for errors of the connection; gloo raises plain RuntimeErrors that name its source files."""
     return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
 
 
 def _reason(error: RuntimeError) -> str:
-    """Its first sentence, without the place in somebody else's source."""
-    return re.sub(r"\[[^]]*:\d+\] ", "", str(error).splitlines()[0]).split(". ")[0]
+    """Return the first sentence, without its position in gloo's source."""
+    return re.sub(r"\[[^]]*:\d+\] ", "", first_line(error)).split(". ")[0]
 
 
 def _backward(model: nn.Module) -> bool:
-    """Go backwards once, from a blank digit, which changes nothing; whether every parameter had a part in it."""
+    """Run one backward pass from a blank digit and drop the gradients; return True if every parameter had one."""
     model.eval()
     model(torch.zeros(1, PIXELS, device=next(model.parameters()).device)).sum().backward()
     is_whole = all(p.grad is not None for p in model.parameters() if p.requires_grad)

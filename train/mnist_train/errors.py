@@ -1,46 +1,46 @@
-"""What can go wrong in the workshop: the one root of `mnist_train` and `mnist_export`, and training's own errors."""
+"""Errors of the workshop: the root that `mnist_train` and `mnist_export` share, and the errors of training."""
 
 from mnist_runtime import MnistRuntimeError
 
 
 class MnistEdgeError(MnistRuntimeError):
-    """Root of every error that `mnist_train` and `mnist_export` raise on purpose, itself a `MnistRuntimeError`."""
+    """Root of all errors that `mnist_train` and `mnist_export` raise on purpose."""
 
 
 class DataError(MnistEdgeError, ValueError):
-    """A data set is not what it should be."""
+    """A data set that does not hold digits with labels."""
 
 
 class DownloadError(MnistEdgeError, ConnectionError):
-    """A file could not be fetched."""
+    """A download that failed or was refused."""
 
 
 class ModelError(MnistEdgeError, ValueError):
-    """The model asked for is not there, or does not classify digits."""
+    """A model that cannot be built, or does not classify digits."""
 
 
 class DeviceError(MnistEdgeError, RuntimeError):
-    """The device asked for is not there."""
+    """A device that torch does not find, or that processes cannot share."""
 
 
 class GroupError(MnistEdgeError, RuntimeError):
-    """The processes that torchrun starts cannot train together."""
+    """Processes that cannot train together."""
 
 
 class DivergenceError(MnistEdgeError, ArithmeticError):
-    """The loss is no longer a number."""
+    """A loss that is NaN or infinite."""
 
 
 class CheckpointError(MnistEdgeError, ValueError):
-    """The file is not a checkpoint that `mnist-train` wrote."""
+    """A file that `mnist-train` did not write as a checkpoint."""
 
 
 class ConfigError(MnistEdgeError, ValueError):
-    """A configuration file cannot be read, or names what there is not."""
+    """A configuration file that is not TOML, or sets unknown options or values of another type."""
 
 
 class MissingExtraError(MnistEdgeError, ImportError):
-    """An optional package is not installed; the sentence says which extra brings it."""
+    """An optional package that is not installed; the sentence names the extra that brings it."""
 
     def __init__(self, package: str, extra: str, asked: str) -> None:
         super().__init__(f"{asked} needs {package}, which is not installed; run: pip install 'mnist-edge[{extra}]'")

@@ -1,4 +1,4 @@
-"""The lab's training loop, for every model: slices of the data, a loss, a step."""
+"""The lab's training loop for every model: a batch, a loss, a step."""
 
 import math
 from collections.abc import Callable
@@ -9,51 +9,51 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mnist_train.data.batches import Batches, Data, InMemory
-from mnist_train.distributed import ALONE, Group
+from mnist_train.distributed import ALONE, ProcessGroup
 from mnist_train.errors import DivergenceError
 from mnist_train.optimizers import Descent, Optimizer, Schedule, constant
 
 CHANCE_LOSS = -math.log(1 / 10)
-"""Cross-entropy of guessing ten classes uniformly, 2.303: where an untrained model should start."""
+"""Cross-entropy of guessing among ten classes, 2.303, where an untrained model should start."""
 
-_CHECK_EVERY = 100  # steps: a NaN is seen soon, and the device hardly waited for
+_CHECK_EVERY = 100  # steps; each check waits for the device
 _CURVE_POINTS = 100
-_EVALUATION_BATCH = 10_000  # digits; bounds memory, and is large enough to keep every core busy
+_EVALUATION_BATCH = 10_000  # digits; bounds memory and keeps every core busy
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """What one pass over the training data came to."""
+    """Record of one pass over the training data."""
 
     epoch: int
-    """From 1."""
+    """Number of the epoch, from 1."""
     train_loss: float
-    """Mean cross-entropy of the batches, each before its own update."""
+    """Mean cross-entropy per digit, each batch measured before its own update."""
     valid_loss: float
     valid_accuracy: float
     curve: tuple[float, ...] = ()
-    """Mean training loss of up to 100 stretches of the epoch, of equal length, for drawing."""
+    """Mean training loss in each of up to 100 equal parts of the epoch, for drawing."""
 
     def metrics(self) -> dict[str, float]:
-        """The numbers, without the curve."""
+        """Return the numbers without the curve."""
         return {name: value for name, value in asdict(self).items() if name != "curve"}
 
 
 @dataclass(slots=True)
 class Position:
-    """Where a training stands, and so where it can go on from."""
+    """Progress of a training, from which it can be continued."""
 
     epoch: int = 1
-    """The one being worked on, from 1."""
+    """Number of the current epoch, from 1."""
     step: int = 0
-    """Steps done in it."""
+    """Steps done in the current epoch."""
     losses: Tensor = field(default_factory=lambda: torch.empty(0))
-    """float32, on the model's device: of those steps, with room for the rest of the epoch."""
+    """Losses of those steps, float32 on the model's device, with room for the rest of the epoch."""
     history: list[Epoch] = field(default_factory=list)
-    """Of the epochs before."""
+    """Records of the epochs before."""
 
 
-def fit(  # noqa: PLR0913  # one argument a number, and a hook each for its caller
+def fit(  # noqa: PLR0913  # one argument per number and per hook
     model: nn.Module,
     train: Data | Batches,
     valid: Data | Batches,
@@ -64,31 +64,31 @@ def fit(  # noqa: PLR0913  # one argument a number, and a hook each for its call
     optimizer: Optimizer | None = None,
     schedule: Schedule = constant,
     position: Position | None = None,
-    group: Group = ALONE,
+    group: ProcessGroup = ALONE,
     on_step: Callable[[], object] = lambda: None,
     on_epoch: Callable[[Epoch], object] = lambda _: None,
 ) -> list[Epoch]:
     """Train `model` in place by the lab's loop and return a record of each epoch.
 
-    Every step takes the next `batch_size` digits and lets the optimizer move the parameters. The host waits for the
-    device once in 100 steps, to see that the loss is still a number, and at the end of each epoch.
+    Every step takes the next `batch_size` digits and lets the optimizer update the parameters. The host waits for the
+    device once in 100 steps, to check that the losses are finite, and at the end of each epoch.
 
     Args:
-        model: Takes float32 `[N, 784]` to float32 `[N, 10]`.
+        model: Module from float32 `[N, 784]` to float32 `[N, 10]`.
         train: Pixels and labels to learn from.
-        valid: Pixels and labels to measure on after each epoch.
+        valid: Pixels and labels to evaluate on after each epoch.
         lr: Learning rate, > 0.
         epochs: Passes over `train`, >= 1.
-        batch_size: Digits a step, >= 1; the last step of an epoch takes what is left.
-        optimizer: Moves the parameters; by default each goes by `-lr * gradient`, as in the lab.
-        schedule: The share of `lr` to use when a share of all steps is done.
-        position: Where to start; kept up to date, so that `on_step` and `on_epoch` can save it.
-        group: The processes that train together; `model` is wrapped by it, and the batches are this rank's shares.
+        batch_size: Digits per step, >= 1; the last step of an epoch takes the remainder.
+        optimizer: Update rule; the default is the lab's, `p -= lr * p.grad`.
+        schedule: Factor on `lr` as a function of the share of steps done.
+        position: Progress to continue from; updated in place, so that `on_step` and `on_epoch` can save it.
+        group: Processes that train together; `model` was wrapped by it, and the batches are this rank's shares.
         on_step: Called after every step; an exception from it ends the training between two steps.
         on_epoch: Called with the record of every epoch.
 
     Raises:
-        DivergenceError: the loss is not finite any more; it names the epoch, the step and the learning rate.
+        DivergenceError: a loss is NaN or infinite; the sentence names the epoch, the step and the learning rate.
     """
     train, valid = as_batches(train), as_batches(valid)
     optimizer = optimizer or Descent(model.parameters())
@@ -121,19 +121,19 @@ def fit(  # noqa: PLR0913  # one argument a number, and a hook each for its call
 
 
 def as_batches(data: Data | Batches) -> Batches:
-    """Take tensors as they are for batches in file order."""
+    """Wrap a pair of tensors as batches in file order."""
     return InMemory(*data) if isinstance(data, tuple) else data
 
 
 def _with_room(losses: Tensor, steps: int, device: torch.device) -> Tensor:
-    """Room for the losses of an epoch, in one piece: a scalar kept at every step would riddle the heap with holes."""
+    """Extend `losses` to an epoch in one allocation; a scalar kept per step would fragment the heap."""
     room = torch.empty(steps, device=device)
     room[: len(losses)] = losses
     return room
 
 
 def _require_finite(position: Position, lr: float, last: int) -> None:
-    """Look at the `last` losses, all at once: one wait for the device."""
+    """Raise if one of the `last` losses is not finite; check them together, because each check waits for the device."""
     losses = position.losses[position.step - last : position.step]
     finite = torch.isfinite(losses)
     if not finite.all():
@@ -148,7 +148,7 @@ def _divergence(loss: float, epoch: int, step: int, lr: float) -> DivergenceErro
 
 
 def _mean(losses: Tensor, count: int, batch_size: int) -> float:
-    """The mean over digits of per-batch means; the last batch may be smaller than the others."""
+    """Return the mean per digit of per-batch means; the last batch may be smaller."""
     sizes = torch.full((len(losses),), float(batch_size), device=losses.device)
     sizes[-1] = count - batch_size * (len(losses) - 1)
     return float(losses @ sizes / count)
@@ -160,24 +160,20 @@ def _curve(losses: Tensor) -> tuple[float, ...]:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, data: Data | Batches, group: Group = ALONE) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy of `model` in evaluation mode over pixels and labels, of all ranks of `group`."""
+def evaluate(model: nn.Module, data: Data | Batches, group: ProcessGroup = ALONE) -> tuple[float, float]:
+    """Return mean cross-entropy and accuracy of `model` in evaluation mode, over the digits of all ranks of `group`."""
     model.eval()
     data = as_batches(data)
-    losses, right = [], []
+    losses, correct = [], []
     for pixels, labels in data.epoch(0, _EVALUATION_BATCH):
         logits = model(pixels)
         losses.append(F.cross_entropy(logits, labels, reduction="sum"))
-        right.append(_right(logits, labels).sum())
-    sums = torch.stack([torch.stack(each).cpu().double().sum() for each in (losses, right)])
+        correct.append((logits.argmax(dim=1) == labels).sum())
+    sums = torch.stack([torch.stack(each).cpu().double().sum() for each in (losses, correct)])
     loss, share = (group.sum(sums) / len(data)).tolist()
     return loss, share
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """The share of rows of `logits` `[N, 10]` whose largest is at their label `[N]`: a scalar without gradient."""
-    return _right(logits, labels).float().mean()
-
-
-def _right(logits: Tensor, labels: Tensor) -> Tensor:
-    return logits.argmax(dim=1) == labels
+    """Return the share of `logits` `[N, 10]` whose largest is at the label, as a scalar without gradient."""
+    return (logits.argmax(dim=1) == labels).float().mean()

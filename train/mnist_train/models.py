@@ -1,4 +1,4 @@
-"""The modules that can be trained: each takes pixels float32 `[N, 784]` to logits float32 `[N, 10]`."""
+"""Models: modules from pixels float32 `[N, 784]` to logits float32 `[N, 10]`."""
 
 import importlib
 import sys
@@ -20,7 +20,7 @@ class MNISTLogistic(nn.Module):
         self.lin = nn.Linear(PIXELS, len(CLASSES))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Logits float32 `[N, 10]` of pixels float32 `[N, 784]`."""
+        """Return logits float32 `[N, 10]` for pixels float32 `[N, 784]`."""
         logits: torch.Tensor = self.lin(pixels)
         return logits
 
@@ -41,31 +41,31 @@ class MLP(nn.Module):
         )
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Logits float32 `[N, 10]` of pixels float32 `[N, 784]`."""
+        """Return logits float32 `[N, 10]` for pixels float32 `[N, 784]`."""
         logits: torch.Tensor = self.layers(pixels)
         return logits
 
 
 MODELS: dict[str, Callable[[], nn.Module]] = {"linear": MNISTLogistic, "mlp": MLP}
-"""What `--model` and a checkpoint's `model` name, besides `package.module:Class`."""
+"""Models by their names for `--model` and in checkpoints; any other name is `package.module:Class`."""
 
 
 def build(name: str) -> nn.Module:
-    """Make the module that `name` names: "linear", "mlp" or "package.module:Class", called without arguments.
+    """Build "linear", "mlp", or "package.module:Class" without arguments.
 
-    A `package.module` is imported from the Python path or the current folder; its code runs.
+    `package.module` is imported from the Python path or the current folder; its code runs.
 
     Raises:
-        ModelError: there is no such thing, or it does not take float32 `[N, 784]` to float32 `[N, 10]`.
+        ModelError: the class cannot be built, or does not map float32 `[N, 784]` to float32 `[N, 10]`.
     """
     if name in MODELS:
         return MODELS[name]()
     found = _find(name)
     try:
         module = found()
-    except Exception as error:  # it is somebody else's code, and can raise anything
+    except Exception as error:  # a user's code can raise anything
         raise ModelError(
-            f"{name} cannot be made without arguments ({type(error).__name__}: {error}); give every one a default"
+            f"{name} cannot be built without arguments ({type(error).__name__}: {error}); give every one a default"
         ) from error
     _check(name, module)
     return module
@@ -79,7 +79,7 @@ def _find(name: str) -> Callable[[], nn.Module]:
         sys.path.insert(0, here)
     try:
         found = getattr(importlib.import_module(package), attribute)
-    except Exception as error:  # importing runs somebody else's code
+    except Exception as error:  # importing runs a user's code
         raise ModelError(
             f"the model {name} cannot be imported ({type(error).__name__}: {error}); give package.module:Class"
         ) from error
@@ -89,15 +89,15 @@ def _find(name: str) -> Callable[[], nn.Module]:
 
 
 def _check(name: str, module: nn.Module) -> None:
-    """Try it on two digits, in evaluation mode so that nothing of the module changes."""
-    wanted = "a model takes float32 [N, 784] to float32 [N, 10]"
+    """Run `module` on two digits, in evaluation mode, which leaves the module unchanged."""
+    wanted = "a model maps float32 [N, 784] to float32 [N, 10]"
     try:
         with torch.no_grad():
             logits = module.eval()(torch.zeros(2, PIXELS))
-    except Exception as error:  # it is somebody else's code, and can raise anything
+    except Exception as error:  # a user's code can raise anything
         raise ModelError(f"{name} fails on two digits ({type(error).__name__}: {error}); {wanted}") from error
     if not isinstance(logits, torch.Tensor) or logits.shape != (2, 10) or logits.dtype != torch.float32:
         got = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ModelError(f"{name} makes {got} of two digits, not float32 (2, 10); {wanted}")
+        raise ModelError(f"{name} returns {got} for two digits, not float32 (2, 10); {wanted}")
     if not any(p.requires_grad for p in module.parameters()):
         raise ModelError(f"{name} has no parameter to train; give it one")

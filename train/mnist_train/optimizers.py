@@ -1,4 +1,4 @@
-"""How a step moves the parameters, and at which learning rate."""
+"""Optimizers, which update the parameters, and schedules of the learning rate."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -9,55 +9,55 @@ from torch import Tensor, nn
 
 
 class Optimizer(Protocol):
-    """Moves parameters by their gradients, and forgets the gradients."""
+    """An update of parameters by their gradients, which it then clears."""
 
     def step(self, lr: float) -> None:
-        """Move every parameter once at learning rate `lr`."""
+        """Update every parameter once at learning rate `lr`."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """What it remembers from step to step, by name."""
+        """Return the state that is kept from step to step, by name."""
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take up what `tensors()` gave."""
+        """Restore the state that `tensors` returned."""
 
 
 class Descent:
-    """The lab's update, `p -= lr * p.grad`: nothing to remember, and nothing between the loop and the arithmetic."""
+    """The lab's update, `p -= lr * p.grad`, which keeps no state."""
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
-        # Detached, they are the same memory without a history: what torch.no_grad() costs is saved at every step.
+        # Detached tensors share the memory and record no gradients, without the cost of torch.no_grad() at every step.
         self._pairs = [(p, p.detach()) for p in parameters]
 
     def step(self, lr: float) -> None:
-        """Move every parameter that has a gradient by `-lr` times it."""
+        """Subtract `lr` times the gradient from every parameter that has one."""
         for p, values in self._pairs:
             if p.grad is not None:
                 values -= p.grad * lr
                 p.grad = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """Nothing."""
+        """Return nothing."""
         return {}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Nothing to take up."""
+        """Do nothing."""
 
 
 class TorchOptimizer:
-    """Any of `torch.optim`, its learning rate set at every step."""
+    """An optimizer of `torch.optim` whose learning rate is set at every step."""
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
 
     def step(self, lr: float) -> None:
-        """Move every parameter as the optimizer does."""
+        """Update every parameter as the optimizer does."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its buffers, named `parameter.buffer`, as `0.momentum_buffer`."""
+        """Return the buffers, named `parameter.buffer`: `0.momentum_buffer`."""
         state = self._optimizer.state_dict()["state"]
         return {
             f"{index}.{name}": value
@@ -67,7 +67,7 @@ class TorchOptimizer:
         }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take up the buffers that `tensors()` gave."""
+        """Restore the buffers that `tensors` returned."""
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             index, name = key.split(".", 1)
@@ -77,7 +77,7 @@ class TorchOptimizer:
 
 
 OPTIMIZERS = ("plain", "sgd", "adamw")
-"""What `--optimizer` names: the lab's own update, and two of torch.optim."""
+"""Names for `--optimizer`: the lab's update and two of torch.optim."""
 
 
 def make_optimizer(
@@ -93,16 +93,16 @@ def make_optimizer(
 
 
 Schedule = Callable[[float], float]
-"""From the share of the training that is done, 0 to 1, to the share of the learning rate to use."""
+"""Factor on the learning rate as a function of the share of steps done, 0 to 1."""
 
 
 def constant(_: float) -> float:
-    """The learning rate as it was given, all the way."""
+    """Return 1 throughout."""
     return 1.0
 
 
 def cosine(done: float) -> float:
-    """From 1 to 0 along half a cosine (Loshchilov & Hutter 2017, SGDR, without restarts).
+    """Return 1 at the start and 0 at the end, along half a cosine (Loshchilov & Hutter 2017, SGDR, without restarts).
 
     >>> [round(cosine(done), 2) for done in (0, 0.25, 0.5, 1)]
     [1.0, 0.85, 0.5, 0.0]
@@ -111,4 +111,4 @@ def cosine(done: float) -> float:
 
 
 SCHEDULES: dict[str, Schedule] = {"constant": constant, "cosine": cosine}
-"""What `--schedule` names."""
+"""Schedules by their names for `--schedule`."""

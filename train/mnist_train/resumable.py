@@ -1,4 +1,4 @@
-"""Resumable checkpoints: all that a training run is made of between two steps, in one safetensors file."""
+"""Resumable checkpoints: the whole state of a training run between two steps, in one safetensors file."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -8,45 +8,46 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from mnist_runtime.errors import first_line
 from mnist_runtime.io.files import read_whole, write_atomically
 from mnist_train import checkpoint
-from mnist_train.distributed import ALONE, Group
+from mnist_train.distributed import ALONE, ProcessGroup
 from mnist_train.errors import CheckpointError
 from mnist_train.fit import Epoch, Position
 from mnist_train.optimizers import Optimizer
-from mnist_train.settings import Settings
+from mnist_train.settings import TrainingSettings
 
 FILE = "mnist.resume.safetensors"
-"""Its name in the output folder."""
+"""Name of the resumable checkpoint in the output folder."""
 
 _KEY = "mnist_edge_state"
-_LIMIT = 2**34  # bytes: weights and two buffers of the largest model that a checkpoint holds, and more
+_LIMIT = 2**34  # bytes; enough for the weights and two buffers of the largest model that a checkpoint holds
 _WANTED = f"give the {FILE} of an interrupted mnist-train"
 
 
 @dataclass(frozen=True)
 class State:
-    """A training run between two steps."""
+    """State of a training run between two steps."""
 
-    settings: Settings
+    settings: TrainingSettings
     data: dict[str, str]
-    """SHA-256 of every array."""
+    """SHA-256 of every array, by name."""
     tensors: dict[str, Tensor]
-    """Weights as "model.*", what the optimizer remembers as "optimizer.*", each rank's generators as "rng.*.RANK", and
-    "losses"."""
+    """Weights as "model.*", the optimizer's buffers as "optimizer.*", the random number generators of each rank as
+    "rng.*.RANK", and "losses"."""
     epoch: int
     step: int
     history: tuple[Epoch, ...]
     run_id: str
-    """Of the torchrun that started it; empty without."""
+    """Id of the torchrun that started the run; empty without torchrun."""
 
     def restore(self, model: nn.Module, optimizer: Optimizer, device: torch.device, rank: int = 0) -> Position:
-        """Put weights, optimizer and the generators of `rank` where they were; return where to go on.
+        """Restore weights, optimizer and the generators of `rank`; return the position to continue from.
 
-        A rank that was not there before keeps the generators that it has.
+        A rank that the saved run did not have keeps its generators.
 
         Raises:
-            CheckpointError: they do not fit.
+            CheckpointError: the saved tensors do not fit.
         """
         try:
             model.load_state_dict(self._under("model."))
@@ -66,31 +67,31 @@ class State:
 
 def save_state(
     path: Path,
-    settings: Settings,
+    settings: TrainingSettings,
     data: Mapping[str, str],
     model: nn.Module,
     optimizer: Optimizer,
     position: Position,
     *,
-    group: Group = ALONE,
+    group: ProcessGroup = ALONE,
 ) -> bool:
-    """Write the run as it stands to `path`, atomically; False, and nothing written, if a weight is not finite.
+    """Write the state of the run to `path`, atomically; return False and write nothing if a weight is not finite.
 
-    Every rank of `group` calls it, and rank 0 writes.
+    Every rank of `group` must call this function; rank 0 writes.
 
     Raises:
-        FileWriteError: naming `path`.
+        FileWriteError: `path` cannot be written.
     """
     weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     if not all(torch.isfinite(tensor).all() for tensor in weights.values()):
-        return False  # the loop will say so; what is on disk is the last that is good
+        return False  # keeps the last good checkpoint; the loop reports the divergence
     tensors = weights | {f"optimizer.{name}": tensor for name, tensor in optimizer.tensors().items()}
     generators = {"rng.cpu": torch.get_rng_state()}
     device = next(model.parameters()).device
     if device.type == "cuda":
         generators["rng.cuda"] = torch.cuda.get_rng_state(device)
     for name, generator in generators.items():
-        tensors |= {f"{name}.{rank}": of_rank for rank, of_rank in enumerate(group.gather(generator))}
+        tensors |= {f"{name}.{rank}": state for rank, state in enumerate(group.gather(generator))}
     tensors["losses"] = position.losses[: position.step]
     record = {
         "settings": asdict(settings),
@@ -106,21 +107,21 @@ def save_state(
 
 
 def load_state(path: Path) -> State:
-    """Read the resumable checkpoint at `path`; no code in it can run.
+    """Read the resumable checkpoint at `path`; no code in the file can run.
 
     Raises:
-        FileMissingError, FileReadError: it is not there, or cannot be read.
-        CheckpointError: it is cut short, or not ours.
+        FileMissingError, FileReadError: the file is missing or cannot be read.
+        CheckpointError: the file is cut short, or not ours.
     """
     data = read_whole(path, limit=_LIMIT, wanted=_WANTED)
     try:
         tensors, record = checkpoint.unpack(data, _KEY)
         history = tuple(Epoch(**{**epoch, "curve": tuple(epoch["curve"])}) for epoch in record["history"])
         losses, step = len(tensors["losses"]), record["step"]
-        settings = Settings(**record["settings"])
+        settings = TrainingSettings(**record["settings"])
         state = State(settings, record["data"], tensors, record["epoch"], step, history, record["run_id"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a resumable checkpoint ({error}); {_WANTED}") from error
+        raise CheckpointError(f"{path} is not a resumable checkpoint ({first_line(error)}); {_WANTED}") from error
     if losses != step:
         raise CheckpointError(f"{path} holds {losses} losses of {step} steps; {_WANTED}")
     return state

@@ -1,7 +1,7 @@
 """The lab from raw tensors up: the slow, readable twin of `fit()`, one stage at a time.
 
-Each stage does what the one before does with a little more of PyTorch, and the tests hold it to that. `docs/lab.md`
-walks through them. Nothing of the rest of the package uses this module.
+Each stage computes the same as the stage before, with a little more of PyTorch; the tests compare them. `docs/lab.md`
+walks through the stages. Nothing else in the package uses this module.
 """
 
 import gzip
@@ -25,12 +25,12 @@ Model = Callable[[Tensor], Tensor]
 
 
 def download(url: str, folder: Path) -> Path:
-    """Fetch the file at `url` into `folder`, made if missing, unless it is there already; return its path.
+    """Download the file at `url` into `folder`, unless it is there already; return its path.
 
-    This is the lab's download, good for a lesson: `mnist_train.data.download` survives a bad network too.
+    This is the lab's own step. `mnist_train.data.download` also retries, checks the content, and limits the size.
 
     Raises:
-        requests.RequestException: the server cannot be reached, or refuses.
+        requests.RequestException: the server cannot be reached, or answers with an error.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / url.rsplit("/", 1)[-1]
@@ -44,7 +44,7 @@ def download(url: str, folder: Path) -> Path:
 def read(path: Path) -> list[Tensor]:
     """Read the lab's `mnist.pkl.gz` as tensors: x_train, y_train, x_valid, y_valid.
 
-    Images are float32 `[N, 784]`, labels int64 `[N]`. The pickle is read by an unpickler that admits arrays alone.
+    Images are float32 `[N, 784]`, labels int64 `[N]`. The unpickler refuses everything but arrays.
 
     Raises:
         DataError: the pickle holds anything else.
@@ -55,7 +55,7 @@ def read(path: Path) -> list[Tensor]:
 
 
 def init(generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """First weights `[784, 10]`, normal with deviation 1/sqrt(784) (Glorot & Bengio 2010), and bias `[10]` of zeros."""
+    """Draw weights `[784, 10]`, normal with deviation 1/sqrt(784) (Glorot & Bengio 2010); the bias `[10]` is zeros."""
     weights = torch.randn(PIXELS, len(CLASSES), generator=generator) / math.sqrt(PIXELS)
     weights.requires_grad_()
     bias = torch.zeros(len(CLASSES), requires_grad=True)
@@ -63,28 +63,28 @@ def init(generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
 
 
 def linear(x: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
-    """Logits `[N, 10]` of pixels `[N, 784]`."""
+    """Return logits `[N, 10]` for pixels `[N, 784]`."""
     return x @ weights + bias
 
 
 def log_softmax(logits: Tensor) -> Tensor:
-    """Log-probabilities `[N, 10]`, finite for every finite input: the largest logit is taken off before `exp`."""
+    """Return log-probabilities `[N, 10]`; subtracting the largest logit before `exp` keeps them finite."""
     shifted = logits - logits.max(dim=1, keepdim=True).values
     return shifted - shifted.exp().sum(dim=1, keepdim=True).log()
 
 
 def cross_entropy(log_probabilities: Tensor, labels: Tensor) -> Tensor:
-    """The mean of minus the log-probability given to the right label: a scalar."""
+    """Return the mean of minus the log-probability of the label, as a scalar."""
     return -log_probabilities[torch.arange(len(labels)), labels].mean()
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """The share of right labels: a scalar without gradient, for `argmax` jumps."""
+    """Return the share of correct predictions, as a scalar without gradient, because `argmax` has none."""
     return (logits.argmax(dim=1) == labels).float().mean()
 
 
 def batches(x: Tensor, y: Tensor, batch_size: int) -> Iterator[Batch]:
-    """Slices of the data in file order; the last takes what is left."""
+    """Yield slices of the data in file order; the last takes the remainder."""
     for start in range(0, len(x), batch_size):
         yield x[start : start + batch_size], y[start : start + batch_size]
 
@@ -98,12 +98,12 @@ class LogisticParameters(nn.Module):
         self.bias = nn.Parameter(bias.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits `[N, 10]` of pixels `[N, 784]`."""
+        """Return logits `[N, 10]` for pixels `[N, 784]`."""
         return linear(x, self.weights, self.bias)
 
 
 def step_raw(weights: Tensor, bias: Tensor, batch: Batch, lr: float) -> Tensor:
-    """One step of stage 1: everything by hand. Changes `weights` and `bias`, returns the loss before the step."""
+    """Take a step of stage 1, by hand: update `weights` and `bias`, return the loss before the step."""
     x, y = batch
     loss = cross_entropy(log_softmax(linear(x, weights, bias)), y)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -116,7 +116,7 @@ def step_raw(weights: Tensor, bias: Tensor, batch: Batch, lr: float) -> Tensor:
 
 
 def step_functional(weights: Tensor, bias: Tensor, batch: Batch, lr: float) -> Tensor:
-    """One step of stage 2: `F.cross_entropy` takes the place of `log_softmax` and `cross_entropy`."""
+    """Take a step of stage 2: `F.cross_entropy` replaces `log_softmax` and `cross_entropy`."""
     x, y = batch
     loss = F.cross_entropy(linear(x, weights, bias), y)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -129,7 +129,7 @@ def step_functional(weights: Tensor, bias: Tensor, batch: Batch, lr: float) -> T
 
 
 def step_module(model: nn.Module, batch: Batch, lr: float) -> Tensor:
-    """One step of stages 3 and 4: the parameters come from `model.parameters()`, whatever the model is."""
+    """Take a step of stages 3 and 4: `model.parameters()` lists the parameters of any model."""
     x, y = batch
     loss = F.cross_entropy(model(x), y)
     loss.backward()  # type: ignore[no-untyped-call]

@@ -1,6 +1,7 @@
-"""What torchrun tells each process of a group in its environment: which rank it is, and where the others meet."""
+"""The environment that torchrun gives each process of a group: its rank, and the address of rank 0."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,52 +16,47 @@ class Rank:
     """One process of a group."""
 
     rank: int
-    """From 0."""
+    """Number of this process, from 0."""
     size: int
-    """Processes."""
+    """Number of processes."""
     local_rank: int
-    """Among those of this machine, from 0."""
+    """Number of this process on this machine, from 0."""
     local_size: int
-    """Processes on this machine."""
+    """Number of processes on this machine."""
 
     @classmethod
-    def told(cls) -> Self | None:
-        """Which one this process is; None if it is alone.
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self | None:
+        """Return the rank of this process, or None if torchrun did not start it.
 
         Raises:
-            GroupError: the environment tells half of it, or what makes no sense: it would wait for the others in vain.
+            GroupError: the environment is incomplete or contradicts itself, and connecting would only time out.
         """
-        told = os.environ.keys() & set(_ENVIRONMENT)
-        if not told & {"RANK", "WORLD_SIZE"}:
+        given = environ.keys() & set(_ENVIRONMENT)
+        if not given & {"RANK", "WORLD_SIZE"}:
             return None
-        if missing := [name for name in _ENVIRONMENT if name not in told]:
+        if missing := [name for name in _ENVIRONMENT if name not in given]:
             raise GroupError(
-                f"the environment gives {', '.join(sorted(told))}, as to one of several processes, "
-                f"but not {', '.join(missing)}; start them with torchrun, or unset the first to train in this process "
-                "alone"
+                f"the environment sets {', '.join(sorted(given))}, as for one of several processes, but not "
+                f"{', '.join(missing)}; start with torchrun, or unset the first to train in this process alone"
             )
-        if not os.environ["MASTER_ADDR"]:
-            raise GroupError("MASTER_ADDR is empty, and must be where rank 0 is; start with torchrun, which sets it")
-        rank, size = _within("RANK", "WORLD_SIZE")
-        local_rank, local_size = _within("LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        if not environ["MASTER_ADDR"]:
+            raise GroupError("MASTER_ADDR is empty, not the address of rank 0; start with torchrun, which sets it")
+        numbers = {name: _whole(name, environ[name]) for name in _ENVIRONMENT if name != "MASTER_ADDR"}
+        for name, count in (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE")):
+            if numbers[name] >= numbers[count]:
+                raise GroupError(
+                    f"{name} is {numbers[name]} of {count} {numbers[count]}, and counts from 0; start with torchrun, "
+                    "which sets both"
+                )
+        rank, local_rank, size, local_size, port = numbers.values()
         if local_size > size:
             raise GroupError(f"LOCAL_WORLD_SIZE is {local_size}, of WORLD_SIZE {size}; start with torchrun")
-        if _whole("MASTER_PORT") >= _PORTS:
-            raise GroupError(f"MASTER_PORT is {os.environ['MASTER_PORT']}, and ports end at {_PORTS - 1}")
+        if port >= _PORTS:
+            raise GroupError(f"MASTER_PORT is {port}, and ports end at {_PORTS - 1}; start with torchrun")
         return cls(rank, size, local_rank, local_size)
 
 
-def _within(of_this: str, of_all: str) -> tuple[int, int]:
-    number, count = _whole(of_this), _whole(of_all)
-    if number >= count:
-        raise GroupError(
-            f"{of_this} is {number} of {of_all} {count}, and counts from 0; start with torchrun, which sets both"
-        )
-    return number, count
-
-
-def _whole(name: str) -> int:
-    value = os.environ[name]
+def _whole(name: str, value: str) -> int:
     if not (value.isascii() and value.isdecimal() and len(value) < 10):
         raise GroupError(f"{name} is {value[:20]!r}, and must be a whole number; start with torchrun")
     return int(value)

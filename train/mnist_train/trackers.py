@@ -1,4 +1,4 @@
-"""Experiment trackers: curves, weight images and sample digits in TensorBoard or Weights & Biases."""
+"""Experiment trackers: curves, weight images and sample digits for TensorBoard or Weights & Biases."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -10,48 +10,45 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mnist_runtime.digits import HEIGHT, PIXELS, WIDTH
-from mnist_train.data.bundled import Split
-from mnist_train.data.sources import MappedSplit
+from mnist_train.data.mapped import MappedSplit
+from mnist_train.data.sources import AnySplit
 from mnist_train.errors import MissingExtraError
 from mnist_train.fit import Epoch
-from mnist_train.settings import Settings
+from mnist_train.settings import TrainingSettings
 
-TRACKERS = ("none", "tensorboard", "wandb")
-"""What `--tracker` names."""
-
-_SAMPLES = 10
+_SAMPLES = 10  # digits
 
 
 class Tracker(Protocol):
-    """Is told how a run goes."""
+    """A log of a training run."""
 
-    def start(self, model: nn.Module, digits: Split | MappedSplit) -> None:
-        """Training begins, with this model on these digits."""
+    def start(self, model: nn.Module, digits: AnySplit) -> None:
+        """Log the start of training."""
 
     def epoch(self, epoch: Epoch, model: nn.Module) -> None:
-        """An epoch has ended."""
+        """Log the end of an epoch."""
 
     def finish(self, metrics: dict[str, float]) -> None:
-        """Training has ended, and came to this on the test digits."""
+        """Log the metrics on the test digits, and close the log."""
 
 
 class Untracked:
-    """Tells nobody."""
+    """A log of nothing."""
 
-    def start(self, model: nn.Module, digits: Split | MappedSplit) -> None:
-        """Nothing."""
+    def start(self, model: nn.Module, digits: AnySplit) -> None:
+        """Do nothing."""
 
     def epoch(self, epoch: Epoch, model: nn.Module) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def finish(self, metrics: dict[str, float]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class TensorBoard:
-    """Event files in `folder`/tensorboard."""
+    """A log in event files in `folder`/tensorboard."""
 
-    def __init__(self, folder: Path, settings: Settings) -> None:
+    def __init__(self, folder: Path, settings: TrainingSettings) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
@@ -59,7 +56,7 @@ class TensorBoard:
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
         self._settings = settings
 
-    def start(self, model: nn.Module, digits: Split | MappedSplit) -> None:
+    def start(self, model: nn.Module, digits: AnySplit) -> None:
         """Log settings, sample digits and the first weights."""
         images, labels = samples(digits)
         self._writer.add_text("settings", "\n".join(f"    {line}" for line in self._settings.to_toml().splitlines()), 0)
@@ -78,7 +75,7 @@ class TensorBoard:
         self._writer.flush()
 
     def finish(self, metrics: dict[str, float]) -> None:
-        """Log hyperparameters against the outcome, and close the file."""
+        """Log hyperparameters with the metrics, and close the file."""
         self._writer.add_hparams(self._settings.hyperparameters(), metrics, run_name=".")
         self._writer.close()
 
@@ -89,9 +86,9 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of Weights & Biases, in `folder`/wandb; WANDB_MODE=offline keeps it on this machine."""
+    """A log in a run of Weights & Biases, in `folder`/wandb; WANDB_MODE=offline keeps it on this machine."""
 
-    def __init__(self, folder: Path, settings: Settings) -> None:
+    def __init__(self, folder: Path, settings: TrainingSettings) -> None:
         try:
             import wandb
         except ImportError as error:
@@ -101,7 +98,7 @@ class WandB:
             project="mnist-edge", dir=str(folder), config=asdict(settings), settings={"silent": True}
         )
 
-    def start(self, model: nn.Module, digits: Split | MappedSplit) -> None:
+    def start(self, model: nn.Module, digits: AnySplit) -> None:
         """Log sample digits with their labels, and the first weights."""
         images, labels = samples(digits)
         pictures = [self._wandb.Image(image, caption=str(label)) for image, label in zip(images, labels, strict=True)]
@@ -114,7 +111,7 @@ class WandB:
         self._run.log({**epoch.metrics(), **self._weights(model)})
 
     def finish(self, metrics: dict[str, float]) -> None:
-        """Log the outcome and close the run."""
+        """Log the metrics and close the run."""
         self._run.summary.update(metrics)
         self._run.finish()
 
@@ -125,11 +122,11 @@ class WandB:
         return {"weights": [self._wandb.Image(image, caption=str(label)) for label, image in enumerate(templates)]}
 
 
-def make_tracker(name: str, folder: Path, settings: Settings) -> Tracker:
-    """Make the tracker that `--tracker` names.
+def make_tracker(name: str, folder: Path, settings: TrainingSettings) -> Tracker:
+    """Make the tracker named "none", "tensorboard" or "wandb".
 
     Raises:
-        MissingExtraError: its package is not installed.
+        MissingExtraError: the tracker's package is not installed.
     """
     match name:
         case "tensorboard":
@@ -139,8 +136,8 @@ def make_tracker(name: str, folder: Path, settings: Settings) -> Tracker:
     return Untracked()
 
 
-def samples(digits: Split | MappedSplit) -> tuple[NDArray[np.uint8], list[int]]:
-    """The first ten digits, uint8 `[10, 28, 28]`, and their labels."""
+def samples(digits: AnySplit) -> tuple[NDArray[np.uint8], list[int]]:
+    """Return the first ten digits, uint8 `[10, 28, 28]`, and their labels."""
     if isinstance(digits, MappedSplit):
         count = min(_SAMPLES, len(digits))
         images, labels = digits.images.rows(0, count), digits.labels.rows(0, count)
@@ -152,9 +149,9 @@ def samples(digits: Split | MappedSplit) -> tuple[NDArray[np.uint8], list[int]]:
 
 
 def weight_images(model: nn.Module) -> NDArray[np.uint8] | None:
-    """What each output, or hidden unit, of the first layer looks for: uint8 RGB `[up to 10, 28, 28, 3]`.
+    """Return the weights of up to ten outputs or hidden units as uint8 RGB `[n, 28, 28, 3]`.
 
-    Red speaks for it, blue against it, white is indifferent. None if the model's first weights are not of pixels.
+    Positive weights are red, negative ones blue. None if no layer takes pixels.
     """
     weights = first_weights(model)
     if weights is None:
@@ -166,7 +163,7 @@ def weight_images(model: nn.Module) -> NDArray[np.uint8] | None:
 
 
 def first_weights(model: nn.Module) -> NDArray[np.float32] | None:
-    """The first ten rows of the first `[n, 784]` parameter, as float32 `[10, 28, 28]`."""
+    """Return the first ten rows of the first `[n, 784]` parameter as float32 `[10, 28, 28]`; None if there is none."""
     for parameter in model.parameters():
         if parameter.ndim == 2 and parameter.shape[1] == PIXELS:
             weights: NDArray[np.float32] = parameter.detach()[:10].to("cpu", torch.float32).numpy()

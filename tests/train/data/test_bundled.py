@@ -40,7 +40,7 @@ def test_one_changed_pixel_is_noticed(tmp_path):
 
     altered(tmp_path / "mnist.npz", change)
     assert len(load_split("valid", tmp_path / "mnist.npz")) == 10_000
-    with pytest.raises(DataError, match=r"x_test in .*mnist.npz is not MNIST's"):
+    with pytest.raises(DataError, match=r"x_test in .*mnist.npz differs from MNIST"):
         load_split("test", tmp_path / "mnist.npz")
 
 

@@ -67,10 +67,10 @@ WRONG = {
     "0 to 255 as floats": ({"x_train": np.full((12, 784), 255.0, np.float32)}, "divide 0-255"),
     "label 10": ({"y_train": np.full(12, 10)}, "labels from 10 to 10"),
     "label -1": ({"y_train": np.full(12, -1)}, "labels from -1"),
-    "too few labels": ({"y_train": LABELS[:5]}, r"\(5,\).*one for each"),
+    "too few labels": ({"y_train": LABELS[:5]}, r"\(5,\).*exactly one per digit"),
     "labels as floats": ({"y_train": LABELS.astype(float)}, "labels are integers"),
     "no labels": ({"y_train": None}, "y_train"),
-    "no digits": ({"x_train": IMAGES[:0], "y_train": LABELS[:0]}, "one for each|empty"),
+    "no digits": ({"x_train": IMAGES[:0], "y_train": LABELS[:0]}, "exactly one per digit|empty"),
     "too few to hold some out": ({"x_train": IMAGES[:3], "y_train": LABELS[:3]}, "none to validate on"),
 }
 

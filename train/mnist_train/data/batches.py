@@ -1,4 +1,4 @@
-"""Where the loop's batches come from: tensors in memory, or arrays on disk that never have to fit there."""
+"""Batches for the training loop, from tensors in memory or from larger arrays on disk."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,29 +20,29 @@ Data = tuple[Tensor, Tensor]
 _Range = tuple[int, int]  # first, stop
 _Rows = slice | NDArray[np.int64]
 
-_BLOCK_BYTES = 2**21  # read at once, in one piece: large enough for any disk to be quick
+_BLOCK_BYTES = 2**21  # read in one piece, large enough for any disk to be fast
 _BUFFER_BYTES = 16 * _BLOCK_BYTES
-"""What is shuffled at a time, unless a single batch is larger."""
+"""Bytes that are shuffled together, unless one batch is larger."""
 
 
 class Batches(Protocol):
-    """Digits that can be gone through again and again, each time in the order that the epoch's number fixes.
+    """Digits that are iterated once per epoch, in an order that depends on the epoch's number.
 
-    The batches are the same for any number of ranks, and each rank is given its share of every one.
+    The batches are the same for any number of ranks; each rank gets its share of every batch.
     """
 
     def __len__(self) -> int:
-        """How many digits, of all ranks."""
+        """Return the number of digits, of all ranks."""
 
     def epoch(self, number: int, batch_size: int, start: int = 0) -> Iterator[Data]:
-        """Pixels and labels of this rank's share of each batch of an epoch, from batch `start` on.
+        """Yield pixels and labels of this rank's share of each batch of an epoch, from batch `start` on.
 
-        The last batch takes what is left. A share can be empty.
+        The last batch takes the remainder. A share can be empty.
         """
 
 
 def share(first: int, stop: int, rank: int, ranks: int) -> _Range:
-    """The part of `first` to `stop` that is of `rank`; one after another, as even as can be, they make the whole.
+    """Return the part of the range `first` to `stop` that belongs to `rank`; the parts are as even as possible.
 
     >>> [share(0, 8, rank, 3) for rank in range(3)]
     [(0, 2), (2, 5), (5, 8)]
@@ -53,7 +53,7 @@ def share(first: int, stop: int, rank: int, ranks: int) -> _Range:
 
 @dataclass(frozen=True)
 class InMemory:
-    """Tensors on the model's device, in file order or shuffled anew every epoch."""
+    """Tensors on the model's device, in file order or shuffled in every epoch."""
 
     pixels: Tensor
     """float32 `[N, 784]`."""
@@ -68,7 +68,7 @@ class InMemory:
         return len(self.pixels)
 
     def epoch(self, number: int, batch_size: int, start: int = 0) -> Iterator[Data]:
-        """As `Batches.epoch`; in file order they are views, and nothing is copied."""
+        """See `Batches.epoch`; in file order, batches are views."""
         shares = self._shares(batch_size, start)
         if self.shuffle is None:
             for rows in shares:
@@ -79,7 +79,7 @@ class InMemory:
             yield self.pixels[order[rows]], self.labels[order[rows]]
 
     def _shares(self, batch_size: int, start: int) -> Iterator[slice]:
-        """Of each batch: that of a whole one is worked out once, and not at every step."""
+        """Yield this rank's share of each batch; the share of a whole batch is computed once."""
         left = len(self) - len(self) % batch_size
         low, high = share(0, batch_size, self.rank, self.ranks)
         for first in range(start * batch_size, left, batch_size):
@@ -90,14 +90,13 @@ class InMemory:
 
 @dataclass(frozen=True)
 class OnDisk:
-    """Mapped arrays, read a block at a time and never at random.
+    """Mapped arrays, read a block at a time and never at random positions.
 
     A shuffled epoch takes the blocks, of about 2 MiB or one batch, in random order, up to 32 MiB of them at a time, and
-    shuffles within those; what is left over after the last whole block comes last. Memory stays the same however long
-    the file is.
+    shuffles within those; the remainder after the last whole block comes last. Memory does not grow with the file.
 
-    A rank reads its own rows alone: in file order its share of every batch, shuffled its share of what is shuffled at a
-    time. Then the digits of a batch are of whichever rank read them, and the shares are as uneven as chance has it.
+    A rank reads its own rows only: in file order, its share of every batch; shuffled, its share of the rows that are
+    shuffled together. A shuffled batch then consists of rows of all ranks, in shares as uneven as chance makes them.
     """
 
     images: Mapped
@@ -114,7 +113,7 @@ class OnDisk:
         return len(self.images)
 
     def epoch(self, number: int, batch_size: int, start: int = 0) -> Iterator[Data]:
-        """As `Batches.epoch`; what comes before `start` is not read."""
+        """See `Batches.epoch`; batches before `start` are not read."""
         skip = start * batch_size
         for index, blocks in enumerate(self._buffers(number, batch_size)):
             size = sum(stop - first for first, stop in blocks)
@@ -135,20 +134,20 @@ class OnDisk:
             skip = 0
 
     def _in_order(self, batches: list[_Range]) -> tuple[list[_Range], Iterator[_Rows]]:
-        """What of a buffer is this rank's, its share of each batch; and where in that its rows of each batch lie."""
+        """Return this rank's rows of a buffer, its share of each batch, and the positions of each batch in them."""
         shares = [share(*batch, self.rank, self.ranks) for batch in batches]
         ends = list(accumulate((stop - first for first, stop in shares), initial=0))
-        own = shares if self.ranks > 1 else [(batches[0][0], batches[-1][1])]  # in one piece
+        own = shares if self.ranks > 1 else [(batches[0][0], batches[-1][1])]  # one range
         return own, (slice(start, end) for start, end in pairwise(ends))
 
     def _shuffled(self, batches: list[_Range], order: NDArray[np.int64]) -> tuple[list[_Range], Iterator[_Rows]]:
-        """As `_in_order`, of a buffer whose rows come in `order`: what is this rank's is in one piece."""
+        """See `_in_order`, for a buffer whose rows come in `order`; this rank's rows are one range."""
         low, high = share(0, len(order), self.rank, self.ranks)
         batch_rows = (order[first:stop] for first, stop in batches)
         return [(low, high)], (rows[(low <= rows) & (rows < high)] - low for rows in batch_rows)
 
     def _buffers(self, number: int, batch_size: int) -> Iterator[list[_Range]]:
-        """The blocks (first, stop) of each buffer; all but the last hold a whole number of batches."""
+        """Yield the blocks (first, stop) of each buffer; all but the last hold a whole number of batches."""
         block = batch_size * max(1, _BLOCK_BYTES // (self.images.row_bytes * batch_size))
         whole = len(self) // block
         if self.shuffle is None:
@@ -165,7 +164,7 @@ class OnDisk:
 
 
 def _parts(blocks: list[_Range], low: int, high: int) -> Iterator[_Range]:
-    """Where in the file the rows `low` to `high` of a buffer of `blocks` lie."""
+    """Yield the ranges in the file of the rows `low` to `high` of a buffer of `blocks`."""
     for first, stop in blocks:
         if (start := first + max(low, 0)) < (end := min(first + high, stop)):
             yield start, end

@@ -27,7 +27,7 @@ DIGESTS = {
     "x_test": "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
     "y_test": "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5",
 }
-"""SHA-256 of each array's bytes as uint8, computed from the canonical IDX files."""
+"""SHA-256 of the bytes of each array as uint8, computed from the canonical IDX files."""
 
 
 @dataclass(frozen=True)
@@ -35,34 +35,38 @@ class Split:
     """Digits and their labels."""
 
     images: Intensities | Pixels
-    """`[N, 28, 28]`: uint8, 0 black to 255 white, or float32 within [0, 1] where a file's are no multiples of 1/256."""
+    """`[N, 28, 28]`: uint8, 0 black to 255 white, or float32 within [0, 1] if not all are multiples of 1/256."""
     labels: NDArray[np.uint8]
     """uint8 `[N]`, 0-9."""
 
     def __len__(self) -> int:
         return len(self.images)
 
+    def part(self, first: int, stop: int) -> "Split":
+        """Return the digits from `first` to before `stop`."""
+        return Split(self.images[first:stop], self.labels[first:stop])
+
     def tensors(self, device: "torch.device | str" = "cpu") -> "tuple[torch.Tensor, torch.Tensor]":
-        """As the lab has them: float32 `[N, 784]` = intensity / 256, and int64 `[N]`."""
+        """Return pixels and labels as in the lab: float32 `[N, 784]`, intensity / 256, and int64 `[N]`."""
         import torch
 
         pixels = scaled(torch.from_numpy(self.images).to(device).reshape(-1, PIXELS))
         return pixels, torch.from_numpy(self.labels).to(device, torch.int64)
 
     def digests(self) -> tuple[str, str]:
-        """SHA-256 of the bytes of images and labels, in hex."""
+        """Return the SHA-256 of the bytes of images and labels, in hex."""
         return hashlib.sha256(self.images.data).hexdigest(), hashlib.sha256(self.labels.data).hexdigest()
 
 
 def scaled(images: "torch.Tensor") -> "torch.Tensor":
-    """Turn intensities uint8 into pixels float32, intensity / 256; float32 pixels pass unchanged."""
+    """Return intensities uint8 as pixels float32, intensity / 256; float32 pixels pass unchanged."""
     import torch
 
     return images if images.dtype == torch.float32 else images.to(torch.float32).div_(LEVELS)
 
 
 def load_split(name: str, path: Path = BUNDLED) -> Split:
-    """Load "train", "valid" or "test" of the MNIST at `path`, without pickle, and check its digests.
+    """Load "train", "valid" or "test" of the MNIST at `path` and check its digests; no pickle is read.
 
     Raises:
         DataError: the file is missing, damaged, or not MNIST.
@@ -74,5 +78,5 @@ def load_split(name: str, path: Path = BUNDLED) -> Split:
         raise DataError(f"{path} cannot be read as MNIST ({error}); install mnist-edge again") from error
     for key, digest in zip((f"x_{name}", f"y_{name}"), split.digests(), strict=True):
         if digest != DIGESTS[key]:
-            raise DataError(f"{key} in {path} is not MNIST's (its SHA-256 differs); install mnist-edge again")
+            raise DataError(f"{key} in {path} differs from MNIST (by its SHA-256); install mnist-edge again")
     return split

@@ -1,66 +1,36 @@
-"""Downloads over a network that fails: retried, resumed, limited, checked, cached, and never made twice."""
+"""Downloads, by pooch: retried, limited in size, checked before they get their final name, cached, and made once."""
 
 import hashlib
 import os
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
+import pooch
 import requests
 from filelock import FileLock
 from platformdirs import user_cache_path
-from requests.adapters import HTTPAdapter
-from urllib3.exceptions import HTTPError
-from urllib3.util import Retry
+from tqdm import tqdm
 
 from mnist_runtime import __version__
-from mnist_runtime.errors import FileWriteError, MnistRuntimeError
+from mnist_runtime.errors import FileWriteError, MnistRuntimeError, first_line
 from mnist_train.errors import DownloadError
 
-ATTEMPTS = 5
-"""Connections made for one file before giving up, and answers of 5xx taken for each."""
 LIMIT = 2**30
-"""Bytes that a download may have: 64 times the lab's file."""
+"""Largest download in bytes: 64 times the lab's file."""
 TIMEOUT = 30.0
-"""Seconds that a server may be silent."""
+"""Seconds a server may take to connect, or between two reads of its answer."""
+RETRIES = 3
+"""Further attempts at a download that broke off, after pauses of 1, 2 and 3 seconds."""
 
-_BACKOFF = 0.2  # seconds, doubled at every attempt
-_CONNECT_TIMEOUT = 10.0
-_CHUNK = 2**18
-_WAY_OUT = "check the address and the network, or use --data bundled, which needs none"
-
-Progress = Callable[[int, int | None], object]
-"""Called with the bytes that are there, and the bytes that there will be if the server says."""
-
-
-@contextmanager
-def byte_bar() -> Iterator[Progress]:
-    """A progress bar of bytes on a terminal's stderr, drawn when the first bytes come."""
-    from tqdm import tqdm
-
-    bar: Any = None
-
-    def show(have: int, total: int | None) -> None:
-        nonlocal bar
-        if bar is None:
-            quiet = not sys.stderr.isatty()
-            bar = tqdm(desc="Downloading", unit="B", unit_scale=True, unit_divisor=1024, leave=False, disable=quiet)
-        bar.total = total
-        bar.update(have - bar.n)
-
-    try:
-        yield show
-    finally:
-        if bar is not None:
-            bar.close()
+_CHUNK = 2**16  # bytes
+_REMEDY = "check the address and the network, or use --data bundled, which needs none"
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: MNIST_EDGE_CACHE, or `mnist-edge` in the user's cache folder."""
+    """Return the folder of downloads: MNIST_EDGE_CACHE, or `mnist-edge` in the user's cache folder."""
     chosen = os.environ.get("MNIST_EDGE_CACHE")
     return Path(chosen) if chosen else user_cache_path("mnist-edge")
 
@@ -72,159 +42,132 @@ def fetch(
     sha256: str | None = None,
     limit: int = LIMIT,
     timeout: float = TIMEOUT,
-    progress: Progress = lambda *_: None,
 ) -> Path:
-    """Return the path of the file at `url`, from the cache if it is there; one process at a time fetches it.
+    """Download the file at `url` into the cache, unless it is there; return its path.
 
-    A broken connection is taken up where it broke; what was fetched so far is kept for the next call too. The file
-    gets its name when it is whole and `verify` has not raised.
+    Processes that want the same file wait for the first one. A terminal shows a progress bar.
 
     Args:
-        url: Of http or https.
-        verify: Raises a MnistRuntimeError when the file at the path it is given is not what was wanted.
-        sha256: Of the file, in hex, if it is known.
-        limit: Largest size, in bytes.
-        timeout: Seconds that the server may be silent.
-        progress: Called as bytes come in.
+        url: Address, http or https.
+        verify: Called with the path of a complete download; raises a MnistRuntimeError to refuse it.
+        sha256: SHA-256 of the file in hex, if known.
+        limit: Largest size in bytes.
+        timeout: Seconds the server may take to connect, or between two reads of its answer.
 
     Raises:
-        DownloadError: the file cannot be had, or is not what was wanted.
+        DownloadError: the file cannot be downloaded, or is refused.
         FileWriteError: the cache cannot be written.
     """
-    path = cache_folder() / hashlib.sha256(url.encode()).hexdigest()[:16] / (Path(urlsplit(url).path).name or "data")
+    folder = cache_folder() / hashlib.sha256(url.encode()).hexdigest()[:16]
+    name = Path(urlsplit(url).path).name or "data"
+    pooch.get_logger().setLevel("ERROR")  # pooch announces every attempt
+    cache = pooch.create(folder, base_url="", registry={name: sha256}, urls={name: url}, retry_if_failed=RETRIES)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f".{path.name}.lock")):
-            if not path.exists():
-                _fetch_to(path, url, verify, sha256, _Download(url, path, limit, timeout, progress))
-            elif sha256:
-                _require(path, url, sha256)
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f".{name}.lock"):
+            for leftover in folder.glob("tmp*"):  # of a process that was killed
+                leftover.unlink()
+            return Path(cache.fetch(name, downloader=_Downloader(verify, sha256, limit, timeout)))
     except requests.RequestException as error:
-        raise DownloadError(f"{url} cannot be fetched ({_reason(error)}); {_WAY_OUT}") from error
+        raise _failure(url, error) from error
     except MnistRuntimeError:
         raise
     except OSError as error:
-        raise FileWriteError(f"cannot write in {path.parent} ({error.strerror}); set MNIST_EDGE_CACHE") from error
-    return path
+        raise FileWriteError(f"cannot write in {folder} ({error.strerror}); set MNIST_EDGE_CACHE") from error
 
 
-def _fetch_to(
-    path: Path, url: str, verify: Callable[[Path], object], sha256: str | None, download: "_Download"
-) -> None:
-    download.run()
-    try:
-        if sha256:
-            _require(download.part, url, sha256)
-        verify(download.part)
-    except MnistRuntimeError as error:
-        download.discard()
-        if isinstance(error, DownloadError):
-            raise
-        raise DownloadError(f"what {url} sent is not usable: {error}; or use --data bundled") from error
-    download.part.replace(path)
-    download.discard()
+@dataclass(frozen=True)
+class _Downloader:
+    """A downloader for pooch that refuses files it need not try again; pooch retries the errors of requests."""
 
+    verify: Callable[[Path], object]
+    sha256: str | None
+    limit: int
+    timeout: float
 
-class _Download:
-    """One file on its way: `part` holds what has come, beside it the name the server gave to that version."""
-
-    def __init__(self, url: str, path: Path, limit: int, timeout: float, progress: Progress) -> None:
-        self.url = url
-        self.part = path.with_name(f".{path.name}.part")
-        self._version = path.with_name(f".{path.name}.version")
-        self._limit = limit
-        self._timeout = (_CONNECT_TIMEOUT, timeout)
-        self._progress = progress
-
-    def run(self) -> None:
-        """Fetch until the file is whole; a broken connection is made again."""
-        with requests.Session() as session:
-            retry = Retry(
-                ATTEMPTS,
-                redirect=5,
-                backoff_factor=_BACKOFF,
-                status_forcelist=range(500, 600),
-                allowed_methods=["GET"],
-                respect_retry_after_header=False,
-            )
-            for scheme in ("http://", "https://"):
-                session.mount(scheme, HTTPAdapter(max_retries=retry))
-            session.max_redirects = 5
-            for attempt in range(ATTEMPTS):
-                try:
-                    self._receive(session)
-                except HTTPError as error:  # the body broke off; urllib3 has retried what came before it
-                    if attempt == ATTEMPTS - 1:
-                        raise DownloadError(f"{self.url} cannot be fetched ({_reason(error)}); {_WAY_OUT}") from error
-                    time.sleep(_BACKOFF * 2**attempt)
-                else:
-                    return
-
-    def discard(self) -> None:
-        """Forget what has come."""
-        self.part.unlink(missing_ok=True)
-        self._version.unlink(missing_ok=True)
-
-    def _receive(self, session: requests.Session) -> None:
-        """Make one connection and append what it brings."""
-        headers = {"Accept-Encoding": "identity", "User-Agent": f"mnist-edge/{__version__}"}
-        have = self._have()
-        if have:
-            headers |= {"Range": f"bytes={have}-", "If-Range": self._version.read_text()}
-        with session.get(self.url, headers=headers, stream=True, timeout=self._timeout) as response:
-            if response.status_code == requests.codes.requested_range_not_satisfiable:
-                self.discard()
-                raise DownloadError(f"{self.url} changed or ended early while it was fetched; run the command again")
-            response.raise_for_status()
-            self._refuse_pages(response)
-            resumed = response.status_code == requests.codes.partial_content
-            have = have if resumed else 0
-            length = response.headers.get("Content-Length", "")
-            total = have + int(length) if length.isdecimal() else None
-            self._check_size(total or 0)
-            version = response.headers.get("ETag") or response.headers.get("Last-Modified")
-            if not resumed and version and not version.startswith("W/"):
-                self._version.write_text(version)
-            with self.part.open("ab" if resumed else "wb") as file:
-                for chunk in response.raw.stream(_CHUNK, decode_content=False):
-                    file.write(chunk)
-                    have += len(chunk)
-                    self._check_size(have)
-                    self._progress(have, total)
+    def __call__(self, url: str, path: str, _: object) -> None:
+        """Download `url` to `path` and check it."""
+        try:
+            with Path(path).open("wb") as file:
+                self._receive(url, file)
                 file.flush()
                 os.fsync(file.fileno())
+        except (requests.RequestException, ValueError) as error:
+            if _may_pass(error):
+                raise
+            raise _failure(url, error) from error
+        found = pooch.file_hash(path)
+        if self.sha256 and found != self.sha256.lower():
+            raise DownloadError(f"{url} has the SHA-256 {found}, not the one given; check both, nothing was kept")
+        try:
+            self.verify(Path(path))
+        except MnistRuntimeError as error:
+            raise DownloadError(f"the file at {url} is not usable: {error}; or use --data bundled") from error
 
-    def _have(self) -> int:
-        """Bytes to go on from: what has come of a version that the server gave a name to."""
-        return self.part.stat().st_size if self.part.exists() and self._version.exists() else 0
+    def _receive(self, url: str, file: BinaryIO) -> None:
+        def check_head(response: requests.Response, *_: object, **__: object) -> None:
+            if response.status_code >= 400:
+                response.close()  # pooch raises for the status and would leave the connection open
+            elif response.status_code == requests.codes.ok and (refusal := self._refusal(url, response)):
+                response.close()
+                raise DownloadError(refusal)
 
-    def _refuse_pages(self, response: requests.Response) -> None:
-        kind = response.headers.get("Content-Type", "")
-        if kind.startswith("text/html"):
-            raise DownloadError(f"{self.url} answers with a web page, not with a file of data; {_WAY_OUT}")
-        if urlsplit(self.url).scheme == "https" and urlsplit(response.url).scheme != "https":
-            raise DownloadError(f"{self.url} redirects to {response.url}, which is not encrypted; {_WAY_OUT}")
+        # pooch sets the total; until then it must not be 0 or None, because pooch asks for the truth of the bar
+        with tqdm(
+            desc="Downloading", total=1, unit="B", unit_scale=True, unit_divisor=1024, leave=False, disable=None
+        ) as progress:
+            pooch.HTTPDownloader(
+                progressbar=progress,
+                chunk_size=_CHUNK,
+                timeout=self.timeout,
+                headers={"Accept-Encoding": "identity", "User-Agent": f"mnist-edge/{__version__}"},
+                hooks={"response": check_head},
+            )(url, _LimitedFile(file, self.limit, url), None)
 
-    def _check_size(self, size: int) -> None:
-        if size > self._limit:
-            self.discard()
-            raise DownloadError(
-                f"{self.url} is larger than the limit of {self._limit:,} bytes; "
-                "if you want it, raise the limit with mnist-data fetch --limit"
-            )
-
-
-def _require(path: Path, url: str, sha256: str) -> None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256.lower():
-        raise DownloadError(f"{url} has the SHA-256 {found}, not the one given; check both, nothing was kept")
+    def _refusal(self, url: str, response: requests.Response) -> str | None:
+        if response.headers.get("Content-Type", "").startswith("text/html"):
+            return f"{url} is a web page, not a data file; {_REMEDY}"
+        if url.startswith("https:") and not response.url.startswith("https:"):
+            return f"{url} redirects to {response.url}, which is not encrypted; {_REMEDY}"
+        length = response.headers.get("Content-Length", "")
+        return _too_large(url, self.limit) if length.isdecimal() and int(length) > self.limit else None
 
 
-def _reason(error: BaseException) -> str:
-    """The innermost reason, in a line."""
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return f"{error.response.status_code} {error.response.reason}"
-    while (inner := getattr(error, "reason", None) or next(iter(error.args), None)) and isinstance(inner, Exception):
-        error = inner
-    return " ".join(str(error).split()).rsplit(": ", 1)[-1] or type(error).__name__
+@dataclass
+class _LimitedFile:
+    """A file that accepts at most `limit` bytes from `url`."""
+
+    file: BinaryIO
+    limit: int
+    url: str
+
+    def write(self, data: bytes) -> int:
+        """Write `data`, or raise DownloadError."""
+        if self.file.tell() + len(data) > self.limit:
+            raise DownloadError(_too_large(self.url, self.limit))
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        """Do nothing: pooch flushes after every chunk."""
+
+
+def _too_large(url: str, limit: int) -> str:
+    return f"{url} is larger than the limit of {limit:,} bytes; raise it with mnist-data fetch --limit"
+
+
+def _may_pass(error: Exception) -> bool:
+    """Return True for broken connections, timeouts and server errors, which another attempt may not meet."""
+    if isinstance(error, requests.HTTPError):
+        return error.response.status_code >= 500
+    return isinstance(error, (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError))
+
+
+def _failure(url: str, error: Exception) -> DownloadError:
+    """Return the error for a person, with the innermost reason: requests and urllib3 wrap it several times."""
+    if isinstance(error, requests.HTTPError):
+        return DownloadError(f"{url} answers {error.response.status_code} {error.response.reason}; {_REMEDY}")
+    inner: Exception | None = error
+    while inner:
+        error, reasons = inner, (getattr(inner, "reason", None), *inner.args)
+        inner = next((reason for reason in reasons if isinstance(reason, Exception)), None)
+    return DownloadError(f"{url} cannot be downloaded ({first_line(error).rsplit(': ', 1)[-1]}); {_REMEDY}")

@@ -1,4 +1,4 @@
-"""Arrays that stay on disk: `.npy` files of which a window at a time is in memory."""
+"""Arrays that stay on disk: `.npy` files of which one window at a time is in memory."""
 
 import hashlib
 import math
@@ -24,9 +24,9 @@ class Mapped:
     path: Path
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
-    """Of these rows."""
+    """Shape of these rows."""
     offset: int
-    """Of the first row, in bytes from the start of the file."""
+    """Position of the first row, in bytes from the start of the file."""
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
@@ -46,14 +46,14 @@ class Mapped:
 
     @property
     def row_bytes(self) -> int:
-        """Size of one row."""
+        """Size of one row in bytes."""
         return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
 
     def rows(self, first: int, stop: int) -> NDArray[Any]:
-        """Rows `first` to `stop`, mapped; what was read goes back to the system with the array.
+        """Map the rows from `first` to before `stop`; their memory is released with the array.
 
-        Each window is a mapping of its own: the pages of one long-lived mapping would count as this process's memory
-        until all of the file is there.
+        Each call makes a mapping of its own, because the pages of a long-lived mapping would count as this process's
+        memory until they make up the whole file.
         """
         return np.memmap(
             self.path,
@@ -64,19 +64,38 @@ class Mapped:
         )
 
     def part(self, first: int, stop: int) -> "Mapped":
-        """The rows `first` to `stop` as an array on disk of their own."""
+        """Return the rows from `first` to before `stop`, still on disk."""
         offset = self.offset + first * self.row_bytes
         return Mapped(self.path, self.dtype, (stop - first, *self.shape[1:]), offset)
 
     def windows(self) -> Iterator[NDArray[Any]]:
-        """All rows, a few MiB at a time."""
+        """Map all rows in order, a few MiB at a time."""
         step = max(1, _WINDOW_BYTES // self.row_bytes)
         for first in range(0, len(self), step):
             yield self.rows(first, min(first + step, len(self)))
 
     def sha256(self) -> str:
-        """Of the rows' bytes, in hex."""
+        """Return the SHA-256 of the rows' bytes, in hex."""
         digest = hashlib.sha256()
         for window in self.windows():
             digest.update(window.data)
         return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class MappedSplit:
+    """Digits and labels that stay on disk."""
+
+    images: Mapped
+    labels: Mapped
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def part(self, first: int, stop: int) -> "MappedSplit":
+        """Return the digits from `first` to before `stop`."""
+        return MappedSplit(self.images.part(first, stop), self.labels.part(first, stop))
+
+    def digests(self) -> tuple[str, str]:
+        """Return the SHA-256 of the bytes of images and labels on disk, in hex; all of them are read."""
+        return self.images.sha256(), self.labels.sha256()

@@ -17,47 +17,33 @@ from mnist_runtime.digits import HEIGHT, WIDTH, as_digits, as_intensities
 from mnist_runtime.errors import DigitError, FileMissingError
 from mnist_runtime.io.npy import Npy
 from mnist_train.data.bundled import DIGESTS, SPLITS, Split, load_split
-from mnist_train.data.download import fetch
-from mnist_train.data.mapped import Mapped
-from mnist_train.data.streams import read_stream
-from mnist_train.data.unpickle import load_arrays
+from mnist_train.data.mapped import Mapped, MappedSplit
+from mnist_train.data.unpickle import load_arrays, read_stream
 from mnist_train.errors import DataError
 
 LAB_URL = "https://github.com/pytorch/tutorials/raw/main/_static/mnist.pkl.gz"
-"""What `--data lab` fetches."""
+"""Address of the lab's file, for `--data lab`."""
 
 _WANTED = "give bundled, lab, a URL, a .pkl.gz, a .npz, or a folder of IDX or .npy files"
-_UNPACKED_LIMIT = 2**32  # bytes; what is larger is trained on from .npy files, which are mapped
-_HELD_OUT = 6  # without digits to validate on, the last sixth of the training digits: MNIST's 10,000 of 60,000
+_UNPACKED_LIMIT = 2**32  # bytes; larger data belongs in .npy files, which are mapped
+_HELD_OUT = 6  # the last 1/6 of the training digits, if none are given to validate on: MNIST's 10,000 of 60,000
 
 
-@dataclass(frozen=True)
-class MappedSplit:
-    """Digits and labels that stay on disk."""
-
-    images: Mapped
-    labels: Mapped
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def digests(self) -> tuple[str, str]:
-        """SHA-256 of the bytes of images and labels as they stand on disk, in hex; reads all of them."""
-        return self.images.sha256(), self.labels.sha256()
+AnySplit = Split | MappedSplit
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Digits to train on, to validate on, and perhaps to test on."""
+    """Digits to train on, to validate on and, where there are any, to test on."""
 
-    train: Split | MappedSplit
-    valid: Split | MappedSplit
-    test: Split | MappedSplit | None
+    train: AnySplit
+    valid: AnySplit
+    test: AnySplit | None
     known: Mapping[str, str] | None = None
-    """What `digests` would compute, if that was checked already."""
+    """Digests of the arrays, if they have been checked already."""
 
     def digests(self) -> Mapping[str, str]:
-        """SHA-256 of every array, by its name: x_train, y_train, ..."""
+        """Return the SHA-256 of every array in hex, by name: x_train, y_train, ..."""
         if self.known is not None:
             return self.known
         splits = ((name, getattr(self, name)) for name in SPLITS)
@@ -70,25 +56,24 @@ class Dataset:
 
 
 def open_source(source: str, *, sha256: str | None = None, checked: bool = False, **options: Any) -> Dataset:
-    """Open what `--data` names.
+    """Open the data set that `--data` names.
 
     Args:
         source: "bundled", "lab", an http(s) URL, or the path of a .pkl.gz, a .npz, or a folder of IDX files (raw or
-            .gz) or of .npy files; the last are mapped, not read.
-        sha256: Of the file to download, in hex; without it only MNIST itself is accepted from a URL.
-        checked: Whether another process has seen that mapped files hold digits; then only their headers are read.
-        options: `limit`, `timeout` and `progress` of `download.fetch`.
+            .gz) or of .npy files. Only .npy files are mapped; the others are read.
+        sha256: SHA-256 of the file to download, in hex; without it, a URL must hold MNIST.
+        checked: True if another process has checked the values of mapped files; only headers are read then.
+        options: `limit` and `timeout` of `download.fetch`.
 
     Raises:
-        DataError: it is not digits with labels.
-        DownloadError: it could not be fetched.
-        FileMissingError, FileReadError, DigitError: a file is not there, unreadable, or not digits.
+        DataError: the source does not hold digits with labels.
+        DownloadError: the file cannot be downloaded.
+        FileMissingError, FileReadError, DigitError: a file is missing, unreadable, or does not hold digits.
     """
     if source == "bundled":
         return Dataset(load_split("train"), load_split("valid"), load_split("test"), known=DIGESTS)
     if source == "lab" or re.match("https?://", source):
-        path = fetch_source(source, sha256=sha256, **options)
-        return _open_file(path)
+        return _open_file(fetch_source(source, sha256=sha256, **options))
     path = Path(source)
     if not path.exists():
         raise FileMissingError(f"{path} does not exist; {_WANTED}")
@@ -96,15 +81,17 @@ def open_source(source: str, *, sha256: str | None = None, checked: bool = False
 
 
 def fetch_source(source: str, *, sha256: str | None = None, **options: Any) -> Path:
-    """Fetch "lab" or a URL into the cache, unless it is there; return its path. Arguments as `open_source`.
+    """Download "lab" or a URL into the cache, unless it is there; return its path. Arguments as for `open_source`.
 
     Raises:
-        DataError: it is neither.
-        DownloadError: it could not be fetched, or is not what was wanted.
+        DataError: `source` is neither.
+        DownloadError: the file cannot be downloaded, or holds other digits than MNIST.
     """
+    from mnist_train.data.download import fetch
+
     url = LAB_URL if source == "lab" else source
     if not re.match("https?://", url):
-        raise DataError(f"{source} is neither lab nor a URL of http or https; a file of yours needs no fetching")
+        raise DataError(f"{source} is neither lab nor an http or https URL; give a file of this machine to --data")
     return fetch(url, verify=_open_file if sha256 else _require_mnist, sha256=sha256, **options)
 
 
@@ -112,7 +99,7 @@ def _require_mnist(path: Path) -> None:
     found = _open_file(path).digests()
     for name, digest in found.items():
         if digest != DIGESTS[name]:
-            raise DataError(f"it is not MNIST ({name} differs); if you trust it, give its --sha256")
+            raise DataError(f"{name} differs from MNIST; if you trust the file, give its --sha256")
 
 
 def _open_file(path: Path) -> Dataset:
@@ -141,7 +128,7 @@ def _from_pickle(path: Path) -> Dataset:
         raise DataError(f"{path} is not a whole .gz file ({error}); download or copy it again") from error
     pairs = value if isinstance(value, tuple) else ()
     if not 2 <= len(pairs) <= 3 or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
-        raise DataError(f"{path} does not hold ((x_train, y_train), (x_valid, y_valid), ...) as the lab's file does")
+        raise DataError(f"{path} does not hold ((x_train, y_train), (x_valid, y_valid), ...) like the lab's file")
     names = zip(SPLITS, pairs, strict=False)
     return _assemble({f"{axis}_{name}": array for name, pair in names for axis, array in zip("xy", pair, strict=True)})
 
@@ -176,23 +163,18 @@ def _require_pairs(path: Path, names: list[str]) -> None:
 
 
 def _from_npy(folder: Path, *, checked: bool) -> Dataset:
-    parts = {}
+    splits: dict[str, AnySplit] = {}
     for name in SPLITS:
         if name == "train" or (folder / f"x_{name}.npy").exists():
             images, labels = (Mapped.open(folder / f"{axis}_{name}.npy") for axis in "xy")
             if not checked:
                 _check_mapped(images, labels)
-            parts[name] = MappedSplit(images, labels)
-    if "valid" not in parts:
-        whole, cut = parts["train"], _cut(len(parts["train"]))
-        parts["train"], parts["valid"] = (
-            MappedSplit(whole.images.part(*rows), whole.labels.part(*rows)) for rows in ((0, cut), (cut, len(whole)))
-        )
-    return Dataset(parts["train"], parts["valid"], parts.get("test"))
+            splits[name] = MappedSplit(images, labels)
+    return _hold_out(splits)
 
 
 def _check_mapped(images: Mapped, labels: Mapped) -> None:
-    """Everything that can be wrong, before the first step: the files are read through once, a window at a time."""
+    """Check all values before the first step, in one pass over the files, a window at a time."""
     try:
         as_digits(np.empty((0, *images.shape[1:]), images.dtype))
         if images.dtype == np.float32:
@@ -218,7 +200,7 @@ def _from_idx(folder: Path) -> Dataset:
 
 
 def _idx_path(folder: Path, stem: str, ndim: int) -> Path:
-    """The file as it is spelt there: with "-" or "." before idx, raw or .gz."""
+    """Return the path under the spelling found: "-" or "." before idx, raw or .gz."""
     spellings = [folder / f"{stem}{dash}idx{ndim}-ubyte{end}" for dash in "-." for end in ("", ".gz")]
     return next((path for path in spellings if path.exists()), spellings[0])
 
@@ -230,7 +212,7 @@ def _read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
         with opener(path, "rb") as file:
             data = read_stream(file, _UNPACKED_LIMIT, str(path)).getbuffer()
     except FileNotFoundError as error:
-        raise FileMissingError(f"{path} does not exist; images and labels come in pairs of files") from error
+        raise FileMissingError(f"{path} does not exist; images and labels come in two files; give both") from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}); download or copy it again") from error
     head = 4 + 4 * ndim
@@ -242,13 +224,20 @@ def _read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
 
 
 def _assemble(arrays: Mapping[str, NDArray[Any]]) -> Dataset:
-    """Check arrays by the names x_train, y_train, ... and make splits of them."""
-    splits = {name: _split(arrays, name) for name in SPLITS if name == "train" or f"x_{name}" in arrays}
-    if "valid" not in splits:
-        whole, cut = splits["train"], _cut(len(splits["train"]))
-        splits["train"] = Split(whole.images[:cut], whole.labels[:cut])
-        splits["valid"] = Split(whole.images[cut:], whole.labels[cut:])
-    return Dataset(splits["train"], splits["valid"], splits.get("test"))
+    """Check arrays named x_train, y_train, ... and make splits of them."""
+    return _hold_out({name: _split(arrays, name) for name in SPLITS if name == "train" or f"x_{name}" in arrays})
+
+
+def _hold_out(splits: dict[str, AnySplit]) -> Dataset:
+    """Make a data set; if there are no digits to validate on, take the last of the training digits."""
+    train, valid = splits["train"], splits.get("valid")
+    if valid is None:
+        count = len(train)
+        if count < _HELD_OUT:
+            raise DataError(f"there are {count} digits to train on and none to validate on; give x_valid and y_valid")
+        cut = count - count // _HELD_OUT
+        train, valid = train.part(0, cut), train.part(cut, count)
+    return Dataset(train, valid, splits.get("test"))
 
 
 def _split(arrays: Mapping[str, NDArray[Any]], name: str) -> Split:
@@ -257,26 +246,20 @@ def _split(arrays: Mapping[str, NDArray[Any]], name: str) -> Split:
         digits = as_digits(pixels)
     except DigitError as error:
         raise DataError(f"x_{name} does not hold digits: {error}") from error
-    with suppress(DigitError):  # scaled by something else than 256: trained on as they are
+    with suppress(DigitError):  # scaled by another number than 256: kept as floats
         digits = as_intensities(digits)
     _check_labels(f"y_{name}", labels.dtype, labels.shape, len(digits))
     _check_range(f"y_{name}", labels)
     images: NDArray[Any] = digits.reshape(-1, HEIGHT, WIDTH)
-    # torch.from_numpy warns of arrays that cannot be written, as those over a file's bytes are
+    # writeable, because torch.from_numpy warns of read-only arrays, such as those over a file's bytes
     return Split(np.require(images, requirements=["C", "W"]), np.require(labels, np.uint8, ["C", "W"]))
 
 
 def _check_labels(name: object, dtype: np.dtype[Any], shape: tuple[int, ...], count: int) -> None:
     if dtype.kind not in "ui" or shape != (count,) or not count:
-        raise DataError(f"{name} is {dtype} {shape}; labels are integers ({count},), one for each of the digits")
+        raise DataError(f"{name} is {dtype} {shape}; labels are integers ({count},), exactly one per digit")
 
 
 def _check_range(name: object, labels: NDArray[Any]) -> None:
     if labels.min() < 0 or labels.max() > 9:
         raise DataError(f"{name} holds labels from {labels.min()} to {labels.max()}; labels are 0 to 9")
-
-
-def _cut(count: int) -> int:
-    if count < _HELD_OUT:
-        raise DataError(f"there are {count} digits to train on and none to validate on; give x_valid and y_valid")
-    return count - count // _HELD_OUT

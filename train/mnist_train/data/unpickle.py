@@ -1,191 +1,141 @@
-"""Pickles that hold NumPy arrays and nothing else, read without trust: nothing they name is imported, let alone called.
+"""Pickles that hold NumPy arrays and nothing else, read without trust.
 
-A pickle is a programme. Here its opcodes are first read through, so that none can claim more memory than the file
-has bytes; then it is run with stand-ins for the few names that an array needs, and every other name is refused.
+A pickle is a programme that calls what it names. This unpickler follows the recipe of
+https://docs.python.org/3/library/pickle.html#restricting-globals: the few names that arrays need stand for functions
+of this module, which build arrays from the file's own bytes, and every other name is refused.
 """
 
 import io
 import pickle
 import pickletools
-from math import prod
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_train.data.streams import read_stream
+from mnist_runtime.errors import first_line
 from mnist_train.errors import DataError
 
-LIMIT = 2**30  # bytes, unpacked; the lab's file has 222 million
+LIMIT = 2**30
+"""Largest pickle, in bytes, uncompressed; the lab's has 222 million."""
 
-_NEEDED = (
-    "PROTO FRAME STOP MARK POP POP_MARK DUP GLOBAL STACK_GLOBAL REDUCE BUILD"
-    " NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 FLOAT BINFLOAT"
-    " STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8"
-    " BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8"
-    " EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST APPEND APPENDS"
-    " PUT BINPUT LONG_BINPUT GET BINGET LONG_BINGET MEMOIZE"
-)
-_OPCODES = frozenset(_NEEDED.split())
+_CHUNK = 2**20  # bytes
 _MEMO_LIMIT = 2**16  # the unpickler's memo is a list as long as the largest index that the pickle names
-_INSTEAD = "unpickling it could run code; give --data bundled, or arrays saved as .npz or .npy"
+# No array needs a dict, which could set attributes of functions, nor a set; hashing a deep nest overflows the C stack.
+_REFUSED = {"DICT", "EMPTY_DICT", "EMPTY_SET", "FROZENSET"}
+_DTYPES = frozenset(["b1", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"])
+_REMEDY = "give --data bundled, or save the arrays as .npz or .npy"
 
 
 def load_arrays(file: io.BufferedIOBase, name: str) -> Any:
     """Read one pickle of arrays in nested tuples or lists, of any protocol, from Python 2 or 3.
 
     Args:
-        file: Holds the pickle; at most 1 GiB of it is read.
-        name: Of the file, for the errors.
+        file: The pickle, uncompressed; at most 1 GiB of it is read.
+        name: Name of the file, for error messages.
 
     Returns:
-        The same nesting, as tuples, of NumPy arrays with the shapes and dtypes that were pickled.
+        NumPy arrays with the shapes and dtypes that were pickled, in tuples nested like the pickled ones.
 
     Raises:
-        DataError: it holds or calls anything else, is cut short, or is larger than 1 GiB.
+        DataError: the pickle holds or calls anything else, is cut short, or is larger than 1 GiB.
     """
     data = read_stream(file, LIMIT, name)
     try:
-        _check_opcodes(data, name)
+        _check_opcodes(data)
         data.seek(0)
-        return _finished(_ArrayUnpickler(data, name).load(), name)
-    except (DataError, MemoryError):
+        return _to_arrays(_ArrayUnpickler(data, encoding="latin-1").load())  # Python 2 kept an array's bytes as a str
+    except MemoryError:
         raise
     except Exception as error:  # a hostile pickle can make the unpickler raise anything
-        raise DataError(f"{name} is not a whole pickle of arrays ({error}); download or save it again") from error
+        raise DataError(f"{name} is not a whole pickle of arrays alone ({first_line(error)}); {_REMEDY}") from error
 
 
-def _check_opcodes(data: io.BytesIO, name: str) -> None:
-    """Go through the programme without running it; a length that the bytes do not bear out is a ValueError."""
+def read_stream(file: io.BufferedIOBase, limit: int, name: str) -> io.BytesIO:
+    """Read all of `file`, at most `limit` bytes, in memory that grows with what arrives.
+
+    Raises:
+        DataError: the stream is longer.
+    """
+    buffer = io.BytesIO()
+    while chunk := file.read(_CHUNK):
+        buffer.write(chunk)
+        if buffer.tell() > limit:
+            raise DataError(
+                f"{name} unpacks to more than {limit >> 20:,} MiB; give the arrays as .npy files in a folder"
+            )
+    buffer.seek(0)
+    return buffer
+
+
+def _check_opcodes(data: io.BytesIO) -> None:
+    """Parse the pickle without running it; a length beyond the end of the data is a ValueError here."""
     for opcode, argument, _ in pickletools.genops(data):
-        if opcode.name not in _OPCODES:
-            raise DataError(f"{name} is a pickle with {opcode.name}, which no array needs; {_INSTEAD}")
+        if opcode.name in _REFUSED:
+            raise ValueError(f"it holds a {opcode.name}, which no array needs")
         if opcode.name.endswith("PUT") and int(argument or 0) > _MEMO_LIMIT:
-            raise DataError(f"{name} is a pickle that asks for memory to no purpose; {_INSTEAD}")
+            raise ValueError("it asks for memory to no purpose")
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Knows the names that NumPy's arrays are pickled by, each as a stand-in, and no other."""
+class _Array:
+    """An array under construction: empty until its state comes."""
 
-    def __init__(self, data: io.BytesIO, name: str) -> None:
-        super().__init__(data, encoding="latin-1")  # Python 2 kept an array's bytes as a str
-        self._name = name
+    __slots__ = ("array",)
 
-    def find_class(self, module: str, name: str, /) -> Any:
-        """Never imports: only what stands in the table can be named."""
-        try:
-            return _STAND_INS[module, name]
-        except KeyError:
-            raise DataError(f"{self._name} is a pickle that wants {module}.{name}; {_INSTEAD}") from None
+    def __init__(self, array: NDArray[Any] | None = None) -> None:
+        self.array = array
 
-
-class _StandIn:
-    """What a pickle may name: without attributes to set, and not callable unless a subclass says so."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: object) -> NoReturn:
-        raise ValueError("it sets the state of a name")
-
-
-class _Encode(_StandIn):
-    """`_codecs.encode(text, "latin1")`, by which protocols 0 to 2 carry bytes."""
-
-    __slots__ = ()
-
-    def __call__(self, text: str, encoding: str) -> bytes:
-        if encoding not in {"latin1", "latin-1"}:
-            raise ValueError(f"it encodes as {encoding}")
-        return text.encode("latin-1")
-
-
-class _NoBytes(_StandIn):
-    """`bytes()`, by which protocols 0 to 2 carry the data of an empty array."""
-
-    __slots__ = ()
-
-    def __call__(self) -> bytes:
-        return b""
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, fortran_order, data = state
+        self.array = _from_buffer(data, dtype, shape, "F" if fortran_order else "C").array
 
 
 class _Dtype:
-    """`numpy.dtype(code, align, copy)` of plain numbers."""
+    """A dtype of plain numbers. NumPy's own would trust a state that declares bytes to be Python objects."""
 
     __slots__ = ("dtype",)
 
     def __init__(self, code: str, *_: object) -> None:
-        if code.lstrip("<>|=") not in {"b1", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"}:
-            raise ValueError(f"an array of dtype {code[:20]!r} is no digits and no labels")
+        if code.lstrip("<>|=") not in _DTYPES:
+            raise ValueError(f"the dtype {code[:20]!r} fits neither digits nor labels")
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.dtype = self.dtype.newbyteorder(state[1])
 
 
-class _MakeDtype(_StandIn):
-    __slots__ = ()
-
-    def __call__(self, code: str, *_: object) -> _Dtype:
-        return _Dtype(code)
-
-
-class _Array:
-    """An array in the making: empty until its state comes."""
-
-    __slots__ = ("array",)
-
-    def __init__(self) -> None:
-        self.array: NDArray[Any] | None = None
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, shape, dtype, fortran_order, data = state
-        self.array = _from_bytes(data, dtype, shape, "F" if fortran_order else "C")
-
-
-class _Reconstruct(_StandIn):
-    """`_reconstruct(numpy.ndarray, shape, code)`: the shape is a dummy, and no memory is taken for it."""
-
-    __slots__ = ()
-
-    def __call__(self, *_: object) -> _Array:
-        return _Array()
-
-
-class _FromBuffer(_StandIn):
-    """`_frombuffer(data, dtype, shape, order)`, as protocol 5 has it."""
-
-    __slots__ = ()
-
-    def __call__(self, data: bytes, dtype: _Dtype, shape: tuple[int, ...], order: str) -> _Array:
-        array = _Array()
-        array.array = _from_bytes(data, dtype, shape, order)
-        return array
-
-
-def _from_bytes(data: bytes | str, dtype: _Dtype, shape: tuple[int, ...], order: str) -> NDArray[Any]:
-    """The array over the very bytes that the pickle holds; their number must be what the shape claims."""
+def _from_buffer(data: bytes | str, dtype: _Dtype, shape: tuple[int, ...], order: str) -> _Array:
+    """Return an array over the bytes that the pickle holds; NumPy raises if `shape` claims another number of them."""
     if isinstance(data, str):  # from Python 2
         data = data.encode("latin-1")
-    if prod(shape) * dtype.dtype.itemsize != len(data) or min(shape, default=0) < 0:
-        raise ValueError(f"an array claims the shape {shape} and holds {len(data):,} bytes")
-    return np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if order == "F" else "C")
+    return _Array(np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if order == "F" else "C"))
 
 
-_CORES = ("numpy.core", "numpy._core")  # NumPy 1 and 2
-_STAND_INS: dict[tuple[str, str], _StandIn] = {
-    ("numpy", "ndarray"): _StandIn(),
-    ("numpy", "dtype"): _MakeDtype(),
-    ("_codecs", "encode"): _Encode(),
-    ("__builtin__", "bytes"): _NoBytes(),
-    **{(f"{core}.multiarray", "_reconstruct"): _Reconstruct() for core in _CORES},
-    **{(f"{core}.numeric", "_frombuffer"): _FromBuffer() for core in _CORES},
+_FUNCTIONS: dict[tuple[str, str], Callable[..., object]] = {
+    ("numpy", "ndarray"): lambda: None,  # only ever an argument
+    ("numpy", "dtype"): _Dtype,
+    ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),  # its shape is a dummy, and takes no memory here
+    ("numpy.core.numeric", "_frombuffer"): _from_buffer,  # protocol 5
+    ("_codecs", "encode"): lambda text, _: text.encode("latin-1"),  # bytes, in protocols 0 to 2
+    ("__builtin__", "bytes"): lambda: b"",  # no bytes, in protocols 0 to 2
 }
 
 
-def _finished(value: Any, name: str, depth: int = 4) -> Any:
-    """Put arrays in the place of their makings; only a shallow nest of few values is a data set."""
+class _ArrayUnpickler(pickle.Unpickler):
+    """An unpickler that resolves names in `_FUNCTIONS` and imports nothing."""
+
+    def find_class(self, module: str, name: str, /) -> Callable[..., object]:
+        """Return the function for a name that arrays need."""
+        if function := _FUNCTIONS.get((module.replace("numpy._core.", "numpy.core."), name)):  # NumPy 2 renamed it
+            return function
+        raise ValueError(f"it wants {module}.{name}, which could run code")
+
+
+def _to_arrays(value: object, depth: int = 4) -> Any:
+    """Return the finished arrays of a shallow nest of few values, which is all that a data set needs."""
     if isinstance(value, _Array) and value.array is not None:
         return value.array
     if isinstance(value, tuple | list) and len(value) <= 8 and depth:
-        return tuple(_finished(item, name, depth - 1) for item in value)
-    raise DataError(f"{name} holds more than arrays in tuples; {_INSTEAD}")
+        return tuple(_to_arrays(item, depth - 1) for item in value)
+    raise ValueError("it holds more than arrays in tuples")
