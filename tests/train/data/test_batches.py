@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from mnist_runtime.errors import DigitError
 from mnist_train.data import batches as room
 from mnist_train.data.batches import Batches, InMemory, OnDisk
 from mnist_train.data.bundled import Split
 from mnist_train.data.mapped import Mapped
-from mnist_train.errors import DataError
 
 CPU = torch.device("cpu")
 COUNT = 5000
@@ -126,5 +126,5 @@ def test_part_and_digest_are_of_the_rows_alone(folder, train_split):
 
 def test_an_array_in_fortran_order_is_refused(tmp_path):
     np.save(tmp_path / "x.npy", np.asfortranarray(np.zeros((5, 784), np.uint8)))
-    with pytest.raises(DataError, match="C order"):
+    with pytest.raises(DigitError, match="Fortran order"):
         Mapped.open(tmp_path / "x.npy")

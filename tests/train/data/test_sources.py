@@ -70,7 +70,7 @@ WRONG = {
     "too few labels": ({"y_train": LABELS[:5]}, r"\(5,\).*exactly one per digit"),
     "labels as floats": ({"y_train": LABELS.astype(float)}, "labels are integers"),
     "no labels": ({"y_train": None}, "y_train"),
-    "no digits": ({"x_train": IMAGES[:0], "y_train": LABELS[:0]}, "exactly one per digit|empty"),
+    "no digits": ({"x_train": IMAGES[:0], "y_train": LABELS[:0]}, "exactly one per digit|no rows"),
     "too few to hold some out": ({"x_train": IMAGES[:3], "y_train": LABELS[:3]}, "none to validate on"),
 }
 
