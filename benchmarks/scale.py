@@ -1,6 +1,6 @@
-"""What Ray costs and brings: mnist-score next to the plain runtime on 9.8 million digits. Exits 1 if a floor is missed.
+"""Costs and benefits of Ray: mnist-score beside the plain runtime on 9.8 million digits. Exits 1 if a bound is missed.
 
-Every figure is a median of alternating repeats in one run of this file; start-up is told apart. It runs on Linux, for
+Every figure is a median of alternating repeats in one run of this file; start-up is separate. It runs on Linux, because
 memory is read from /proc. `python benchmarks/scale.py` takes about ten minutes and 4 GB of temporary disk.
 """
 
@@ -51,7 +51,7 @@ for path in sorted(folder.iterdir()):
             writer.write_batch(pa.record_batch([pa.array(column) for column in columns], schema=schema))
 print(time.perf_counter() - begun)
 """
-"""What you would write without Ray: the same Parquet in and out, one process, one thread."""
+"""Loop that you would write without Ray: the same Parquet in and out, one process, one thread."""
 
 
 def make_digits(folder: Path, shards: int, shifts: int) -> Path:
@@ -77,19 +77,19 @@ def make_digits(folder: Path, shards: int, shifts: int) -> Path:
 
 
 def score(folder: Path, output: Path, actors: int) -> float:
-    """Seconds that mnist-score tells of scoring, without Ray's start."""
+    """Return the seconds of scoring that mnist-score prints, without Ray's start."""
     command = [BIN / "mnist-score", folder, output, "--actors", str(actors)]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     return float(re.search(r"digits in ([\d.,]+) s", said)[1].replace(",", ""))
 
 
 def plain(folder: Path, output: Path) -> float:
-    """Seconds of the plain runtime's loop, without its imports."""
+    """Return the seconds of the plain runtime's loop, without its imports."""
     return float(subprocess.check_output([sys.executable, "-c", PLAIN, folder, output]))
 
 
 def classify() -> float:
-    """Seconds a digit of the classifier alone, label and probability, on digits that are in memory."""
+    """Return the seconds per digit of the classifier alone, label and probability, on digits in memory."""
     digits = np.tile(load_split("test").images.reshape(-1, 784), (10, 1))
     classifier = Classifier()
     begun = time.perf_counter()
@@ -98,7 +98,7 @@ def classify() -> float:
 
 
 def read(folder: Path) -> float:
-    """Seconds a digit of reading and decompressing Parquet alone."""
+    """Return the seconds per digit of reading and decompressing Parquet alone."""
     rows = 0
     begun = time.perf_counter()
     for path in sorted(folder.iterdir())[:4]:
@@ -108,7 +108,7 @@ def read(folder: Path) -> float:
 
 
 def one_shard(folder: Path, output: Path) -> float:
-    """Seconds that a shard takes however small it is, with one actor."""
+    """Return the seconds per shard of ten digits, with one actor."""
     folder.mkdir()
     digits = load_split("test").images[:10]
     for i in range(TINY):
@@ -124,7 +124,7 @@ def same_answers(one: Path, other: Path) -> None:
 
 
 def peaks(folder: Path, output: Path) -> tuple[int, int]:
-    """Peak memory, in bytes, of mnist-score with one actor: of the command's own process, and of its scorer's."""
+    """Return the peak memory, in bytes, of mnist-score with one actor: of its own process and of its scorer's."""
     process = subprocess.Popen(
         [BIN / "mnist-score", folder, output, "--actors", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -161,7 +161,7 @@ def main() -> int:
         print(
             f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, pyarrow {pa.__version__}"
         )
-        print(f"{rows:,} digits in {SHARDS} Parquet shards, zstd, {size / rows:.0f} bytes a digit")
+        print(f"{rows:,} digits in {SHARDS} Parquet shards, zstd, {size / rows:.0f} bytes per digit")
         samples: dict[str, list[float]] = {name: [] for name in ("1 actor", "2 actors", "plain", "read", "classify")}
         for _ in range(REPEATS):
             one, two, ours = next(outputs), next(outputs), next(outputs)
@@ -173,7 +173,7 @@ def main() -> int:
             same_answers(one, two)
             same_answers(ours, two)
         cost = {name: statistics.median(values) for name, values in samples.items()}
-        print("\nmedians                                    us a digit    digits a second")
+        print("\nmedians                                    us per digit  digits per second")
         for name, what in {
             "1 actor": "mnist-score, 1 actor",
             "2 actors": "mnist-score, 2 actors",
@@ -190,7 +190,7 @@ def main() -> int:
             print(f"  {name:28}{less / 2**20:14.0f}{more / 2**20:20.0f}")
     claims = [
         ("two actors / one, speed", cost["1 actor"] / cost["2 actors"], ">=", 1.7),
-        ("one actor / plain runtime, cost a digit", cost["1 actor"] / cost["plain"], "<=", 1.5),
+        ("one actor / plain runtime, cost per digit", cost["1 actor"] / cost["plain"], "<=", 1.5),
         ("scorer's memory for 72 x the digits, MiB more", (large[1] - small[1]) / 2**20, "<=", 64),
         ("command's memory for 72 x the digits, MiB more", (large[0] - small[0]) / 2**20, "<=", 64),
     ]

@@ -33,7 +33,7 @@ BIN = Path(sys.executable).parent
         (["here", "s3://bucket/o.npy"], 2, "a .npy is written on this machine"),
     ],
 )
-def test_what_cannot_be_done_is_told_in_one_sentence(run, test_split, tmp_path, arguments, code, sentence):
+def test_what_cannot_be_done_ends_in_one_sentence(run, test_split, tmp_path, arguments, code, sentence):
     np.save(tmp_path / "digits.npy", test_split.images[:10])
     (tmp_path / "digits.npy.txt").write_text("notes")
     arguments = [str(tmp_path / "digits.npy") if argument == "here" else argument for argument in arguments]
@@ -44,7 +44,7 @@ def test_what_cannot_be_done_is_told_in_one_sentence(run, test_split, tmp_path, 
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "out") == ["digits.npy", "digits.npy.txt"]
 
 
-def test_an_output_that_cannot_be_written_is_told_before_ray_is_started(test_split, tmp_path):
+def test_an_output_that_cannot_be_written_is_refused_before_ray_is_started(test_split, tmp_path):
     np.save(tmp_path / "digits.npy", test_split.images[:10])
     code = (
         "import resource; from mnist_score.cli import score\n"

@@ -1,5 +1,6 @@
 """Resume records, and the parts of a .npy."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,6 @@ def test_any_other_text_is_no_record(text):
 
 
 def test_a_file_that_is_rewritten_with_the_old_time_is_another_shard(tmp_path):
-    import os
-
     path = tmp_path / "x.npy"
     path.write_bytes(b"one")
     before, status = Shard.of_file("x.npy", path), path.stat()

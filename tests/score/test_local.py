@@ -66,7 +66,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("torn", [0, 1, 3])
-def test_a_killed_run_is_taken_up_where_it_was(digits, wanted, tmp_path, torn):
+def test_a_killed_run_is_resumed_where_it_stopped(digits, wanted, tmp_path, torn):
     output, file, seen = tmp_path / "p.npy", Npy.open(digits), []
 
     def stop_in_the_second_chunk(count):
@@ -149,7 +149,7 @@ def test_the_output_reports_its_accuracy(run, digits, wanted, test_split, tmp_pa
     assert b"50,000 digits and 49,999 labels" in result.stderr
 
 
-def test_an_archive_is_told_to_be_no_npy(run, test_split, tmp_path):
+def test_an_archive_is_not_a_npy(run, test_split, tmp_path):
     np.savez(tmp_path / "x.npz", x=test_split.images[:2])
     result = run("mnist-score", "x.npz", "o.npy", cwd=tmp_path)
     assert result.returncode == 1
@@ -157,7 +157,7 @@ def test_an_archive_is_told_to_be_no_npy(run, test_split, tmp_path):
     assert result.stderr.decode().splitlines()[-1] == f"Error: {sentence}"
 
 
-def test_an_output_that_cannot_be_written_is_told_before_the_work(digits, tmp_path):
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(digits, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(FileWriteError):
         score(Classifier(), Npy.open(digits), tmp_path / "file" / "o.npy", range(10))
@@ -248,7 +248,7 @@ def test_a_part_of_another_run_of_ours_is_written_anew(run, test_split, tmp_path
     assert np.load(output).shape == (100, 10)
 
 
-def test_a_pipe_is_told_to_be_saved_first(run, tmp_path):
+def test_a_pipe_must_be_saved_first(run, tmp_path):
     result = run("mnist-score", "/dev/stdin", tmp_path / "o.npy", input=b"digits")
     assert result.returncode == 1
     assert b"/dev/stdin is a pipe or a device, not a file; save its content to a file first" in result.stderr

@@ -107,7 +107,7 @@ def test_what_holds_no_digits_is_refused_in_one_sentence(folder, tmp_path, name,
     assert "\n" not in str(refusal.value)
 
 
-def test_a_shard_that_is_not_there_is_told_by_its_path(folder, tmp_path):
+def test_a_shard_that_does_not_exist_is_named_by_its_path(folder, tmp_path):
     with pytest.raises(FileMissingError, match=re.escape(f"{tmp_path}/a.npy does not exist")):
         read(folder, "a.npy")
 
@@ -121,7 +121,7 @@ def test_a_shard_without_digits_has_no_batches(folder, tmp_path, name):
         assert sum(len(pixels) for pixels, _ in rows.batches) == 0
 
 
-def test_an_npy_that_shrinks_while_it_is_read_is_told(folder, tmp_path, real):
+def test_an_npy_that_shrinks_while_it_is_read_is_refused(folder, tmp_path, real):
     np.save(tmp_path / "a.npy", real[:10_000])
     with open_rows(folder, "a.npy") as rows:
         next(rows.batches)

@@ -11,8 +11,8 @@ import pytest
 
 from mnist_runtime import Classifier, FileMissingError, FileReadError, FileWriteError, OptionError
 from mnist_score import run
-from mnist_score.job import Job
-from mnist_score.scorer import Scorer
+from mnist_score.job import Job, Shard
+from mnist_score.scorer import Report, Scorer
 from mnist_score.shards import list_shards
 from mnist_score.storage import Place
 
@@ -161,7 +161,7 @@ def test_outputs_of_another_input_are_refused(plan, score, shards, tmp_path):
         plan(tmp_path / "moved")
 
 
-def test_outputs_of_a_shard_that_is_no_more_are_refused(plan, score, shards, output):
+def test_outputs_of_a_shard_that_was_removed_are_refused(plan, score, shards, output):
     score(plan())
     (shards / "b.npy").unlink()
     with pytest.raises(
@@ -229,13 +229,13 @@ def test_an_output_that_is_a_file_is_refused(plan, output):
 @pytest.mark.parametrize(
     "act", [Place.create, lambda place: place.writing("a").__enter__(), lambda place: place.remove("a")]
 )
-def test_what_cannot_be_written_is_told(tmp_path, act):
+def test_what_cannot_be_written_ends_in_one_sentence(tmp_path, act):
     (tmp_path / "file").write_text("x")
     with pytest.raises(FileWriteError, match=re.escape(f"cannot write {tmp_path}/file/out")):
         act(Place.at(str(tmp_path / "file" / "out")))
 
 
-def test_a_manifest_that_cannot_be_written_is_told_once(output):
+def test_a_manifest_that_cannot_be_written_is_named_once(output):
     (output / "_manifest.json").mkdir(parents=True)
     with pytest.raises(FileWriteError) as told, Place.at(str(output)).writing("_manifest.json"):
         pass
@@ -263,7 +263,7 @@ def test_a_name_that_is_no_utf_8_is_refused(plan, shards):
         plan()
 
 
-def test_no_manifest_tells_of_what_another_run_has_written_meanwhile(plan, score, plain, output):
+def test_no_manifest_vouches_for_what_another_run_has_written_meanwhile(plan, score, plain, output):
     other = plan(probabilities=True)  # both have found the folder empty
     score(plan())
     last = plan()
@@ -319,3 +319,26 @@ def test_places_beyond_the_local_disk_are_written_whole_too(plain, real, shards,
     assert len(place.files()) == 3
     place.remove("b.npy.parquet")
     assert len(place.files()) == 2
+
+
+def test_progress_counts_the_bytes_and_digits_of_a_shard_once_though_it_is_tried_again(capsys):
+    with run._Progress([Shard("a.npy", 800, 0), Shard("b.npy", 200, 0)]) as progress:
+        for rows in (0, 1000, 0, 1000):  # its scorer dies, and another one begins again
+            progress.add(Report("a.npy", rows=rows, count=2000))
+        assert (progress.n, progress.digits) == (400, 1000)
+        assert re.search(r" 40%\|.*1,000 digits, 0 of 2 shards", str(progress))
+        progress.add(Report("a.npy", rows=2000, count=2000, done=True))
+        progress.add(Report("b.npy", error="b.npy cannot be scored"))
+        assert (progress.n, progress.digits) == (1000, 2000)
+        assert "2,000 digits, 2 of 2 shards" in str(progress)
+    stderr = capsys.readouterr().err
+    assert stderr.splitlines()[-1] == "Error: b.npy cannot be scored"
+    assert "\r" not in stderr  # because this is no terminal
+
+
+@pytest.mark.parametrize(("count", "last"), [(1, "9 has"), (11, "1 more shard has"), (12, "2 more shards have")])
+def test_ten_shards_without_answers_are_named_and_the_others_counted(capsys, count, last):
+    run._report_unanswered([str(number) for number in range(9, 9 + count)], "")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == min(count, 11)
+    assert lines[-1].startswith(f"Error: {last} no answers")

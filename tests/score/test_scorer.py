@@ -106,7 +106,7 @@ def test_a_large_shard_reports_how_far_it_is(score, shifted, tmp_path):
     assert {report["count"] for report in reports} == {280_000}
 
 
-def test_the_footer_tells_what_the_answers_were_made_of(score, plain, real, tmp_path, write_shard):
+def test_the_footer_holds_the_resume_record(score, plain, real, tmp_path, write_shard):
     write_shard(tmp_path / "in" / "b" / "a.parquet", real[:10])
     score()
     record = json.loads(pq.read_schema(tmp_path / "out" / "b" / "a.parquet").metadata[b"mnist_score"])
@@ -141,7 +141,7 @@ def flip_a_pixel(path):
     ],
     ids=["truncated", "a flipped bit", "empty"],
 )
-def test_a_damaged_shard_is_told_in_one_sentence(score, real, tmp_path, damage, sentence, write_shard):
+def test_a_damaged_shard_ends_in_one_sentence(score, real, tmp_path, damage, sentence, write_shard):
     path = tmp_path / "in" / "a.parquet"
     write_shard(path, real[:50_000], compression="none", write_page_checksum=True)
     damage(path)
