@@ -3,6 +3,7 @@
 Ink is uint8 `[N, height, width]`, 0 for bare ground to 255 for a solid stroke, at most `LARGEST` pixels a side. All
 quantities are integers below 2^53, `//` rounds down, and no result depends on the order of a sum. The steps:
 
+0. `drawn`: the ink of a drawing on an even ground. Photographs have none; `mnist_runtime.io.images` finds their ink.
 1. `Box`: the smallest box around all pixels above 0.
 2. `scaled`: the box, brought to `BOX` = 20 pixels on its longest side by a triangle filter.
 3. `Strokes`: the width of the strokes, measured on the same box at `FINE` pixels. A width outside of `THINNEST` to
@@ -34,6 +35,7 @@ FINE = 3 * BOX
 LARGEST = 800
 """Pixels of a side; up to here float32, in which the filter's products are summed, holds every sum exactly."""
 
+_FAINTEST = 24  # grey levels between ink and ground
 _MARGIN = 8  # pixels around the fine picture; the thinnest stroke is thickened by less
 
 Ink = NDArray[np.uint8]
@@ -59,6 +61,37 @@ def normalise(ink: Ink) -> Intensities:
     if len(off):
         digits[off] = scaled(strokes[off].redrawn(wanted[off]), BOX)
     return centred(digits)
+
+
+def drawn(grey: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+    """Return the ink of a drawing, `[height, width]`, or None where the ground is not even or nothing stands out.
+
+    The ground is the level that most pixels have, the lower of two alike; it is even if that is half of all pixels.
+    Ink is darker or lighter than the ground, whichever differs by more in total. Solid ink is the lowest depth that
+    three quarters of the deep pixels, those at least half as deep as the deepest, do not exceed; ink of a tenth of that
+    and less is ground.
+
+    >>> drawn(np.array([[9, 9, 9, 9, 9], [9, 9, 99, 59, 12]], np.uint8))
+    array([[  0,   0,   0,   0,   0],
+           [  0,   0, 255, 142,   0]], dtype=uint8)
+    """
+    counts = np.bincount(grey.ravel(), minlength=256)
+    ground = int(counts.argmax())
+    if 2 * counts[ground] < grey.size:
+        return None
+    levels = np.arange(256) - ground
+    if counts @ np.maximum(levels, 0) < counts @ np.maximum(-levels, 0):
+        levels = -levels
+    depths = np.zeros(256, dtype=np.int64)
+    np.add.at(depths, np.maximum(levels, 0), counts)
+    deepest = int(np.flatnonzero(depths)[-1])
+    deep = np.where(2 * np.arange(256) >= deepest, depths, 0)
+    solid = int(np.argmax(4 * deep.cumsum() >= 3 * deep.sum()))
+    if solid < _FAINTEST:
+        return None
+    shades = np.minimum(255, (510 * levels + solid) // (2 * solid))
+    shades[10 * levels <= solid] = 0
+    return shades.astype(np.uint8)[grey]
 
 
 class Box(NamedTuple):

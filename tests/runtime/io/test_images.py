@@ -221,7 +221,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked():
 
 
 def test_what_is_no_image_is_refused():
-    with pytest.raises(DigitError, match=r"no PNG, JPEG, BMP or WebP"):
+    with pytest.raises(DigitError, match="not an image that Pillow reads"):
         read_image(b"GIF89a, as it happens", "page")
     with pytest.raises(DigitError, match="damaged"):
         read_image(encode(np.zeros((90, 90), np.uint8))[:60], "page")

@@ -1,0 +1,131 @@
+"""Image files decoded by Pillow (extra [image]) to upright uint8 greys, in memory that their decoder needs anyway."""
+
+import io
+import itertools
+import math
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_runtime.errors import DigitError, ExtraMissingError
+
+try:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+except ImportError as error:
+    raise ExtraMissingError('images need Pillow; install it with pip install "mnist-runtime[image]"') from error
+
+PIXEL_LIMIT = 50_000_000
+"""Pixels of an image; a telephone's camera takes 12 to 50 million, a decompression bomb claims more."""
+SMALLEST_SIDE = 8
+"""Pixels of an image's side, or of its ink's; with fewer there is nothing to recognise."""
+
+_WORKING_SIDE = 512  # pixels; larger images are reduced by a whole factor
+_TILE = 64  # pixels of a reduced image's side that are made at a time
+_DIRECT = frozenset(["L", "RGB"])  # modes that Pillow reduces without a copy of the whole image
+
+Image.init()
+_FORMATS = tuple(name for name in ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "AVIF") if name in Image.OPEN)
+
+Grey = NDArray[np.uint8]
+"""Luminance 0-255, `[height, width]`."""
+
+
+def decode(data: bytes, name: str) -> Grey:
+    """Decode an image, the first of several, to at most 512 pixels a side; `name` is for the errors.
+
+    Raises:
+        DigitError: `data` is no image, or is damaged, too large or too small.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a flaw either raises an error or does not matter
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                _check_size(image, name)
+                image.draft(None, (_WORKING_SIDE, _WORKING_SIDE))  # a JPEG's blocks are unpacked no larger
+                image.load()
+                return _luminance(image)
+    except UnidentifiedImageError as error:
+        raise DigitError(f"{name} is not an image that Pillow reads, nor a .npy or .npz; give one of those") from error
+    except Image.DecompressionBombError as error:
+        raise DigitError(f"{name} claims more than {PIXEL_LIMIT:,} pixels; crop it to the digit") from error
+    except DigitError:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever their parsing ran into
+        reason = error or type(error).__name__
+        raise DigitError(f"{name} is a damaged image ({reason}); copy or save it again") from error
+
+
+def _check_size(image: Image.Image, name: str) -> None:
+    if image.width * image.height > PIXEL_LIMIT:
+        raise DigitError(
+            f"{name} has {image.width}x{image.height} pixels, more than {PIXEL_LIMIT:,}; crop it to the digit"
+        )
+    if min(image.size) < SMALLEST_SIDE:
+        raise DigitError(f"{name} has {image.width}x{image.height} pixels, too few for a digit; give a larger picture")
+
+
+def _luminance(image: Image.Image) -> Grey:
+    factor = math.ceil(max(image.size) / _WORKING_SIDE)
+    if image.mode in _DIRECT and "transparency" not in image.info:
+        reduced = image.reduce(factor)
+    else:
+        reduced = _reduced(image, factor)
+    reduced.info = image.info  # EXIF's orientation
+    upright = ImageOps.exif_transpose(reduced)
+    return np.asarray((_on_paper(upright) if upright.mode == "RGBA" else upright).convert("L"))
+
+
+def _reduced(image: Image.Image, factor: int) -> Image.Image:
+    """Reduce an image to RGBA tile by tile; a whole one of the largest image takes 200 MB."""
+    reduced = Image.new("RGBA", (-(-image.width // factor), -(-image.height // factor)))
+    depth = _depth(image, factor)
+    for left, top, tile in _tiles(image, factor):
+        shallow = tile if depth is None else Image.fromarray(_shallow(tile, *depth))
+        reduced.paste(shallow.convert("RGBA").reduce(factor), (left, top))
+    return reduced
+
+
+def _tiles(image: Image.Image, factor: int) -> Iterator[tuple[int, int, Image.Image]]:
+    """Cut an image into tiles of `_TILE` pixels once reduced, each with its place in the reduced image."""
+    step = _TILE * factor
+    for left, top in itertools.product(range(0, image.width, step), range(0, image.height, step)):
+        box = (left, top, min(left + step, image.width), min(top + step, image.height))
+        yield left // factor, top // factor, image.crop(box)
+
+
+def _depth(image: Image.Image, factor: int) -> tuple[float, float] | None:
+    """Return the lowest and highest level of a grey image deeper than 8 bits, None for other images.
+
+    Integers are taken to fill their bits, 8 at least: scanners and sensors leave 10 or 12 bits in a file of 16.
+    """
+    if not image.mode.startswith(("I", "F")):
+        return None
+    levels = [np.nan_to_num(np.asarray(tile)) for _, _, tile in _tiles(image, factor)]
+    lowest, highest = (float(edge([edge(tile) for tile in levels])) for edge in (np.min, np.max))
+    if image.mode.startswith("I"):
+        return 0.0, float(max(255, 2 ** int(highest).bit_length() - 1))
+    return lowest, highest
+
+
+def _shallow(tile: Image.Image, lowest: float, highest: float) -> Grey:
+    levels = (np.nan_to_num(np.asarray(tile)).astype(np.float64) - lowest) / max(highest - lowest, 1e-30)
+    grey: Grey = (255 * np.clip(levels, 0, 1)).astype(np.uint8)
+    return grey
+
+
+def _on_paper(image: Image.Image) -> Image.Image:
+    """Lay a transparent image on whichever of white and black its opaque parts stand out from."""
+    grey, alpha = (np.asarray(image.convert("L"), np.float64), np.asarray(image.getchannel("A"), np.float64))
+    dark = (grey * alpha).sum() < 127.5 * alpha.sum()
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white" if dark else "black"), image)
+
+
+def shrunk(grey: Grey, pixels: int) -> Grey:
+    """Return a grey image of about this many pixels at most, each the mean of those that it stands for."""
+    shrinkage = math.sqrt(pixels / grey.size)
+    if shrinkage >= 1:
+        return grey
+    height, width = (max(1, round(side * shrinkage)) for side in grey.shape)
+    return np.asarray(Image.fromarray(grey).resize((width, height), Image.Resampling.BOX))
