@@ -41,17 +41,17 @@ def _known(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tup
     multiple=True,
     default=DEFAULT,
     callback=_known,
-    help=f"What to write; repeat it for several. By default {', '.join(DEFAULT)}.",
+    help=f"Format to write; repeat for several. By default {', '.join(DEFAULT)}.",
 )
 @click.option(
     "--output-dir",
     type=click.Path(path_type=Path),
     default="artifacts",
     show_default=True,
-    help="Where the artifacts and manifest.json go.",
+    help="Folder for the artifacts and manifest.json.",
 )
 @click.option(
-    "--opset", type=click.IntRange(13, 18), default=18, show_default=True, help="Of ONNX; lower for older targets."
+    "--opset", type=click.IntRange(13, 18), default=18, show_default=True, help="ONNX opset; lower for older targets."
 )
 @click.option(
     "--max-accuracy-drop",
@@ -66,7 +66,7 @@ def _known(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tup
     "report_dir",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Also write index.html, with pictures, and report.md there; needs the extra [report].",
+    help="Folder for index.html, with pictures, and report.md; needs the extra [report].",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the verdicts as JSON, one array.")
 @click.version_option(__version__)

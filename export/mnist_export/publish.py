@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from mnist_export.errors import BusyError
 from mnist_runtime.errors import FileReadError, FileWriteError, IntegrityError, ManifestError
 from mnist_runtime.io.files import ensure_writable, staged, write_atomically
-from mnist_runtime.model.manifest import NAME, SCHEMA, Manifest, read_manifest
+from mnist_runtime.model.manifest import MANIFEST_SCHEMA, NAME, Manifest, read_manifest
 
 LOCK = ".mnist-export.lock"
 _PATIENCE = 60.0  # seconds; publishing itself takes some hundredths of one
@@ -125,5 +125,5 @@ def _sweep(folder: Path, names: Iterable[str], *, keep: Container[str]) -> None:
 
 
 def _write(folder: Path, document: Mapping[str, Any]) -> None:
-    text = json.dumps({"schema": SCHEMA, **document}, indent=2, sort_keys=True) + "\n"
+    text = json.dumps({"schema": MANIFEST_SCHEMA, **document}, indent=2, sort_keys=True) + "\n"
     write_atomically(folder / NAME, text.encode())

@@ -1,4 +1,4 @@
-"""Digits in, labels out: the classifier that other programs embed, with scikit-learn's method names."""
+"""The classifier that other programs embed: digits in, labels out, with scikit-learn's method names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mnist_runtime.digits import CLASSES, PIXELS, Intensities, Pixels, as_digits
 from mnist_runtime.errors import ArtifactError, ClosedError, DigitError, OptionError
 from mnist_runtime.io.files import read_whole, reading
 from mnist_runtime.model.artifact import BUNDLED, SIZE_LIMIT, WANTED, Artifact, Contract
-from mnist_runtime.model.session import Provider, Settings
+from mnist_runtime.model.session import Provider, SessionSettings
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -34,28 +34,28 @@ Model: TypeAlias = "str | os.PathLike[str] | bytes"
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a classifier says of one digit."""
+    """Prediction for one digit."""
 
     label: int
-    """The most probable class, 0-9."""
+    """Most probable class, 0-9."""
     probability: float
-    """Of that class, within [0, 1]."""
+    """Probability of that class, within [0, 1]."""
     probabilities: tuple[float, ...]
-    """Of the classes 0 to 9; they sum to 1 within float32 rounding."""
+    """Probabilities of the classes 0 to 9; their sum is 1 within float32 rounding."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it: label, probability and the list of probabilities."""
+        """Return a JSON-serialisable dict: label, probability and the list of probabilities."""
         return {"label": self.label, "probability": self.probability, "probabilities": list(self.probabilities)}
 
     def top(self, k: int) -> list[tuple[int, float]]:
-        """The `k` most probable classes with their probabilities, the best first and `label` first of equals."""
+        """Return the `k` most probable classes and their probabilities, the best first, `label` first among equals."""
         ranked = sorted(range(len(CLASSES)), key=lambda label: (-self.probabilities[label], label != self.label))
         return [(label, self.probabilities[label]) for label in ranked[:k]]
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What a model computes for N digits."""
+    """Outputs of a model for N digits."""
 
     logits: NDArray[np.float32]
     """Logits, float32 `[N, 10]`."""
@@ -86,7 +86,7 @@ class Classifier:
     digit counts as a batch of one. Every method raises `DigitError` for anything else, and `ClosedError` after `close`.
 
     One classifier may serve many threads at once, survives `fork`, and can be pickled into other processes. It is a
-    fitted scikit-learn classifier for `sklearn.metrics`, `FrozenEstimator` and what takes one.
+    fitted scikit-learn classifier for `sklearn.metrics`, `FrozenEstimator` and other tools that take one.
 
     >>> classifier = Classifier()
     >>> blank = np.zeros((28, 28), dtype=np.uint8)
@@ -97,11 +97,11 @@ class Classifier:
     """
 
     artifact: Artifact
-    """The model, or the first of a published folder's two."""
+    """Model, or the first of a published folder's two."""
     classes_: NDArray[np.int64]
-    """The labels 0-9, int64 `[10]`."""
+    """Labels 0-9, int64 `[10]`."""
     n_features_in_ = PIXELS
-    """Pixels of a digit."""
+    """Number of pixels of a digit, 784."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class Classifier:
         Args:
             model: A .onnx file, its bytes, or a folder that `mnist-export` published: its manifest is checked, and
                 given both graphs, uint8 digits take the uint8 one. The bundled model if not given.
-            threads: Of one call; "auto" takes the CPUs that affinity and cgroup quota grant. A model this small is
+            threads: Threads per call; "auto" means the CPUs that affinity and cgroup quota grant. A model this small is
                 fastest with one.
             providers: onnxruntime's execution providers, the preferred one first; each by its name, or with its
                 options as a pair.
@@ -126,12 +126,12 @@ class Classifier:
                 metadata, which is refused otherwise.
 
         Raises:
-            FileMissingError, FileReadError: it is not there, or cannot be read.
+            FileMissingError, FileReadError: there is no such file, or it cannot be read.
             IntegrityError: it has changed since it was published.
-            ArtifactError: it is not ours, or not loadable here.
-            OptionError: a setting makes no sense, or this onnxruntime lacks the provider.
+            ArtifactError: the model is not ours, or cannot be loaded here.
+            OptionError: a setting is invalid, or this onnxruntime lacks the provider.
         """
-        self._settings = Settings(threads, providers, session_options)
+        self._settings = SessionSettings(threads, providers, session_options)
         if trusted_contract not in (None, "float32", "uint8"):
             raise OptionError(f'trusted_contract is {trusted_contract!r}, and must be "float32" or "uint8"')
         self._trusted = trusted_contract
@@ -178,16 +178,16 @@ class Classifier:
             yield from self.compute(digits[start : start + BATCH]).predictions()
 
     def replay(self) -> list[Comparison]:
-        """Compute the golden digits of each model file here and now, and compare them with what was trained.
+        """Compute the golden digits of each model file on this machine, and compare them with the trained logits.
 
         Raises:
-            ArtifactError: one carries none, or cannot compute them.
+            ArtifactError: a file contains no golden digits, or cannot compute them.
         """
         return [replace(artifact.replay(), name=artifact.name) for artifact in self._opened()]
 
     @property
     def digests(self) -> list[str]:
-        """SHA-256, in hex, of each model file it was made from."""
+        """SHA-256 of each model file, in hex."""
         return [artifact.sha256 for artifact in self._opened()]
 
     def close(self) -> None:
@@ -203,7 +203,7 @@ class Classifier:
         self.close()
 
     def __repr__(self) -> str:
-        """Tell the model and how it is run."""
+        """Name the models and their settings."""
         if not self._models:
             return "<Classifier, closed>"
         models = " and ".join(name for _, name in self._models)
@@ -211,10 +211,10 @@ class Classifier:
         return f"<Classifier of {models}, {self._settings.threads} thread(s), {providers}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pack the model's own bytes: the session is built again where they arrive."""
+        """Return the model's bytes and settings; unpickling opens a session of its own."""
         if self._settings.session_options is not None:
             raise OptionError(
-                "a classifier with session_options cannot be pickled, for onnxruntime's cannot; "
+                "a classifier with session_options cannot be pickled, because onnxruntime.SessionOptions cannot; "
                 "use threads= and providers=, or make the classifier in each process"
             )
         return {"models": self._models, "settings": self._settings, "trusted": self._trusted}
@@ -225,12 +225,12 @@ class Classifier:
         self._open()
 
     def fit(self, *_: object, **__: object) -> NoReturn:
-        """Refuse: scikit-learn asks every estimator for `fit`, and this one comes trained.
+        """Raise, because this classifier is already trained; scikit-learn asks every estimator for `fit`.
 
         Raises:
             OptionError: always.
         """
-        raise OptionError("this classifier comes trained; wrap it in sklearn.frozen.FrozenEstimator to pass it on")
+        raise OptionError("this classifier is already trained; wrap it in sklearn.frozen.FrozenEstimator")
 
     def __sklearn_is_fitted__(self) -> bool:
         return bool(self._models)
@@ -258,7 +258,7 @@ class Classifier:
         """Return the models, opened if they are not: one, or one for each dtype."""
         if not self._artifacts:
             if not self._models:
-                raise ClosedError("this classifier is closed; make another one")
+                raise ClosedError("this classifier is closed; create another one")
             self._open()  # in a forked child, at first use
         return self._artifacts
 
@@ -277,10 +277,10 @@ class Classifier:
         return results
 
     def forget_session(self) -> None:
-        """Open the model anew at next use, as a forked child must: the session's threads and locks stayed behind."""
+        """Drop the sessions of a forked child, whose threads and locks do not exist there, until next use."""
         if self._artifacts:
-            for artifact in self._artifacts:  # to free a session may mean to join threads that are not there
-                ctypes.pythonapi.Py_IncRef(ctypes.py_object(artifact))  # and the interpreter frees all that it can
+            for artifact in self._artifacts:  # freeing a session could join threads that do not exist
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(artifact))  # the interpreter must never free them
             self._artifacts = []
 
 
@@ -302,12 +302,12 @@ def _labels(logits: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def _prediction(logits: list[float], probabilities: list[float]) -> Prediction:
-    label = logits.index(max(logits))  # as predict does: probabilities can tie where logits do not
+    label = logits.index(max(logits))  # as in predict: probabilities can be equal where logits are not
     return Prediction(label, probabilities[label], tuple(probabilities))
 
 
 def _read_models(model: Model | None) -> list[tuple[bytes, str]]:
-    """Bytes and name of each graph that `model` stands for."""
+    """Return bytes and name of each graph of `model`."""
     if model is None:
         return [
             _read_file(BUNDLED, "the bundled model"),
@@ -330,7 +330,7 @@ def _read_folder(folder: Path) -> list[tuple[bytes, str]]:
     from mnist_runtime.model.manifest import read_manifest
 
     manifest = read_manifest(folder)
-    entries = [entry for form in ("onnx", "onnx-uint8") if (entry := manifest.find(form))]
+    entries = [entry for format_ in ("onnx", "onnx-uint8") if (entry := manifest.find(format_))]
     if not entries:
         raise ArtifactError(f"{folder} was published without an ONNX model; export again with --format onnx")
     return [(manifest.read(entry.file), str(folder / entry.file)) for entry in entries]

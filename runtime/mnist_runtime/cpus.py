@@ -1,4 +1,4 @@
-"""How many CPUs this process may use: its affinity and its container's quota, not what the machine has."""
+"""Number of CPUs that this process may use, by its affinity and its container's quota."""
 
 import os
 from collections.abc import Iterator
@@ -20,9 +20,9 @@ def usable_cpus() -> int:
 
 
 def cgroup_quotas(membership: Path = _MEMBERSHIP, root: Path = _CGROUPS) -> Iterator[float]:
-    """CPUs granted by each cgroup from this process's own up to the root; cgroup v2's and v1's, Linux only.
+    """Yield the CPU quota of each cgroup from this process's own up to the root; cgroup v2 and v1, Linux only.
 
-    A file that is missing or unreadable grants nothing and limits nothing. Files and their syntax: the kernel's
+    A missing or unreadable file counts as no limit. Files and their syntax: the kernel's
     Documentation/admin-guide/cgroup-v2.rst (`cpu.max`) and scheduler/sched-bwc.rst (`cpu.cfs_quota_us`).
     """
     for line in _read(membership).splitlines():

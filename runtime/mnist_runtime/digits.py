@@ -1,4 +1,4 @@
-"""The input contract: what a digit is, which arrays are digits, and how the others are refused.
+"""The input contract: what a digit is, which arrays are digits, and why others are refused.
 
 A digit is 28x28 pixels, white ink on black, flattened row by row to 784. Its intensities 0-255 reach a model as
 `intensity / 256` in float32, as in the lab's `mnist.pkl.gz`; the division is exact in binary floating point.
@@ -89,7 +89,7 @@ def as_intensities(digits: Intensities | Pixels) -> Intensities:
     """Turn checked digits, uint8 or float32 `[N, 784]`, into the uint8 intensities they were scaled from.
 
     Raises:
-        DigitError: when a float is no exact multiple of 1/256, so that uint8 cannot hold it.
+        DigitError: a float is not an exact multiple of 1/256, so uint8 cannot hold it.
     """
     if digits.dtype == _UINT8:
         return digits  # type: ignore[return-value]
@@ -97,7 +97,7 @@ def as_intensities(digits: Intensities | Pixels) -> Intensities:
     intensities: Intensities = np.minimum(scaled, LEVELS - 1).astype(np.uint8)
     if not np.array_equal(intensities, scaled):
         raise DigitError(
-            "this model takes uint8 intensities, and these floats are not all k/256 with k in 0-255; "
+            "this model takes uint8 intensities, and these floats are not all k/256 with k from 0 to 255; "
             "use the float32 model (mnist.onnx) for them"
         )
     return intensities
@@ -137,7 +137,7 @@ def _in_range(batch: NDArray[Any]) -> Intensities | Pixels:
 
 def _float_error(low: np.floating[Any], high: np.floating[Any]) -> str:
     if np.isnan(low):
-        return "there is a NaN among the pixels, and every one must lie within [0, 1]; fix or drop that digit"
+        return "there is a NaN among the pixels, and all must lie within [0, 1]; fix or drop that digit"
     worst = low if low < 0 else high
     return (
         f"floats must lie within [0, 1] (intensity / 256), and these reach {worst:g}; "

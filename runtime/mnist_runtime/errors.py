@@ -1,8 +1,8 @@
-"""What can go wrong in the runtime: one root, and each error is also the builtin you would catch."""
+"""Errors of the runtime: one root, and each error is also the builtin you would catch."""
 
 
 class MnistRuntimeError(Exception):
-    """Root of every error that `mnist_runtime` raises on purpose. Its text is one sentence for a person."""
+    """Root of all errors that `mnist_runtime` raises on purpose; the text is one sentence for a person."""
 
 
 class DigitError(MnistRuntimeError, ValueError):
@@ -10,11 +10,11 @@ class DigitError(MnistRuntimeError, ValueError):
 
 
 class ArtifactError(MnistRuntimeError, ValueError):
-    """The model is not one that `mnist-export` wrote, or this onnxruntime cannot load it."""
+    """The model was not written by `mnist-export`, or this onnxruntime cannot load or run it."""
 
 
 class IntegrityError(ArtifactError):
-    """The model was written by `mnist-export` and has changed since."""
+    """The model was written by `mnist-export` but has changed since."""
 
 
 class ManifestError(ArtifactError):
@@ -22,7 +22,7 @@ class ManifestError(ArtifactError):
 
 
 class FileReadError(MnistRuntimeError, OSError):
-    """A file is there and cannot be read, is empty, or is larger than it may be."""
+    """A file exists but cannot be read, is empty, or is larger than allowed."""
 
 
 class FileMissingError(FileReadError, FileNotFoundError):
@@ -30,11 +30,11 @@ class FileMissingError(FileReadError, FileNotFoundError):
 
 
 class FileWriteError(MnistRuntimeError, OSError):
-    """A result could not be written; what stood at that path before stands there still."""
+    """A result could not be written; an earlier file at that path is unchanged."""
 
 
 class OptionError(MnistRuntimeError, ValueError):
-    """A setting that makes no sense, or that this machine does not have."""
+    """A setting is invalid, or not available on this machine."""
 
 
 class ClosedError(MnistRuntimeError, ValueError):
@@ -42,7 +42,7 @@ class ClosedError(MnistRuntimeError, ValueError):
 
 
 class ExtraMissingError(MnistRuntimeError, ImportError):
-    """An optional part of the package is needed and not installed."""
+    """An optional extra of the package is needed but not installed."""
 
 
 def first_line(error: BaseException) -> str:

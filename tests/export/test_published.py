@@ -47,7 +47,7 @@ def test_a_model_that_the_manifest_does_not_list_is_told(folder: Path, run):
     shutil.copy(folder / "mnist.onnx", folder / "stray.onnx")
     result = run("mnist-parity", folder)
     assert result.returncode == 0
-    assert b"Note: stray.onnx is not in manifest.json, and was not checked." in result.stderr
+    assert b"Note: stray.onnx is not in manifest.json and was not checked." in result.stderr
     *listed, stray = json.loads(run("mnist-parity", folder, "--format", "json").stdout)
     assert all(found["listed"] and found["passed"] for found in listed)
     assert (stray["file"], stray["listed"], stray["passed"]) == ("stray.onnx", False, None)
@@ -60,7 +60,7 @@ def test_a_flipped_bit_in_any_file_of_a_folder_is_caught_by_its_digest(folder: P
         for place in np.linspace(0, len(sound) - 1, 9).astype(int).tolist():
             path.write_bytes(_flip(path, place))
             found = [finding for finding in verify_folder(folder) if finding.problem]
-            assert [(finding.file, finding.spoke) for finding in found] == [(entry.file, "integrity")], place
+            assert [(finding.file, finding.failed_check) for finding in found] == [(entry.file, "integrity")], place
             path.write_bytes(sound)
 
 
@@ -81,7 +81,7 @@ def test_other_damage_to_any_file_of_a_folder_is_caught(folder: Path, damage: st
             case _:
                 path.write_bytes((folder / "manifest.json").read_bytes())
         found = [finding for finding in verify_folder(folder) if finding.problem]
-        assert [(finding.file, finding.spoke) for finding in found] == [(entry.file, "integrity")]
+        assert [(finding.file, finding.failed_check) for finding in found] == [(entry.file, "integrity")]
         path.write_bytes(sound)
 
 
@@ -93,7 +93,7 @@ def test_a_flipped_bit_anywhere_in_a_model_alone_is_caught_by_its_seal(folder: P
         damaged.write_bytes(_flip(path, place))
         finding = verify_file(damaged)
         assert finding.problem, place
-        assert finding.spoke == "integrity"
+        assert finding.failed_check == "integrity"
 
 
 @pytest.mark.parametrize("length", [1, 1000, 30_000, -1])
@@ -120,9 +120,9 @@ def test_other_weights_under_a_fitting_seal_are_caught_by_the_numbers(folder: Pa
     path = folder / file
     path.write_bytes(_with_weights(path, WRONG_WEIGHTS[name]))
     finding = verify_file(path)
-    assert finding.spoke == "numbers"
+    assert finding.failed_check == "numbers"
     assert "not at parity" in finding.problem
-    assert [found.spoke for found in verify_folder(folder) if found.problem] == ["integrity"]
+    assert [found.failed_check for found in verify_folder(folder) if found.problem] == ["integrity"]
 
 
 def test_one_weight_under_a_fitting_seal_is_caught_by_the_manifest(folder: Path):
@@ -134,7 +134,7 @@ def test_one_weight_under_a_fitting_seal_is_caught_by_the_manifest(folder: Path)
         return weight
 
     path.write_bytes(_with_weights(path, edit))
-    assert [found.spoke for found in verify_folder(folder) if found.problem] == ["integrity"]
+    assert [found.failed_check for found in verify_folder(folder) if found.problem] == ["integrity"]
 
 
 def test_the_numbers_speak_with_the_worst_digit_drawn(folder: Path, run):
@@ -157,7 +157,7 @@ def test_findings_come_as_json_too(folder: Path, run):
     result = run("mnist-parity", path, "--format", "json")
     (found,) = json.loads(result.stdout)
     assert result.returncode == 1
-    assert (found["passed"], found["spoke"]) == (False, "numbers")
+    assert (found["passed"], found["failed_check"]) == (False, "numbers")
     assert found["parity"]["worst_error"] is None
 
 
@@ -183,5 +183,5 @@ def test_a_model_whose_golden_digits_cannot_be_read_is_told(folder: Path):
     next(entry for entry in model.metadata_props if entry.key == f"{PREFIX}sha256").value = "0" * 64
     path.write_bytes(seal(model.SerializeToString(deterministic=True)))
     finding = verify_file(path)
-    assert finding.spoke == "numbers"
+    assert finding.failed_check == "numbers"
     assert "no readable golden digits" in finding.problem

@@ -61,23 +61,12 @@ def test_the_golden_digits_of_both_graphs_are_replayed(classifier):
     ]
 
 
-def test_no_digits_give_no_predictions(classifier):
-    empty = np.empty((0, 28, 28), np.uint8)
-    assert classifier.predict(empty).shape == (0,)
-    assert classifier.predict_proba(empty).shape == (0, 10)
-
-
 def test_classify_tells_label_and_probabilities(classifier, test_split):
     prediction = classifier.classify(test_split.images[0])
     row = classifier.predict_proba(test_split.images[0])[0]
     assert prediction == Prediction(7, float(row[7]), tuple(row.tolist()))
     with pytest.raises(dataclasses.FrozenInstanceError):
         prediction.label = 3
-
-
-def test_classify_takes_one_digit_only(classifier, test_split):
-    with pytest.raises(DigitError, match="these are 2 digits"):
-        classifier.classify(test_split.images[:2])
 
 
 def test_both_graphs_agree_to_the_bit_on_raw_and_scaled_digits(exported, uint8_classifier, test_split):

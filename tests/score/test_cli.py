@@ -19,7 +19,7 @@ BIN = Path(sys.executable).parent
         (["here", "out", "--address", "127.0.0.1:1"], 1, "the Ray at 127.0.0.1:1 cannot be joined ("),
         (["here", "out", "--actors", "0"], 2, "0 is not in the range x>=1"),
         (["here"], 2, "Missing argument 'OUTPUT'"),
-        (["here", ""], 2, "Invalid value for 'OUTPUT': it is empty; is a variable unset?"),
+        (["here", ""], 2, "Invalid value for 'OUTPUT': the value is empty; is a shell variable unset?"),
         (["here", "out", "--part", "1/2"], 2, "--part and --labels are for one .npy"),
         (["here", "out", "--labels", "y.npy"], 2, "--part and --labels are for one .npy"),
         (["here", "o.npy", "--actors", "2"], 2, "--actors and --address are for Ray"),

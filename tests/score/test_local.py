@@ -122,7 +122,7 @@ def test_a_signal_ends_in_one_sentence_and_no_result(tmp_path, sig, code, word):
     process.send_signal(sig)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == code
-    assert stderr.decode().endswith(f"Error: {word}; nothing half-written stands under its final name\n")
+    assert stderr.decode().endswith(f"Error: {word}; no file is left half-written under its final name\n")
     assert b"Traceback" not in stderr
     assert not output.exists()
 

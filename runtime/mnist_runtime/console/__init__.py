@@ -1,1 +1,1 @@
-"""What all commands share on a terminal."""
+"""Parts of a terminal command that all commands share."""

@@ -1,4 +1,4 @@
-"""How every command of the project ends: results on stdout, one sentence on stderr, a documented exit code."""
+"""Base of every command: results on stdout, errors in one sentence on stderr, and a documented exit code."""
 
 import contextlib
 import errno
@@ -15,31 +15,31 @@ import click
 from mnist_runtime.errors import MnistRuntimeError
 
 FAILURE = 1
-"""Something asked for could not be done; a wrong command line is 2, click's own code."""
+"""Exit code of a failure; a wrong command line exits with 2, which is click's own code."""
 INTERRUPTED = 130
 """Ctrl-C: 128 + SIGINT, as shells report it."""
 TERMINATED = 143
-"""128 + SIGTERM, of commands that end in a sentence at it."""
+"""SIGTERM: 128 + SIGTERM, for commands that end with a sentence."""
 
 _UNWRITABLE = frozenset([errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF])
-"""What the system says, naming no file, where standard output takes no more."""
+"""errnos that mean standard output itself cannot be written."""
 
 
 class Command(click.Command):
     """A click command that turns the project's errors into one line and an exit code, never a traceback."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse; refuse "" as a value, which for a path would mean the current folder."""
+        """Parse, and refuse an empty value, because an empty path would mean the current folder."""
         if not ctx.resilient_parsing:
             given, _, order = self.make_parser(ctx).parse_args(list(args))
             for param in order:
                 value = given.get(param.name)
                 if "" in (value if isinstance(value, (list, tuple)) else [value]):
-                    raise click.BadParameter("it is empty; is a variable unset?", ctx, param)
+                    raise click.BadParameter("the value is empty; is a shell variable unset?", ctx, param)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; a reader that has seen enough, as `| head`, ends it quietly and well."""
+        """Run the command; a closed pipe, as in `| head`, ends it quietly with exit code 0."""
         try:
             status = super().invoke(ctx)
             sys.stdout.flush()
@@ -62,29 +62,29 @@ class Command(click.Command):
             error.show()
             return error.exit_code
         except MnistRuntimeError as error:
-            complain(str(error))
+            print_error(str(error))
             return FAILURE
-        except OSError as error:  # what is read and written by name has errors of ours
+        except OSError as error:  # named files raise our own errors
             if error.filename is not None or error.errno not in _UNWRITABLE:
                 raise
             _give_up_stdout()
-            complain(f"standard output cannot be written ({error.strerror}); send it to another place")
+            print_error(f"standard output cannot be written ({error.strerror}); send it to another place")
             return FAILURE
         except (KeyboardInterrupt, click.Abort):
-            complain("interrupted; nothing half-written stands under its final name")
+            print_error("interrupted; no file is left half-written under its final name")
             return INTERRUPTED
         return status or 0
 
 
 class Group(Command, click.Group):
-    """A group of commands that begins and ends as `Command` does, and so does each of its commands."""
+    """A group of commands that handles errors as `Command` does, as do its subcommands."""
 
     command_class = Command
 
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold a Ctrl-C back while native modules are imported, which would make an ImportError of it."""
+    """Delay a Ctrl-C while native modules are imported, because they would raise ImportError instead."""
     if not hasattr(signal, "pthread_sigmask"):  # on Windows
         yield
         return
@@ -96,7 +96,7 @@ def uninterrupted() -> Iterator[None]:
 
 
 def _complete_streams() -> None:
-    """Make streams that were closed by `>&-` and the like, and write any text to those that cannot hold all of it."""
+    """Replace streams closed by `>&-`, and characters that the encoding of stdout lacks."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  # as long as the process
@@ -105,15 +105,15 @@ def _complete_streams() -> None:
 
 
 def _give_up_stdout() -> None:
-    """Write what is left nowhere, or the interpreter would complain of it at its end."""
+    """Discard unwritten output, because the interpreter would print an error for it at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def complain(sentence: str) -> None:
-    """Say on stderr, in one line, what went wrong and what to do."""
+def print_error(sentence: str) -> None:
+    """Print an error on stderr: one line that says what went wrong and what to do."""
     click.echo(f"Error: {sentence}", err=True)
 
 
 def note(sentence: str) -> None:
-    """Say on stderr, in one line, what is good to know."""
+    """Print a note on stderr, in one line."""
     click.echo(sentence, err=True)

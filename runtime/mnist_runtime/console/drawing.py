@@ -1,4 +1,4 @@
-"""A digit and its probabilities drawn in a terminal."""
+"""Drawings of digits and probabilities in a terminal."""
 
 import os
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ _HALF_BLOCKS = {(False, False): " ", (True, False): "▀", (False, True): "▄",
 
 
 def has_colour(stream: TextIO) -> bool:
-    """Whether to colour what goes to `stream`: only on a terminal, and never under NO_COLOR (no-color.org)."""
+    """Return True if `stream` takes colour: a terminal, and NO_COLOR is not set (no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def draw_digit(digit: Intensities, *, colour: bool) -> list[str]:
-    """Draw uint8 `[784]` as 14 lines of 28 half-blocks, two rows of pixels a line; in 24 greys if `colour`."""
+    """Draw uint8 `[784]` as 14 lines of 28 half-blocks, two rows of pixels per line; in 24 greys if `colour`."""
     rows = digit.reshape(HEIGHT, WIDTH).tolist()
     pairs = zip(rows[::2], rows[1::2], strict=True)
     if not colour:
@@ -26,7 +26,7 @@ def draw_digit(digit: Intensities, *, colour: bool) -> list[str]:
 
 
 def draw_bars(probabilities: Sequence[float], *, colour: bool) -> list[str]:
-    """Draw a bar for each class, a line each; the most probable one bold if `colour`."""
+    """Draw one bar per class, one per line; the most probable in bold if `colour`."""
     best = max(range(len(probabilities)), key=probabilities.__getitem__)
     lines = [f"{label}  {_bar(probability)} {probability:7.2%}" for label, probability in enumerate(probabilities)]
     if colour:
@@ -35,7 +35,7 @@ def draw_bars(probabilities: Sequence[float], *, colour: bool) -> list[str]:
 
 
 def beside(left: Sequence[str], right: Sequence[str], *, gap: str = "   ") -> str:
-    """Set two drawings side by side, the right one, the shorter, centred against the left."""
+    """Set two drawings side by side; the right one, which is shorter, is centred against the left."""
     above = (len(left) - len(right)) // 2
     padded = [""] * above + list(right) + [""] * (len(left) - len(right) - above)
     return "\n".join(f"{a}{gap}{b}".rstrip() for a, b in zip(left, padded, strict=True))

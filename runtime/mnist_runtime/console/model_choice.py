@@ -1,4 +1,4 @@
-"""Which model a command uses when none is named on its command line."""
+"""Choice of the model when the command line names none."""
 
 import os
 from collections.abc import Callable
@@ -8,7 +8,7 @@ _LOCAL = Path("artifacts/mnist.onnx")
 
 
 def choose_model(named: Path | None, say: Callable[[str], object]) -> Path | None:
-    """The model to use, None for the bundled one; `say` is told which, unless it was `named`."""
+    """Return the model to use, None for the bundled one; `say` is called with the choice unless it was `named`."""
     if named:
         return named
     if chosen := os.environ.get("MNIST_MODEL"):

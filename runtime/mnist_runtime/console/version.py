@@ -1,4 +1,4 @@
-"""What is installed and would run: the package, onnxruntime and the model, told without loading any of them."""
+"""Versions of the package, onnxruntime and the bundled model, found without importing onnxruntime."""
 
 import hashlib
 from importlib.metadata import PackageNotFoundError, version
@@ -7,13 +7,13 @@ from pathlib import Path
 from mnist_runtime import __version__
 
 _ENGINES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "ort-nightly")
-"""The distributions that bring the module onnxruntime."""
+"""Distributions that contain the module onnxruntime."""
 
 _MODEL = Path(__file__).parents[1] / "bundled" / "mnist-linear.onnx"
 
 
 def describe(command: str) -> str:
-    """Name the versions, a line each: the command's package, onnxruntime, and the bundled model's SHA-256."""
+    """Return one line each for the command's package, onnxruntime, and the bundled model's SHA-256."""
     model = hashlib.sha256(_MODEL.read_bytes()).hexdigest()
     return f"{command}, version {__version__}\n{_engine()}\nbundled model sha256 {model}"
 

@@ -1,4 +1,4 @@
-"""How good the answers are: accuracy with its uncertainty, and which digits are taken for which."""
+"""Accuracy of the answers: its 95 % interval, and the confusion matrix."""
 
 import math
 from pathlib import Path
@@ -13,13 +13,15 @@ from mnist_runtime.io.npy import Npy
 Z_95 = 1.959963984540054
 """The 97.5 % point of the normal distribution: 95 % of it lies within this many deviations of its mean."""
 
+_ADVICE = "give exactly one label per digit"
+
 
 def read_labels(path: str | Path) -> NDArray[np.int64]:
     """Read true labels, whole numbers 0-9 `[N]`, from a .npy file, as int64.
 
     Raises:
         FileMissingError, FileReadError: it is not there, or cannot be read.
-        DigitError: it is no .npy of labels.
+        DigitError: it is not a .npy of labels.
     """
     labels = Npy.open(path).array()
     if labels.ndim != 1 or labels.dtype.kind not in "ui":
@@ -30,10 +32,10 @@ def read_labels(path: str | Path) -> NDArray[np.int64]:
 
 
 class Confusion:
-    """Counts of digits by true and predicted label, filled as answers come."""
+    """Counts of digits by true and predicted label, filled while answers come."""
 
     def __init__(self, truth: NDArray[np.int64]) -> None:
-        """Expect the digits that `truth`, int64 `[N]`, is the labels of, in its order."""
+        """Take the true labels, int64 `[N]`, in the order in which the answers come."""
         self.counts = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
         """int64 `[10, 10]`: row, true label; column, predicted."""
         self._truth = truth
@@ -47,21 +49,25 @@ class Confusion:
         """
         truth = self._truth[self._seen : self._seen + len(predicted)]
         if len(truth) < len(predicted):
-            raise DigitError(f"there are more digits than the {len(self._truth):,} labels; give one label a digit")
+            raise DigitError(
+                f"there are more digits than the {len(self._truth):,} labels; give exactly one label per digit"
+            )
         np.add.at(self.counts, (truth, predicted), 1)
         self._seen += len(predicted)
 
     def check_complete(self) -> None:
-        """Refuse to call it a day when labels are left over.
+        """Raise if labels are left over.
 
         Raises:
             DigitError: there are fewer digits than labels.
         """
         if self._seen < len(self._truth):
-            raise DigitError(f"there are {self._seen:,} digits and {len(self._truth):,} labels; give one label a digit")
+            raise DigitError(
+                f"there are {self._seen:,} digits and {len(self._truth):,} labels; give exactly one label per digit"
+            )
 
     def report(self) -> str:
-        """Accuracy with its 95 % interval, then the confusion matrix with each class's recall."""
+        """Format the accuracy with its 95 % interval, then the confusion matrix with each class's recall."""
         total, right = int(self.counts.sum()), int(self.counts.trace())
         if not total:
             return "No digits, no accuracy."
@@ -76,7 +82,7 @@ class Confusion:
 
 
 def wilson(right: int, total: int) -> tuple[float, float]:
-    """The 95 % score interval of a share (Wilson 1927, JASA 22:209-212), which holds for small counts and near 1.
+    """Return the 95 % score interval of a proportion (Wilson 1927, JASA 22:209-212), valid for small counts and near 1.
 
     >>> [round(bound, 4) for bound in wilson(9, 10)]
     [0.5958, 0.9821]

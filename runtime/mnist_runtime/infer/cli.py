@@ -26,25 +26,25 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     "--model",
     type=click.Path(path_type=Path),
     metavar="FILE|FOLDER",
-    help="A .onnx file, or a folder that mnist-export published.",
+    help="Model: a .onnx file, or a folder written by mnist-export.",
 )
-@click.option("--recursive", "-r", is_flag=True, help="Look into the folders of folders.")
+@click.option("--recursive", "-r", is_flag=True, help="Read subfolders too.")
 @click.option(
     "--format",
-    "form",
+    "format_",
     type=click.Choice(["text", "json", "jsonl", "csv"]),
     default="text",
     show_default=True,
-    help="How to print the predictions.",
+    help="Format of the predictions.",
 )
-@click.option("--top-k", type=click.IntRange(1, 10), default=1, metavar="K", help="Tell the K most probable classes.")
-@click.option("--probabilities", is_flag=True, help="Tell all ten probabilities in text too.")
-@click.option("--show", is_flag=True, help="Draw every digit as the model saw it.")
+@click.option("--top-k", type=click.IntRange(1, 10), default=1, metavar="K", help="Print the K most probable classes.")
+@click.option("--probabilities", is_flag=True, help="Print all ten probabilities in text too.")
+@click.option("--show", is_flag=True, help="Draw each digit as the model sees it.")
 @click.option(
     "--labels",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="True labels, a .npy of N: report the accuracy and the confusion matrix instead of the predictions.",
+    help="True labels, a .npy of shape (N,); print the accuracy and the confusion matrix instead of the predictions.",
 )
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the versions."
@@ -53,7 +53,7 @@ def infer(
     paths: tuple[str, ...],
     model: Path | None,
     recursive: bool,
-    form: str,
+    format_: str,
     top_k: int,
     probabilities: bool,
     show: bool,
@@ -65,32 +65,30 @@ def infer(
     [0, 1], 28x28 or 784 pixels, white ink on black. Images may be of any size, dark on light or light on dark; they
     need Pillow: pip install "mnist-runtime[image]".
 
-    Without --model: $MNIST_MODEL, else artifacts/mnist.onnx, else the model that comes with the package.
+    Default model: $MNIST_MODEL, else artifacts/mnist.onnx, else the one bundled with the package.
 
-    Exit codes: 0 all answered; 1 the model or some input failed (the other inputs are still answered); 2 wrong
+    Exit codes: 0 all digits recognised; 1 the model or an input failed (other inputs are still read); 2 wrong
     usage; 130 interrupted.
     """
-    if labels and (show or form != "text" or top_k > 1 or probabilities):
+    if labels and (show or format_ != "text" or top_k > 1 or probabilities):
         raise click.UsageError(
-            "--labels prints the accuracy; --format, --top-k, --probabilities and --show are without it."
+            "--labels prints no predictions, so it takes no --format, --top-k, --probabilities or --show."
         )
-    if show and form != "text":
+    if show and format_ != "text":
         raise click.UsageError(
-            "--show draws for people, and json, jsonl and csv are for programs; leave one of them out."
+            "--show draws for people, and json, jsonl and csv are for programs; give only one of them."
         )
-    # This command multiplies no matrices in NumPy; the threads of its BLAS would cost a quarter of the start.
+    # This command multiplies no matrices in NumPy, and starting BLAS's threads takes a quarter of the start-up.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with uninterrupted():
         from mnist_runtime.classifier import Classifier
-        from mnist_runtime.infer import answers as inference
+        from mnist_runtime.infer.answers import Answers, evaluate, print_answers
         from mnist_runtime.infer.records import Detail
 
-    failed: list[str] = []
-    model = choose_model(model, note)
-    with Classifier(model) as classifier:
-        answers = inference.answer(classifier, paths, failed, recursive=recursive)
+    with Classifier(choose_model(model, note)) as classifier:
+        answers = Answers(classifier, paths, recursive=recursive)
         if labels:
-            click.echo(inference.evaluate(answers, labels).report())
+            click.echo(evaluate(answers, labels).report())
         else:
-            inference.print_answers(answers, form, Detail(top_k, probabilities), show=show)
-    return FAILURE if failed else 0
+            print_answers(answers, format_, Detail(top_k, probabilities), show=show)
+    return FAILURE if answers.failed else 0

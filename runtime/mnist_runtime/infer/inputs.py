@@ -1,4 +1,4 @@
-"""Where a command's digits come from: files by what is in them, folders, globs, and standard input."""
+"""Inputs of a command: files of any format, folders, globs, and standard input."""
 
 import glob
 import io
@@ -21,7 +21,7 @@ CHUNK = 4096
 
 STDIN = "-"
 SUFFIXES = frozenset([".npy", ".npz", ".png", ".jpg", ".jpeg", ".bmp", ".webp"])
-"""Files of a folder that are read; the others are left alone."""
+"""Suffixes of the files of a folder that are read."""
 
 _NPY, _ZIP = b"\x93NUMPY", b"PK\x03\x04"
 _LIMIT = 2**28  # bytes of an image or of an .npz; a larger array belongs in an .npy, which streams
@@ -32,10 +32,10 @@ Chunk = tuple[str, int, Intensities | Pixels]
 
 
 def expand(path: str, *, recursive: bool) -> Iterator[str]:
-    """Name the files that a path of the command line stands for, in sorted order: a folder's, a glob's, or itself.
+    """Yield the files for one path of the command line, sorted: those of a folder or glob, or the path itself.
 
     Raises:
-        FileMissingError: a folder or glob holds no file that can be read.
+        FileMissingError: a folder or glob contains no file that can be read.
     """
     folder = Path(path)
     with reading(path, _WANTED):
@@ -44,11 +44,11 @@ def expand(path: str, *, recursive: bool) -> Iterator[str]:
         found = sorted(folder.rglob("*") if recursive else folder.iterdir())
         shown = (file for file in found if not any(part.startswith(".") for part in file.relative_to(folder).parts))
         files = [str(file) for file in shown if file.suffix.lower() in SUFFIXES and file.is_file()]
-        deeper = "" if recursive else "; --recursive looks into its folders too"
+        deeper = "" if recursive else "; --recursive reads its subfolders too"
         if not files:
             raise FileMissingError(f"{path} holds no {', '.join(sorted(SUFFIXES))}{deeper}")
         yield from files
-    elif path != STDIN and not is_there and glob.has_magic(path):  # quoted, or a shell that leaves globs alone
+    elif path != STDIN and not is_there and glob.has_magic(path):  # quoted, or a shell that expands no globs
         matches = sorted(glob.glob(path, recursive=recursive))  # noqa: PTH207  # Path.glob takes no absolute pattern
         files = [match for match in matches if not Path(match).is_dir()]
         if not files:
@@ -76,7 +76,7 @@ def chunks(path: str) -> Iterator[Chunk]:
 
 
 def _of_stream(stream: BufferedReader, source: str, name: str, size: int | None = None) -> Iterator[Chunk]:
-    """Read a file, or what comes only once; `name` is for errors."""
+    """Read the digits of a stream that may not be seekable; `name` is for errors."""
     if stream.isatty():
         raise DigitError(f"{name} is a terminal; pipe a file into it, as in: mnist-infer - < digit.npy")
     start = stream.peek(len(_NPY))
@@ -98,7 +98,7 @@ def _of_npy(npy: Npy, source: str) -> Iterator[Chunk]:
 
 
 def _of_npz(file: BinaryIO, path: str) -> Iterator[Chunk]:
-    """Every array of an .npz that is digits by its shape; labels and the like are skipped."""
+    """Read every array of an .npz that has the shape and dtype of digits; skip labels and the like."""
     skipped: list[str] = []
     found = False
     try:

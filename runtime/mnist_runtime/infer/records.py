@@ -1,4 +1,4 @@
-"""Predictions as people and programs read them: text, json, jsonl, csv."""
+"""Formats of the predictions: text for people; json, jsonl and csv for programs."""
 
 import csv
 import json
@@ -13,18 +13,18 @@ from mnist_runtime.classifier import Prediction
 from mnist_runtime.console.drawing import beside, draw_bars, draw_digit, has_colour
 from mnist_runtime.digits import CLASSES, LEVELS, Intensities, Pixels
 
-SCHEMA = 1
-"""Version of the records, which `schema/prediction.schema.json` in this package describes; grows when they change."""
+RECORD_SCHEMA = 1
+"""Version of the records, described by `schema/prediction.schema.json` in this package."""
 
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """What is told of a prediction besides its label and probability."""
+    """Details printed besides the label and its probability."""
 
     top: int = 1
-    """The k most probable classes, if more than one."""
+    """Number of the most probable classes, if more than one."""
     probabilities: bool = False
-    """Those of all ten classes, also in text; records always hold them."""
+    """True to print all ten probabilities in text; records always hold them."""
 
 
 DEFAULT = Detail()
@@ -32,48 +32,50 @@ DEFAULT = Detail()
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One digit of one input, and what was predicted."""
+    """One digit of an input, and its prediction."""
 
     source: str
-    """The path as it was given; "-" for standard input."""
+    """Path as given; "-" for standard input."""
     index: int
-    """Of the digit within its source, from 0."""
+    """Index of the digit within its source, from 0."""
     digit: Intensities | Pixels
-    """`(784,)`."""
+    """Digit, uint8 or float32 `(784,)`."""
     prediction: Prediction
 
     def to_dict(self, detail: Detail) -> dict[str, Any]:
-        """As JSON holds it, see `SCHEMA`: schema, source, index, label, probability, probabilities; top if asked."""
-        said = self.prediction
+        """Return a JSON-serialisable dict with the fields of `RECORD_SCHEMA`; `top` only if asked for."""
+        prediction = self.prediction
         record: dict[str, Any] = {
-            "schema": SCHEMA,
+            "schema": RECORD_SCHEMA,
             "source": self.source,
             "index": self.index,
-            "label": said.label,
-            "probability": said.probability,
-            "probabilities": list(said.probabilities),
+            "label": prediction.label,
+            "probability": prediction.probability,
+            "probabilities": list(prediction.probabilities),
         }
         if detail.top > 1:
-            record["top"] = [{"label": label, "probability": p} for label, p in said.top(detail.top)]
+            record["top"] = [{"label": label, "probability": p} for label, p in prediction.top(detail.top)]
         return record
 
 
 def write_text(answers: Iterable[Answer], out: TextIO, detail: Detail = DEFAULT) -> None:
-    """Draw a digit that comes alone; give each of many a line: label, probability, more if asked, source[index]."""
+    """Draw a lone digit; print one line per digit of many: label, probability, details, source[index]."""
     answers = iter(answers)
     first = list(_take(answers, 2))
     if len(first) == 1:
         print(drawing(first[0], colour=has_colour(out)), file=out)
         return
     for answer in chain(first, answers):
-        said = answer.prediction
-        ranked = "  ".join(f"{label}  {probability:7.2%}" for label, probability in said.top(detail.top))
-        every = "".join(f"  {probability:.4f}" for probability in said.probabilities) if detail.probabilities else ""
+        prediction = answer.prediction
+        ranked = "  ".join(f"{label}  {probability:7.2%}" for label, probability in prediction.top(detail.top))
+        every = (
+            "".join(f"  {probability:.4f}" for probability in prediction.probabilities) if detail.probabilities else ""
+        )
         print(f"{ranked}{every}  {answer.source}[{answer.index}]", file=out)
 
 
 def write_json(answers: Iterable[Answer], out: TextIO, detail: Detail = DEFAULT) -> None:
-    """One JSON array of objects, an object a line."""
+    """Write one JSON array, one object per line."""
     separator = "[\n"
     for answer in answers:
         out.write(separator + json.dumps(answer.to_dict(detail)))
@@ -82,13 +84,13 @@ def write_json(answers: Iterable[Answer], out: TextIO, detail: Detail = DEFAULT)
 
 
 def write_jsonl(answers: Iterable[Answer], out: TextIO, detail: Detail = DEFAULT) -> None:
-    """One JSON object a line."""
+    """Write one JSON object per line."""
     for answer in answers:
         print(json.dumps(answer.to_dict(detail)), file=out)
 
 
 def write_csv(answers: Iterable[Answer], out: TextIO, detail: Detail = DEFAULT) -> None:
-    """A header, then a row a digit: the record of `SCHEMA`, its lists spread over columns.
+    """Write a header, then one row per digit: the record of `RECORD_SCHEMA`, with its lists in columns.
 
     The k-th best class is in topk_label and topk_probability, from the second on; all ten probabilities are in
     probability_0 to probability_9.
@@ -103,12 +105,12 @@ def write_csv(answers: Iterable[Answer], out: TextIO, detail: Detail = DEFAULT) 
         ]
     )
     for answer in answers:
-        said = answer.prediction
+        prediction = answer.prediction
         rows.writerow(
             [
-                *(SCHEMA, answer.source, answer.index, said.label, said.probability),
-                *(value for pair in said.top(detail.top)[1:] for value in pair),
-                *said.probabilities,
+                *(RECORD_SCHEMA, answer.source, answer.index, prediction.label, prediction.probability),
+                *(value for pair in prediction.top(detail.top)[1:] for value in pair),
+                *prediction.probabilities,
             ]
         )
 
@@ -126,11 +128,11 @@ def _take(answers: Iterator[Answer], count: int) -> Iterator[Answer]:
 
 
 def drawing(answer: Answer, *, colour: bool) -> str:
-    """What the model saw and what it said of it: the digit, a bar for each class, and the label."""
-    said = answer.prediction
+    """Draw the digit as the model saw it, beside one bar per class, above its label."""
+    prediction = answer.prediction
     intensities = answer.digit
     if intensities.dtype != np.uint8:
         intensities = np.minimum(intensities * LEVELS, LEVELS - 1).astype(np.uint8)
     picture = draw_digit(intensities, colour=colour)  # type: ignore[arg-type]
-    bars = draw_bars(said.probabilities, colour=colour)
-    return f"{beside(picture, bars)}\n\n{answer.source}: {said.label} ({said.probability:.2%})"
+    bars = draw_bars(prediction.probabilities, colour=colour)
+    return f"{beside(picture, bars)}\n\n{answer.source}: {prediction.label} ({prediction.probability:.2%})"

@@ -1,4 +1,4 @@
-"""Files in and out: whole or not at all, and never larger than stated."""
+"""Reading and writing of whole files: bounded in size, written atomically."""
 
 import contextlib
 import os
@@ -10,11 +10,11 @@ from mnist_runtime.errors import FileMissingError, FileReadError, FileWriteError
 
 @contextlib.contextmanager
 def reading(path: str | os.PathLike[str], wanted: str) -> Iterator[None]:
-    """Tell what the system says while `path` is opened and read as one of our errors; ours pass as they are.
+    """Translate OSErrors from reading `path` into FileReadError; our own errors pass through.
 
     Raises:
         FileMissingError: there is no such file.
-        FileReadError: it is a folder, or unreadable. Both sentences end in `wanted`, which says what to give instead.
+        FileReadError: it is a folder, or unreadable. Both sentences end in the advice `wanted`.
     """
     try:
         yield
@@ -48,10 +48,10 @@ def read_whole(path: str | os.PathLike[str], *, limit: int, wanted: str) -> byte
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write `data` at `path` so that a reader finds the old bytes or the new ones, never a part.
+    """Write `data` to `path` atomically: a reader finds the old bytes or all of the new ones.
 
     Raises:
-        FileWriteError: naming `path`; whatever stood there stands there still.
+        FileWriteError: naming `path`; an earlier file there is unchanged.
     """
     with staged(path, data) as commit:
         commit()
@@ -59,13 +59,13 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 
 @contextlib.contextmanager
 def staged(path: str | os.PathLike[str], data: bytes) -> Iterator[Callable[[], None]]:
-    """Write `data` to a hidden temporary file beside `path`, fsynced; calling what is yielded renames it to `path`.
+    """Write `data` to a hidden temporary file beside `path`, fsync it, and yield a function that renames it to `path`.
 
     Several files can be staged before the first is renamed, so that a full disk stops them all. The folder is made if
-    missing, and fsynced after the rename. What was not renamed is removed at the end.
+    missing, and fsynced after the rename. A temporary file that was not renamed is removed at the end.
 
     Raises:
-        FileWriteError: naming `path`; whatever stood there stands there still.
+        FileWriteError: naming `path`; an earlier file there is unchanged.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
@@ -84,13 +84,13 @@ def staged(path: str | os.PathLike[str], data: bytes) -> Iterator[Callable[[], N
                 os.fsync(file.fileno())
         yield commit
     finally:
-        with contextlib.suppress(OSError):  # where not even a name can be looked up, nothing was written
+        with contextlib.suppress(OSError):  # if the name cannot be looked up, nothing was written
             temporary.unlink()
 
 
 @contextlib.contextmanager
 def write_errors(path: Path) -> Iterator[None]:
-    """Tell what the system says while `path` is written as one of our errors; ours pass as they are.
+    """Translate OSErrors from writing `path` into FileWriteError; our own errors pass through.
 
     Raises:
         FileWriteError: naming `path`.
@@ -100,11 +100,11 @@ def write_errors(path: Path) -> Iterator[None]:
     except MnistRuntimeError:
         raise
     except OSError as error:
-        raise FileWriteError(f"cannot write {path} ({error.strerror}); choose another place for it") from error
+        raise FileWriteError(f"cannot write {path} ({error.strerror}); choose another path") from error
 
 
 def publish(part: Path, path: Path) -> None:
-    """Give a file that was written in place its final name, once its bytes are safely on the disk.
+    """Rename a complete file to its final name, after fsync has put its bytes on the disk.
 
     Raises:
         FileWriteError: naming `path`.
@@ -117,7 +117,7 @@ def publish(part: Path, path: Path) -> None:
 
 
 def ensure_writable(folder: str | os.PathLike[str]) -> None:
-    """Make `folder` if it is missing and try a file in it: work whose result could not be written need not start.
+    """Make `folder` if it is missing, and raise before any work starts if no file can be written there.
 
     Raises:
         FileWriteError: naming `folder`.
@@ -132,7 +132,7 @@ def ensure_writable(folder: str | os.PathLike[str]) -> None:
 
 
 def _fsync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut, where the system can (Windows cannot open a folder)."""
+    """Make a rename in `folder` survive a power cut (not on Windows, which cannot open a folder)."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

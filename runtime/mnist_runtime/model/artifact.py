@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 from mnist_runtime.digits import CLASSES, PIXELS, Intensities, Pixels, as_intensities, as_pixels
 from mnist_runtime.errors import ArtifactError, IntegrityError, first_line
 from mnist_runtime.io.files import read_whole
-from mnist_runtime.model.session import VERSION, Run, Settings, raw_run
+from mnist_runtime.model.session import ENGINE_VERSION, Run, SessionSettings, raw_run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,17 +27,17 @@ BUNDLED = Path(__file__).parents[1] / "bundled" / "mnist-linear.onnx"
 """A trained model that comes with the package; `mnist-linear.uint8.onnx` beside it is the same for raw intensities."""
 
 Contract: TypeAlias = Literal["float32", "uint8"]
-"""What a graph's input `pixels` means: "float32" (intensity / 256) or "uint8" (raw intensity)."""
+"""Meaning of a graph's input `pixels`: "float32" (intensity / 256) or "uint8" (raw intensity)."""
 
-SCHEMA = "1"
+METADATA_SCHEMA = "1"
 """Version of the metadata's layout; a file with another one is refused."""
 
 PREFIX = "mnist_edge."
 SIZE_LIMIT = 2**31
-"""Bytes; protobuf, and so ONNX, holds no more in one file."""
+"""Largest model in bytes, the limit of protobuf and so of ONNX."""
 
 WANTED = "give a .onnx file that mnist-export wrote"
-"""How a sentence ends that refuses a model."""
+"""End of every sentence that refuses a model."""
 
 _UNSEALED = b"0" * 64
 _SEAL_KEY = f"{PREFIX}sha256".encode()
@@ -46,7 +46,7 @@ _INPUT_DTYPES: dict[str, Contract] = {"tensor(float)": "float32", "tensor(uint8)
 
 
 def seal(model: bytes) -> bytes:
-    """Write into a serialised ONNX model its own SHA-256, computed while that field held 64 zeros.
+    """Write into a serialised ONNX model its own SHA-256, computed while that field holds 64 zeros.
 
     The model must carry the metadata property `mnist_edge.sha256` with 64 ASCII zeros.
     """
@@ -62,7 +62,7 @@ def sealed_digest(model: bytes) -> str | None:
 
 
 def is_intact(model: bytes) -> bool:
-    """Tell whether a sealed model is, bit for bit, what was sealed. It finds damage; it cannot find malice."""
+    """Return True if a sealed model is unchanged, bit for bit; finds damage, not malice."""
     return sealed_digest(model) == hashlib.sha256(_with_seal(model, _UNSEALED)).hexdigest()
 
 
@@ -72,23 +72,23 @@ def _with_seal(model: bytes, digest: bytes) -> bytes:
 
 
 def metadata(values: Mapping[str, str]) -> dict[str, str]:
-    """Name the metadata properties of an artifact: prefixed keys, the schema version and the open seal."""
+    """Return the metadata properties of an artifact: prefixed keys, the schema version and the empty seal."""
     named = {PREFIX + key: value for key, value in values.items()}
-    return {**named, f"{PREFIX}schema": SCHEMA, _SEAL_KEY.decode(): _UNSEALED.decode()}
+    return {**named, f"{PREFIX}schema": METADATA_SCHEMA, _SEAL_KEY.decode(): _UNSEALED.decode()}
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A loaded, verified model: call `run` on checked digits of `dtype`."""
+    """A loaded and verified model; call `run` on checked digits."""
 
     name: str
-    """Where it came from, for messages."""
+    """Name of the model's source, for messages."""
     sha256: str
-    """Of the whole file, in hex."""
+    """SHA-256 of the whole file, in hex."""
     dtype: Contract
-    """What the graph's input `pixels` takes."""
+    """dtype of the graph's input `pixels`."""
     metadata: Mapping[str, str]
-    """The `mnist_edge.` properties, without that prefix."""
+    """Properties whose names begin with `mnist_edge.`, without that prefix; empty for a trusted model of others."""
     session: ort.InferenceSession
 
     @classmethod
@@ -105,14 +105,19 @@ class Artifact:
 
     @classmethod
     def from_bytes(
-        cls, model: bytes, name: str, *, settings: Settings | None = None, trusted_contract: Contract | None = None
+        cls,
+        model: bytes,
+        name: str,
+        *,
+        settings: SessionSettings | None = None,
+        trusted_contract: Contract | None = None,
     ) -> Self:
         """Verify and open a serialised model; as `load`, without the file.
 
         Args:
             model: The bytes of a .onnx file.
-            name: Where they came from, for messages.
-            settings: How to run it; one thread on the CPU if not given.
+            name: Name of their source, for messages.
+            settings: Settings of onnxruntime; one thread on the CPU by default.
             trusted_contract: The caller's word for what `pixels` means in a model without our metadata. The graph's
                 names, shapes and dtypes are checked all the same; a model with metadata speaks for itself.
         """
@@ -121,18 +126,18 @@ class Artifact:
             raise IntegrityError(
                 f"{name} has changed since it was exported (its SHA-256 seal does not match); copy or export it again"
             )
-        session = (settings or Settings()).open(model, name)
+        session = (settings or SessionSettings()).open(model, name)
         try:
             properties = session.get_modelmeta().custom_metadata_map
             dtype = _check_interface(session, name)
         except UnicodeDecodeError as error:
-            raise ArtifactError(f"{name} holds names or metadata that are no text ({error}); {WANTED}") from error
+            raise ArtifactError(f"{name} contains names or metadata that are not text ({error}); {WANTED}") from error
         ours = {key.removeprefix(PREFIX): value for key, value in properties.items() if key.startswith(PREFIX)}
         if not sealed or not ours:
             _check_trust(trusted_contract, dtype, name)
-        elif ours.get("schema") != SCHEMA:
+        elif ours.get("schema") != METADATA_SCHEMA:
             raise ArtifactError(
-                f"{name} has metadata schema {ours.get('schema')}, and this version reads {SCHEMA}; "
+                f"{name} has metadata schema {ours.get('schema')}, and this version reads {METADATA_SCHEMA}; "
                 "install the mnist-runtime that goes with it, or export it again"
             )
         return cls(name, hashlib.sha256(model).hexdigest(), dtype, ours, session)
@@ -161,7 +166,7 @@ class Artifact:
         return results
 
     def replay(self) -> Comparison:
-        """Compute the golden digits here and now, and compare them with what was trained.
+        """Compute the golden digits on this machine, and compare them with the trained logits.
 
         Raises:
             ArtifactError: it carries none, or cannot compute them.
@@ -177,17 +182,17 @@ class Artifact:
 
     @property
     def engine(self) -> str:
-        """What runs it, for reports: "onnxruntime 1.32.0, CPUExecutionProvider"."""
-        return f"onnxruntime {VERSION}, {', '.join(self.session.get_providers())}"
+        """Engine, for reports: "onnxruntime 1.32.0, CPUExecutionProvider"."""
+        return f"onnxruntime {ENGINE_VERSION}, {', '.join(self.session.get_providers())}"
 
     @property
     def training(self) -> dict[str, Any]:
-        """The hyperparameters and metrics of the training run, as the checkpoint told them."""
+        """Hyperparameters and metrics of the training run, from the checkpoint."""
         return dict(json.loads(self.metadata["training"]))
 
     @cached_property
     def golden(self) -> Reference:
-        """The digits the artifact carries, with the logits that were trained and each logit's tolerance."""
+        """Golden digits of the artifact, with the trained logits and each logit's tolerance."""
         from mnist_runtime.model.comparison import Reference
 
         try:
@@ -207,7 +212,7 @@ def _check_trust(trusted: Contract | None, dtype: Contract, name: str) -> None:
 
 
 def _check_interface(session: ort.InferenceSession, name: str) -> Contract:
-    """Hold the graph's inputs and outputs against the artifact contract; return the input's dtype."""
+    """Check the graph's inputs and outputs against the artifact contract; return the input's dtype."""
     found = {node.name: (node.type, _sizes(node.shape)) for node in (*session.get_inputs(), *session.get_outputs())}
     kind, _ = found.get("pixels", (None, None))
     if kind not in _INPUT_DTYPES or found != {
@@ -223,5 +228,5 @@ def _check_interface(session: ort.InferenceSession, name: str) -> Contract:
 
 
 def _sizes(shape: list[int | str | None]) -> tuple[int | None, ...]:
-    """A shape with every named (free) dimension as None."""
+    """Return a shape with None for every named (free) dimension."""
     return tuple(size if isinstance(size, int) else None for size in shape)

@@ -1,4 +1,4 @@
-"""The comparison: hold computed logits against reference logits, each within its own tolerance.
+"""Comparison of computed logits with reference logits, each within its own tolerance.
 
 Where a tolerance comes from is the exporter's business (`mnist_export.bounds`); a device only compares.
 """
@@ -19,18 +19,18 @@ from mnist_runtime.errors import first_line
 from mnist_runtime.io.npy import Npy
 
 UNIT_ROUNDOFF = 2.0**-24
-"""Of float32."""
+"""Unit roundoff of float32."""
 SMALLEST_NORMAL = 2.0**-126
-"""Of float32."""
+"""Smallest normal float32."""
 _GOLDEN_LIMIT = 2**26
-"""Bytes that a file's golden digits may unpack to."""
+"""Largest size in bytes of the unpacked golden digits of a file."""
 
 Logits = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Digits, and what a faithful float32 implementation may answer for them."""
+    """Digits, and the logits that a faithful float32 implementation may compute for them."""
 
     digits: Intensities
     """uint8 `[N, 784]`."""
@@ -43,7 +43,7 @@ class Reference:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """The label of each digit, int64 `[N]`."""
+        """Label of each digit, int64 `[N]`."""
         labels: NDArray[np.int64] = self.logits.argmax(axis=1)
         return labels
 
@@ -62,10 +62,10 @@ class Reference:
 
     @classmethod
     def from_text(cls, text: str) -> Self:
-        """Unpack what `to_text` packed.
+        """Unpack a reference packed by `to_text`.
 
         Raises:
-            ValueError: it is not that, or claims to unpack to more than 64 MiB.
+            ValueError: it is not a packed reference, or claims to unpack to more than 64 MiB.
         """
         try:
             reference = cls(*_unpacked(text, [field.name for field in fields(cls)]))
@@ -88,7 +88,7 @@ class Reference:
 
 
 def _unpacked(text: str, names: Sequence[str]) -> Iterator[NDArray[Any]]:
-    """The arrays of an .npz in base64; memory grows with what is there, not with what a header claims."""
+    """Read the arrays of an .npz in base64; memory grows with the bytes present, not with a header's claim."""
     with ZipFile(io.BytesIO(base64.b64decode(text, validate=True))) as archive:
         if sum(member.file_size for member in archive.infolist()) > _GOLDEN_LIMIT:
             raise ValueError(f"they unpack to more than {_GOLDEN_LIMIT >> 20} MiB")
@@ -99,24 +99,24 @@ def _unpacked(text: str, names: Sequence[str]) -> Iterator[NDArray[Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How one set of digits came out: `passed`, or why not."""
+    """Result for one set of digits."""
 
     name: str
-    """Of the set of digits."""
+    """Name of the set of digits."""
     count: int
     worst_error: float
-    """The largest |logit - reference|."""
+    """Largest |logit - reference|."""
     worst_error_at: tuple[int, int] | None
-    """Where that is: digit and class; None if nothing could be compared."""
+    """Digit and class of the largest error; None if nothing could be compared."""
     worst_share: float
-    """The largest |logit - reference| / tolerance; over 1 fails."""
+    """Largest |logit - reference| / tolerance; fails above 1."""
     worst_share_at: tuple[int, int] | None
     agreeing: int
-    """Labels equal to the reference's."""
+    """Number of labels equal to the reference's."""
     certified: int
-    """Labels that no rounding can change."""
+    """Number of labels that no rounding can change."""
     failures: tuple[str, ...]
-    """One sentence each; none when it passed."""
+    """Reasons for a failure, one sentence each; empty if the comparison passed."""
 
     @property
     def passed(self) -> bool:
@@ -165,18 +165,18 @@ def compare(
 
 
 def incomparable(name: str, count: int, *failures: str) -> Comparison:
-    """What came out of `count` digits is nothing that could be compared, and why."""
+    """Return the failed comparison of outputs that cannot be compared, with the reasons."""
     return Comparison(name, count, math.inf, None, math.inf, None, 0, 0, failures)
 
 
 def softmax(logits: Logits) -> Logits:
-    """Probabilities float64 `[N, 10]` of logits float64 `[N, 10]`."""
+    """Compute probabilities, float64 `[N, 10]`, from logits, float64 `[N, 10]`."""
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
 
 
 def probability_tolerance(reference: Reference) -> Logits:
-    """How far a float32 softmax may be off, float64 `[N, 10]`.
+    """Bound the error of a float32 softmax, float64 `[N, 10]`.
 
     A logit error of at most t moves a probability by a factor of at most exp(2t). Computing it then rounds, as relative
     errors in units of u: each difference d = logit - max, |d| after exp, at most `spread` in the term and in the sum;
@@ -192,7 +192,7 @@ def probability_tolerance(reference: Reference) -> Logits:
 
 
 def _place(errors: Logits) -> tuple[int, int] | None:
-    """Digit and class of the largest of `[N, 10]`."""
+    """Return digit and class of the largest error of `[N, 10]`."""
     if not errors.size:
         return None
     digit, label = np.unravel_index(errors.argmax(), errors.shape)
@@ -207,7 +207,7 @@ def _misfit(what: str, array: NDArray[Any], count: int) -> Iterator[str]:
 
 
 def _share(error: Logits, tolerance: Logits) -> Logits:
-    """The error over its tolerance, where 0/0 is 0: a logit that may not err, and did not."""
+    """Divide the error by its tolerance; 0/0 is 0, because an exact logit is within a tolerance of 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(error == 0, 0.0, error / tolerance)
 

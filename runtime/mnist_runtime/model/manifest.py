@@ -1,7 +1,7 @@
-"""manifest.json: which files one export published into a folder, and what their bytes must be.
+"""manifest.json: the files that one export published into a folder, with their SHA-256.
 
-`mnist-export` writes it last; until then one stands there that says `incomplete`, and is refused, as is any file that
-is not, byte for byte, the one listed. File names are relative paths with "/" that cannot leave the folder.
+`mnist-export` writes the manifest last; until then, one with the field `incomplete` is in its place, and is refused. So
+is any file whose bytes differ from the manifest. File names are relative paths with "/" that cannot leave the folder.
 """
 
 import contextlib
@@ -18,13 +18,13 @@ from mnist_runtime.errors import IntegrityError, ManifestError
 from mnist_runtime.io.files import read_whole
 
 NAME = "manifest.json"
-"""Of the manifest in its folder."""
+"""File name of the manifest."""
 
-SCHEMA = 1
+MANIFEST_SCHEMA = 1
 """Version of the layout; a manifest with another one is refused."""
 
 SIZE_LIMIT = 2**22
-"""Bytes of a manifest, 4 MiB; one that lists every format takes less than 20 KB."""
+"""Largest manifest in bytes, 4 MiB; one that lists every format takes less than 20 KB."""
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
@@ -38,29 +38,29 @@ class Entry:
     """One published file."""
 
     file: str
-    """Its path within the folder, with "/"."""
+    """Path within the folder, with "/"."""
     format: str
-    """What it was exported as: "onnx", "onnx-uint8", "torchscript"..."""
+    """Format of the export: "onnx", "onnx-uint8", "torchscript"..."""
     sha256: str
-    """Of its bytes, in hex."""
+    """SHA-256 of the file, in hex."""
     size: int
-    """In bytes."""
+    """Size in bytes."""
     input_dtype: str | None
-    """What a model in it takes as `pixels`, "float32" or "uint8"; None for a file that is no model."""
+    """dtype of the model's input `pixels`, "float32" or "uint8"; None for a file that is not a model."""
 
     @classmethod
     def from_record(cls, file: str, record: Mapping[str, Any]) -> Self:
-        """Check what a manifest says of `file`.
+        """Check the record of `file` in a manifest.
 
         Raises:
-            ValueError, TypeError, KeyError: it is not what a manifest says.
+            ValueError, TypeError, KeyError: the record is malformed.
         """
         dtype = record["input"] and record["input"]["dtype"]
         entry = cls(file, record["format"], _digest(record), record["size"], dtype)
         if not _PLAIN.fullmatch(file):
-            raise ValueError(f"{file!r} is no plain name within the folder")
+            raise ValueError(f"{file!r} is not a plain name within the folder")
         if not isinstance(entry.format, str) or entry.input_dtype not in {"float32", "uint8", None}:
-            raise ValueError(f"the format or input of {file} is none of ours")
+            raise ValueError(f"the format or input of {file} is unknown")
         if type(entry.size) is not int or entry.size < 1:
             raise ValueError(f"the size of {file} is {entry.size!r}")
         return entry
@@ -68,18 +68,18 @@ class Entry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What one export published into `folder`."""
+    """Files that one export published into `folder`."""
 
     folder: Path
     checkpoint: str
     """SHA-256 of the checkpoint that all files were made from, in hex."""
     files: Mapping[str, Entry]
-    """By their path within the folder."""
+    """Files by their path within the folder."""
     document: Mapping[str, Any]
-    """All that it says, as JSON: also the tools and each file's parity at export."""
+    """Parsed JSON of the manifest, which also names the tools and each file's parity at export."""
 
     def read(self, file: str) -> bytes:
-        """Return the bytes of a listed file, which are those that were published.
+        """Return the bytes of a listed file, unchanged since they were published.
 
         Raises:
             FileMissingError, FileReadError: it is not there, or cannot be read.
@@ -90,7 +90,7 @@ class Manifest:
         try:
             size = path.stat().st_size
         except OSError:
-            size = entry.size  # reading says what is wrong
+            size = entry.size  # read_whole raises the right error
         if size == entry.size:
             data = read_whole(path, limit=entry.size, wanted=wanted)
             if hashlib.sha256(data).hexdigest() == entry.sha256:
@@ -100,17 +100,17 @@ class Manifest:
             f"interrupted; {_EXPORT_AGAIN}"
         )
 
-    def find(self, form: str) -> Entry | None:
+    def find(self, format_: str) -> Entry | None:
         """Return the first file of a format ("onnx", "onnx-uint8", ...), or None if none was published."""
-        return next((entry for entry in self.files.values() if entry.format == form), None)
+        return next((entry for entry in self.files.values() if entry.format == format_), None)
 
 
 def read_manifest(folder: str | os.PathLike[str], *, interrupted: bool = False) -> Manifest:
     """Read the manifest.json of `folder`. The files it lists are checked when they are read.
 
     Args:
-        folder: That `mnist-export` published into.
-        interrupted: Also read the one that an interrupted export left, which lists what may be there.
+        folder: Folder written by `mnist-export`.
+        interrupted: Also accept the manifest of an interrupted export, which lists the files that may be there.
 
     Raises:
         FileMissingError, FileReadError: there is none, or it cannot be read.
@@ -123,10 +123,10 @@ def read_manifest(folder: str | os.PathLike[str], *, interrupted: bool = False) 
         schema, incomplete = document["schema"], document.get("incomplete", False)
     if incomplete and not interrupted:
         raise ManifestError(f"an export into {folder} was interrupted; {_EXPORT_AGAIN}")
-    if schema != SCHEMA:
+    if schema != MANIFEST_SCHEMA:
         raise ManifestError(
-            f"{path} has schema {schema!r}, and this version reads {SCHEMA}; install the mnist-runtime that goes with "
-            f"it, or {_EXPORT_AGAIN}"
+            f"{path} has schema {schema!r}, and this version reads {MANIFEST_SCHEMA}; install the mnist-runtime that "
+            f"goes with it, or {_EXPORT_AGAIN}"
         )
     with _refusal(path):
         files = {file: Entry.from_record(file, record) for file, record in sorted(document["files"].items())}
@@ -135,16 +135,16 @@ def read_manifest(folder: str | os.PathLike[str], *, interrupted: bool = False) 
 
 @contextlib.contextmanager
 def _refusal(path: Path) -> Iterator[None]:
-    """Tell what Python says of a document of another make as what it is."""
+    """Translate the exceptions of a malformed document into ManifestError."""
     try:
         yield
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise ManifestError(f"{path} is no manifest of mnist-export ({reason}); {_EXPORT_AGAIN}") from error
+        raise ManifestError(f"{path} is not a manifest of mnist-export ({reason}); {_EXPORT_AGAIN}") from error
 
 
 def _digest(record: Mapping[str, Any]) -> str:
     digest = record["sha256"]
     if not _SHA256.fullmatch(digest):
-        raise ValueError(f"{digest!r} is no SHA-256")
+        raise ValueError(f"{digest!r} is not a SHA-256")
     return str(digest)

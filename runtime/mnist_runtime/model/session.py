@@ -1,4 +1,4 @@
-"""onnxruntime, set up for small models in other people's processes: one thread, no spinning, no telemetry, no noise."""
+"""onnxruntime, configured for small models inside other programs: one thread, no spinning, no telemetry, no logs."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from mnist_runtime.cpus import usable_cpus
 from mnist_runtime.errors import ArtifactError, OptionError, first_line
 
-VERSION: str = ort.__version__
-"""Of onnxruntime."""
+ENGINE_VERSION: str = ort.__version__
+"""Version of onnxruntime."""
 
 Provider: TypeAlias = str | tuple[str, dict[str, Any]]
-"""The name of an execution provider, or that and its options, as onnxruntime takes them."""
+"""Name of an execution provider, or a pair of its name and options."""
 
 Run: TypeAlias = Callable[[Sequence[str], Mapping[str, Any], None], list[NDArray[np.float32]]]
 """Names of the outputs, inputs by name, and no run options, to the outputs."""
 
 _MOST_THREADS = 1024
 _CPU = "CPUExecutionProvider"
-_FATAL = 4  # every error comes back as an exception, and is told once
+_FATAL = 4  # every error is raised as an exception, so onnxruntime need not log it
 
 
 def _name(provider: object) -> str:
@@ -39,18 +39,18 @@ def _name(provider: object) -> str:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How a model is run."""
+class SessionSettings:
+    """Settings of onnxruntime for one model."""
 
     threads: int | Literal["auto"] = 1
-    """Threads of one call; "auto" takes every CPU that this process may use. A small model gains nothing from them."""
+    """Threads per call; "auto" means every CPU that this process may use. A small model is fastest with one."""
     providers: Sequence[Provider] = (_CPU,)
-    """onnxruntime's execution providers, the preferred one first; each by its name, or with its options."""
+    """Execution providers, the preferred one first."""
     session_options: ort.SessionOptions | None = None
-    """Taken as they are, instead of `threads` and our defaults (no spinning, no logging)."""
+    """Options of onnxruntime that replace `threads` and our defaults (no spinning, no logging)."""
 
     def __post_init__(self) -> None:
-        """Refuse what onnxruntime would ignore or misread."""
+        """Refuse values that onnxruntime would ignore or misread."""
         if self.threads != "auto" and not (type(self.threads) is int and 1 <= self.threads <= _MOST_THREADS):
             raise OptionError(
                 f'threads is {self.threads!r}, and must be a whole number from 1 to {_MOST_THREADS:,}, or "auto"'
@@ -68,20 +68,20 @@ class Settings:
             )
 
     def open(self, model: bytes, name: str) -> ort.InferenceSession:
-        """Load a serialised model; `name` is for the error.
+        """Load a serialised model; `name` is for errors.
 
         Raises:
             ArtifactError: onnxruntime cannot load it.
         """
-        fallback = int(len(self.providers) > 1)  # with one there is none, and onnxruntime would say so on stdout
+        fallback = int(len(self.providers) > 1)  # with a single provider onnxruntime would print a warning on stdout
         try:
             return ort.InferenceSession(
                 model, self._options(), providers=list(self.providers), enable_fallback=fallback
             )
         except Exception as error:  # onnxruntime's exceptions have no common base but Exception
             raise ArtifactError(
-                f"{name} is not a whole ONNX model that onnxruntime {VERSION} can load ({first_line(error)}); "
-                "give a .onnx file that mnist-export wrote"
+                f"{name} is not a complete ONNX model that onnxruntime {ENGINE_VERSION} can load "
+                f"({first_line(error)}); give a .onnx file that mnist-export wrote"
             ) from error
 
     def _options(self) -> ort.SessionOptions:

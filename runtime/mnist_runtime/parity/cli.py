@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mnist_runtime import __version__
-from mnist_runtime.console.command import FAILURE, Command, complain, note, uninterrupted
+from mnist_runtime.console.command import FAILURE, Command, note, print_error, uninterrupted
 from mnist_runtime.console.model_choice import choose_model
 
 # NumPy and onnxruntime are imported where they are used: --help and --version answer without them.
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 @click.argument("path", type=click.Path(path_type=Path), metavar="[MODEL|FOLDER]", required=False)
 @click.option(
     "--format",
-    "form",
+    "format_",
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="How to print what was found.",
+    help="Format of the report.",
 )
 @click.version_option(__version__)
-def parity(path: Path | None, form: str) -> int:
+def parity(path: Path | None, format_: str) -> int:
     """Prove that this machine computes what was trained: replay the golden digits inside MODEL, without PyTorch.
 
-    Of a FOLDER that mnist-export wrote, every file is held against manifest.json, and every .onnx file replayed.
+    For a FOLDER that mnist-export wrote, compare every file with manifest.json, and replay every .onnx file.
 
-    Without either: $MNIST_MODEL, else artifacts/mnist.onnx, else the model that comes with the package.
+    Default: $MNIST_MODEL, else artifacts/mnist.onnx, else the model bundled with the package.
 
-    Exit codes: 0 parity holds; 1 it does not, or something is damaged or missing; 2 wrong usage.
+    Exit codes: 0 parity holds; 1 parity does not hold, or a file is damaged or missing; 2 wrong usage.
     """
     with uninterrupted():
         from mnist_runtime.model.artifact import BUNDLED
@@ -42,24 +42,24 @@ def parity(path: Path | None, form: str) -> int:
 
     path = choose_model(path, note) or BUNDLED
     findings = verify_folder(path) if path.is_dir() else [verify_file(path)]
-    if form == "json":
+    if format_ == "json":
         click.echo(json.dumps([finding.to_dict() for finding in findings], indent=2))
     else:
         _print_findings(path, [finding for finding in findings if finding.listed])
     for finding in findings:
         if finding.problem:
-            complain(finding.problem)
+            print_error(finding.problem)
         if not finding.listed:
-            note(f"Note: {finding.file} is not in manifest.json, and was not checked.")
+            note(f"Note: {finding.file} is not in manifest.json and was not checked.")
     if any(finding.problem for finding in findings):
         return FAILURE
-    if form == "text":
+    if format_ == "text":
         click.echo("Parity holds: this machine computes what was trained.")
     return 0
 
 
 def _print_findings(path: Path, findings: "list[Finding]") -> None:
-    """A table of all files; of one alone, its digest too; a drawing of the worst digit where the numbers are wrong."""
+    """Print a table of all files, the digest of a single file, and the worst digit where numbers are wrong."""
     from dataclasses import replace
 
     from mnist_runtime.console.drawing import has_colour
@@ -77,9 +77,9 @@ def _print_findings(path: Path, findings: "list[Finding]") -> None:
         click.echo(f"\n{table(compared)}")
     for finding in findings:
         if not finding.comparison and not finding.problem:
-            click.echo(f"ok    {finding.file}: as published; only .onnx files are replayed")
+            click.echo(f"ok    {finding.file}: as published; not replayed, because it is not a .onnx file")
         if finding.problem:
-            click.echo(f"FAIL  {finding.file}: found by the {finding.spoke} check")
+            click.echo(f"FAIL  {finding.file}: found by the {finding.failed_check} check")
         if finding.problem and finding.artifact and finding.comparison:
             drawn = draw_worst(finding.comparison, finding.artifact.golden, colour=has_colour(sys.stdout))
             click.echo(f"\n{drawn}", color=True)

@@ -1,4 +1,4 @@
-"""Is what was published here still what was published, and does this machine compute it? For a file or a folder."""
+"""Verification of a file or a published folder: its bytes are unchanged, and this machine computes its numbers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,31 +13,30 @@ from mnist_runtime.model.manifest import Entry, Manifest, read_manifest
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one file."""
+    """Result of the checks of one file."""
 
     file: str
     sha256: str | None
-    """Of its bytes, in hex; None if they could not be read."""
+    """SHA-256 of the file, in hex; None if it could not be read."""
     artifact: Artifact | None
-    """Loaded, if onnxruntime runs it and it is sound."""
+    """Loaded model; None if it is damaged or onnxruntime cannot load it."""
     comparison: Comparison | None
-    """Of its golden digits; None for a file without any, or that could not be run."""
+    """Comparison of the golden digits; None for a file that has none or could not be run."""
     problem: str | None
-    """What is wrong, in one sentence."""
-    spoke: str | None
-    """Who found that out: "integrity", the digests and the file's form, or "numbers", the golden digits."""
+    """Problem, in one sentence; None if all checks passed."""
+    failed_check: str | None
+    """Check that failed: "integrity" (digests, file format) or "numbers" (golden digits)."""
     listed: bool = True
-    """False for a model that lies in a folder without being in its manifest.json: nothing vouches for it, nor was it
-    checked."""
+    """False for a model in the folder that its manifest.json does not list, and that was not checked."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it; `passed` is null for what was not checked."""
+        """Return a JSON-serialisable dict; `passed` is None for a file that was not checked."""
         return {
             "file": self.file,
             "sha256": self.sha256,
             "listed": self.listed,
             "passed": self.problem is None if self.listed else None,
-            "spoke": self.spoke,
+            "failed_check": self.failed_check,
             "problem": self.problem,
             "parity": self.comparison and self.comparison.to_dict(),
         }

@@ -1,4 +1,4 @@
-"""The report of `mnist-parity` and `mnist-export`: a line per comparison, and a drawing of the worst digit."""
+"""Report of `mnist-parity` and `mnist-export`: one line per comparison, and a drawing of the worst digit."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from mnist_runtime.model.comparison import Comparison, Reference
 
 
 def table(comparisons: Sequence[Comparison]) -> str:
-    """The report: a heading, then a line for each set of digits, 80 columns at most."""
+    """Format a heading and one line per set of digits, at most 80 columns wide."""
     heading = f"{'':<24}{'digits':>8}{'same label':>12}{'certified':>11}{'worst error':>13}{'of bound':>10}"
     lines = [
         f"{'ok' if c.passed else 'FAIL':<6}{c.name:<18}{c.count:>8,}{c.agreeing:>12,}{c.certified:>11,}"
@@ -18,13 +18,13 @@ def table(comparisons: Sequence[Comparison]) -> str:
 
 
 def draw_worst(comparison: Comparison, reference: Reference, *, colour: bool) -> str:
-    """Draw the digit that is furthest outside its tolerance, beside what was trained; empty if there is none."""
+    """Draw the digit with the worst error beside its trained logit; empty if nothing was compared."""
     if comparison.worst_share_at is None:
         return ""
     digit, label = comparison.worst_share_at
-    said = [
+    lines = [
         f"digit {digit} of the {comparison.name}",
         f"class {label}: off by {comparison.worst_share:.3g} times what rounding allows",
         f"trained: {reference.logits[digit, label]:.9g} +- {reference.tolerance[digit, label]:.2g}",
     ]
-    return beside(draw_digit(reference.digits[digit], colour=colour), said)
+    return beside(draw_digit(reference.digits[digit], colour=colour), lines)

@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from mnist_runtime import __version__
-from mnist_runtime.console.command import FAILURE, TERMINATED, Command, complain, note, uninterrupted
+from mnist_runtime.console.command import FAILURE, TERMINATED, Command, note, print_error, uninterrupted
 from mnist_runtime.console.model_choice import choose_model
 from mnist_runtime.errors import DigitError, ExtraMissingError
 from mnist_score.job import Part
@@ -107,7 +107,7 @@ def score(
     except SystemExit as end:
         if end.code != signal.SIGTERM:
             raise
-        complain("terminated; nothing half-written stands under its final name")
+        print_error("terminated; no file is left half-written under its final name")
         sys.stderr.flush()
         os._exit(TERMINATED)  # because a SystemExit out of Ray may abort the interpreter at its end
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from mnist_runtime.classifier import Classifier
-from mnist_runtime.console.command import complain, note
+from mnist_runtime.console.command import note, print_error
 from mnist_runtime.errors import FileWriteError, OptionError
 from mnist_score import ray_pool
 from mnist_score.errors import ClusterError
@@ -190,7 +190,7 @@ class _Progress(tqdm):  # type: ignore[type-arg]  # tqdm is generic in its stubs
         self.update(self._sizes[report.shard] * (report.share - before.share))
         if report.error:
             with self.external_write_mode(sys.stderr):
-                complain(report.error)
+                print_error(report.error)
 
 
 class _Lines(io.StringIO):
@@ -205,9 +205,9 @@ class _Lines(io.StringIO):
 
 def _report_unanswered(names: list[str], why: str) -> None:
     for name in names[:_MAX_NAMED]:
-        complain(f"{name} has no answers{why}; see Ray's logs")
+        print_error(f"{name} has no answers{why}; see Ray's logs")
     if (more := len(names) - _MAX_NAMED) > 0:
-        complain(f"{_count(more, 'more shard')} {'has' if more == 1 else 'have'} no answers")
+        print_error(f"{_count(more, 'more shard')} {'has' if more == 1 else 'have'} no answers")
 
 
 def _scored(job: Job, output: Place, names: Iterable[str]) -> dict[str, tuple[Shard, int]]:

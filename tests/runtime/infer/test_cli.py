@@ -41,6 +41,14 @@ def test_one_digit_is_drawn_with_its_probabilities(run, folder):
     assert result.stderr.decode() == f"Using the bundled model (no {Path('artifacts/mnist.onnx')} here).\n"
 
 
+def test_the_package_run_as_a_module_is_mnist_infer(folder):
+    command = [sys.executable, "-m", "mnist_runtime", "seven.npy", "--format", "jsonl"]
+    result = subprocess.run(command, cwd=folder, capture_output=True, check=True, timeout=60)
+    assert json.loads(result.stdout)["label"] == 7
+    usage = subprocess.run([*command[:3]], capture_output=True, check=False, timeout=60)
+    assert (usage.returncode, usage.stderr.startswith(b"Usage: mnist-infer ")) == (2, True)
+
+
 def test_many_digits_get_a_line_each(run, folder):
     result = run("mnist-infer", "many.npy", "seven.npy", cwd=folder)
     assert [line[0] for line in result.stdout.decode().splitlines()] == list("721047")
@@ -74,8 +82,8 @@ def test_a_file_that_fails_leaves_the_others_answered(run, folder):
     result = run("mnist-infer", "broken.npy", "many.npy", "absent.npy", "--format", "json", cwd=folder)
     assert result.returncode == 1
     assert [row["label"] for row in json.loads(result.stdout)] == [7, 2, 1, 0, 4]
-    complaints = result.stderr.decode().splitlines()[1:]
-    assert [line.split()[:2] for line in complaints] == [["Error:", "broken.npy"], ["Error:", "absent.npy"]]
+    errors = result.stderr.decode().splitlines()[1:]
+    assert [line.split()[:2] for line in errors] == [["Error:", "broken.npy"], ["Error:", "absent.npy"]]
 
 
 def test_nothing_answered_is_still_valid_output(run, folder):
@@ -107,14 +115,14 @@ def test_wrong_usage_exits_2(run, args):
 def test_an_empty_argument_is_no_path(run, folder, command, args, named):
     result = run(command, *args, cwd=folder)
     assert result.returncode == 2
-    (said,) = (line for line in result.stderr.decode().splitlines() if line.startswith("Error"))
-    assert said.startswith(f"Error: Invalid value for '{named}'")
-    assert said.endswith("it is empty; is a variable unset?")
+    (sentence,) = (line for line in result.stderr.decode().splitlines() if line.startswith("Error"))
+    assert sentence.startswith(f"Error: Invalid value for '{named}'")
+    assert sentence.endswith("the value is empty; is a shell variable unset?")
     assert {path.name for path in folder.iterdir()} == {"seven.npy", "many.npy", "broken.npy"}
 
 
 @pytest.mark.parametrize(
-    ("array", "said"),
+    ("array", "sentence"),
     [
         (np.zeros((32, 32), np.uint8), "(32, 32)"),
         (np.full((28, 28), np.nan), "NaN"),
@@ -122,23 +130,23 @@ def test_an_empty_argument_is_no_path(run, folder, command, args, named):
         (np.array(["seven"]), "save uint8 or float digits"),
     ],
 )
-def test_wrong_digits_are_one_sentence_that_names_the_file(run, tmp_path, array, said):
+def test_wrong_digits_are_one_sentence_that_names_the_file(run, tmp_path, array, sentence):
     np.save(tmp_path / "wrong.npy", array)
     result = run("mnist-infer", "wrong.npy", cwd=tmp_path)
-    (_, complaint) = result.stderr.decode().splitlines()
+    (_, error_line) = result.stderr.decode().splitlines()
     assert result.returncode == 1
-    assert complaint.startswith("Error: wrong.npy")
-    assert said in complaint
+    assert error_line.startswith("Error: wrong.npy")
+    assert sentence in error_line
 
 
 def test_the_model_is_chosen_by_flag_then_environment_then_folder(run, folder, exported):
     (folder / "artifacts").mkdir()
     (folder / "artifacts" / "mnist.onnx").write_bytes((exported / "mnist.onnx").read_bytes())
-    said = run("mnist-infer", "seven.npy", cwd=folder).stderr.decode()
-    assert said == f"Using {Path('artifacts/mnist.onnx')} (found here).\n"
+    sentence = run("mnist-infer", "seven.npy", cwd=folder).stderr.decode()
+    assert sentence == f"Using {Path('artifacts/mnist.onnx')} (found here).\n"
     env = {"MNIST_MODEL": str(exported / "mnist.uint8.onnx")}
-    said = run("mnist-infer", "seven.npy", cwd=folder, env=env).stderr.decode()
-    assert said == f"Using {exported / 'mnist.uint8.onnx'} ($MNIST_MODEL).\n"
+    sentence = run("mnist-infer", "seven.npy", cwd=folder, env=env).stderr.decode()
+    assert sentence == f"Using {exported / 'mnist.uint8.onnx'} ($MNIST_MODEL).\n"
     flagged = run("mnist-infer", "seven.npy", "--model", exported / "mnist.onnx", cwd=folder, env=env)
     assert (flagged.returncode, flagged.stderr) == (0, b"")
 
@@ -149,10 +157,10 @@ def test_a_model_that_cannot_be_used_exits_1_and_is_named(run, folder, content):
         (folder / "bad.onnx").write_bytes(content)
     for command in (["mnist-infer", "seven.npy", "--model", "bad.onnx"], ["mnist-parity", "bad.onnx"]):
         result = run(*command, cwd=folder)
-        (complaint,) = result.stderr.decode().splitlines()
+        (error_line,) = result.stderr.decode().splitlines()
         assert result.returncode == 1
-        assert complaint.startswith("Error: bad.onnx ")
-        assert complaint.endswith("give a .onnx file that mnist-export wrote")
+        assert error_line.startswith("Error: bad.onnx ")
+        assert error_line.endswith("give a .onnx file that mnist-export wrote")
 
 
 def test_a_reader_that_leaves_early_ends_it_quietly(folder, test_split):
@@ -177,8 +185,8 @@ def test_a_name_that_no_file_can_have_leaves_the_others_answered(run, folder):
         result = run("mnist-infer", name, "seven.npy", "--format", "csv", cwd=folder)
         assert result.returncode == 1
         assert b"seven.npy,0,7," in result.stdout
-        (complaint,) = [line for line in result.stderr.decode().splitlines() if line.startswith("Error")]
-        assert complaint.startswith(f"Error: {name} ")
+        (error_line,) = [line for line in result.stderr.decode().splitlines() if line.startswith("Error")]
+        assert error_line.startswith(f"Error: {name} ")
     result = run("mnist-infer", "seven.npy", "--model", "x" * 300, cwd=folder)
     assert result.returncode == 1
     assert result.stderr.decode().splitlines()[-1].startswith("Error: ")
@@ -231,8 +239,8 @@ def test_a_ctrl_c_while_native_modules_are_imported_waits_for_their_end():
 
 
 def test_the_version_names_engine_and_model(run, bundled):
-    said = run("mnist-infer", "--version").stdout.decode().splitlines()
-    assert said == [
+    sentence = run("mnist-infer", "--version").stdout.decode().splitlines()
+    assert sentence == [
         f"mnist-infer, version {__version__}",
         f"onnxruntime {onnxruntime.__version__}",
         f"bundled model sha256 {hashlib.sha256(bundled.read_bytes()).hexdigest()}",

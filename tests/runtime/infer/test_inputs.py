@@ -164,7 +164,8 @@ def test_labels_give_accuracy_and_confusion_for_what_was_read(run, folder, tmp_p
     paths = [folder / name for name in ("a.npy", "b.npz", "c.png")]
     result = run("mnist-infer", *paths, "--labels", tmp_path / "y.npy")
     assert result.stdout.startswith(b"accuracy  75.00%  (3 of 4; 95 % interval 30.06% to 95.44%)")
-    for wrong, sentence in (([7, 2, 1, 0, 0], b"give one label a digit"), ([7], b"more digits than"), ([70], b"0-9")):
+    advice = b"give exactly one label per digit"
+    for wrong, sentence in (([7, 2, 1, 0, 0], advice), ([7], b"more digits than"), ([70], b"0-9")):
         np.save(tmp_path / "y.npy", np.array(wrong))
         result = run("mnist-infer", *paths, "--labels", tmp_path / "y.npy")
         assert result.returncode == 1

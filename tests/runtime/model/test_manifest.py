@@ -89,7 +89,7 @@ def test_a_name_that_could_leave_the_folder_is_refused(folder: Path, name: str):
 )
 def test_an_entry_that_makes_no_sense_is_refused(folder: Path, changes: dict[str, object]):
     _write(folder, {"mnist.onnx": _entry(b"x", **changes)})
-    with pytest.raises(ManifestError, match="no manifest of mnist-export"):
+    with pytest.raises(ManifestError, match="not a manifest of mnist-export"):
         read_manifest(folder)
 
 
@@ -99,14 +99,14 @@ _NO_MANIFESTS = ["{", "[]", "null", "{}", '{"schema": 1}', '{"schema": 1, "files
 @pytest.mark.parametrize("text", _NO_MANIFESTS)
 def test_what_is_no_manifest_is_refused(folder: Path, text: str):
     (folder / "manifest.json").write_text(text)
-    with pytest.raises(ManifestError, match="no manifest of mnist-export"):
+    with pytest.raises(ManifestError, match="not a manifest of mnist-export"):
         read_manifest(folder)
 
 
 @pytest.mark.parametrize("checkpoint", [None, {}, {"sha256": 7}, {"sha256": "../../x"}])
 def test_a_manifest_of_no_checkpoint_is_refused(folder: Path, checkpoint: object):
     _write(folder, {}, checkpoint=checkpoint)
-    with pytest.raises(ManifestError, match="no manifest of mnist-export"):
+    with pytest.raises(ManifestError, match="not a manifest of mnist-export"):
         read_manifest(folder)
 
 

@@ -76,7 +76,7 @@ def test_a_signal_ends_in_one_sentence_and_without_ray(start, millions, tmp_path
     process.send_signal(sig)
     _, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == code
-    assert stderr.endswith(f"Error: {word}; nothing half-written stands under its final name\n")
+    assert stderr.endswith(f"Error: {word}; no file is left half-written under its final name\n")
     assert "Traceback" not in stderr
     assert not (tmp_path / "out" / "_manifest.json").exists()
     for path in (tmp_path / "out").rglob("*.parquet"):

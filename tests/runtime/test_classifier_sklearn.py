@@ -1,4 +1,4 @@
-"""scikit-learn takes the classifier for one of its own."""
+"""The classifier in scikit-learn: metrics, scorers, FrozenEstimator and calibration."""
 
 import warnings
 
@@ -17,7 +17,7 @@ with warnings.catch_warnings():
     from sklearn.utils.validation import check_is_fitted
 
 
-def test_its_answers_feed_sklearns_metrics(test_split):
+def test_sklearns_metrics_and_scorers_take_the_classifier(test_split):
     classifier, X, y = Classifier(), test_split.images.reshape(-1, 784), test_split.labels
     assert accuracy_score(y, classifier.predict(X)) == np.mean(classifier.predict(X) == y)
     assert log_loss(y, classifier.predict_proba(X)) < 0.4
@@ -26,7 +26,7 @@ def test_its_answers_feed_sklearns_metrics(test_split):
         assert np.isfinite(get_scorer(scorer)(classifier, X, y))
 
 
-def test_a_frozen_estimator_wraps_it_and_calibrates_it(test_split):
+def test_a_frozen_estimator_wraps_and_calibrates_the_classifier(test_split):
     classifier, X, y = Classifier(), test_split.images.reshape(-1, 784)[:2000], test_split.labels[:2000]
     assert is_classifier(classifier)
     check_is_fitted(classifier)
@@ -37,12 +37,12 @@ def test_a_frozen_estimator_wraps_it_and_calibrates_it(test_split):
     assert np.mean(calibrated.predict(X) == y) > 0.85
 
 
-def test_it_comes_trained():
+def test_fit_is_refused_because_the_classifier_is_trained():
     with pytest.raises(OptionError, match="FrozenEstimator"):
         Classifier().fit([[0]], [0])
 
 
-def test_a_closed_one_is_not_fitted():
+def test_a_closed_classifier_is_not_fitted():
     classifier = Classifier()
     classifier.close()
     with pytest.raises(NotFittedError):

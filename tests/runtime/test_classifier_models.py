@@ -1,4 +1,4 @@
-"""What a Classifier loads: a file, bytes, a published folder, a stranger's model; and which graph answers."""
+"""The models of a classifier: a file, bytes, a published folder, a foreign model; and which graph computes."""
 
 import json
 import shutil
@@ -111,12 +111,10 @@ def test_the_two_bundled_graphs_agree_bit_for_bit(test_split):
 
 
 @pytest.mark.parametrize("shape", [(784,), (28, 28), (1, 784), (1, 28, 28), (1, 1, 28, 28)])
-def test_the_fast_road_and_the_thorough_one_say_the_same(test_split, shape):
+def test_every_shape_and_dtype_of_a_digit_gives_the_same_prediction(test_split, shape):
     classifier, digit = Classifier(), test_split.images[7]
-    forms = [digit, digit.astype(np.int16), as_pixels(digit.reshape(1, 784)), digit / 256, np.asfortranarray(digit)]
-    said = {classifier.classify(form.reshape(shape)) for form in forms}
-    assert len(said) == 1
-    (prediction,) = said
+    variants = [digit, digit.astype(np.int16), as_pixels(digit.reshape(1, 784)), digit / 256, np.asfortranarray(digit)]
+    (prediction,) = {classifier.classify(variant.reshape(shape)) for variant in variants}
     assert prediction.label == 9
     assert prediction.probability == max(prediction.probabilities)
 
@@ -143,15 +141,15 @@ def test_a_bad_float_in_the_last_chunk_is_refused(test_split):
 
 
 def test_a_prediction_is_json_safe_and_frozen(test_split):
-    said = Classifier().classify(test_split.images[0])
-    record = json.loads(json.dumps(said.to_dict()))
-    assert Prediction(record["label"], record["probability"], tuple(record["probabilities"])) == said
-    assert said.top(1) == [(said.label, said.probability)]
-    assert sorted(label for label, _ in said.top(10)) == list(range(10))
+    prediction = Classifier().classify(test_split.images[0])
+    record = json.loads(json.dumps(prediction.to_dict()))
+    assert Prediction(record["label"], record["probability"], tuple(record["probabilities"])) == prediction
+    assert prediction.top(1) == [(prediction.label, prediction.probability)]
+    assert sorted(label for label, _ in prediction.top(10)) == list(range(10))
     with pytest.raises(AttributeError):
-        said.label = 3
+        prediction.label = 3
     with pytest.raises((AttributeError, TypeError)):
-        said.note = "no room"
+        prediction.note = "no room"
 
 
 def test_classify_takes_one_digit(test_split):

@@ -1,0 +1,48 @@
+"""Settings of onnxruntime: our defaults, the caller's own, and values that are refused."""
+
+import onnxruntime as ort
+import pytest
+
+from mnist_runtime import Classifier, MnistRuntimeError, OptionError
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"threads": 0}, "whole number from 1"),
+        ({"threads": True}, "whole number from 1"),
+        ({"threads": "all"}, "whole number from 1"),
+        ({"providers": "CPUExecutionProvider"}, "must be a list"),
+        ({"providers": []}, "must be a list"),
+        ({"providers": 3}, "must be a list"),
+        ({"providers": [()]}, "a provider is .*, and must be a name"),
+        ({"providers": [("CPUExecutionProvider", 3)]}, "a provider is .*, and must be a name"),
+        ({"trusted_contract": "x"}, 'trusted_contract is .*, and must be "float32" or "uint8"'),
+        ({"providers": [("AbacusExecutionProvider", {"beads": 10})]}, "no AbacusExecutionProvider; it has "),
+        ({"threads": 2**40}, "whole number from 1 to 1,024"),
+        ({"session_options": 3}, "session_options is a int, and must be onnxruntime.SessionOptions"),
+        ({"providers": ["AbacusExecutionProvider"]}, "no AbacusExecutionProvider; it has "),
+        ({"model": 7}, "a path, bytes or a published folder"),
+    ],
+)
+def test_an_invalid_setting_is_refused(options, sentence):
+    with pytest.raises(OptionError, match=sentence) as caught:
+        Classifier(**options)
+    assert isinstance(caught.value, (MnistRuntimeError, ValueError))
+
+
+def test_idle_threads_do_not_spin_and_ours_is_one():
+    options = Classifier().artifact.session.get_session_options()
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+def test_settings_of_the_caller_reach_onnxruntime():
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    classifier = Classifier(providers=[("CPUExecutionProvider", {})], session_options=options)
+    taken = classifier.artifact.session.get_session_options()
+    assert taken.intra_op_num_threads == 3
+    assert taken.get_session_config_entry("session.intra_op.allow_spinning") == "1"
+    assert classifier.artifact.session.get_providers() == ["CPUExecutionProvider"]
