@@ -2,23 +2,10 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-
-class Optimizer(Protocol):
-    """An update of parameters by their gradients, which it then clears."""
-
-    def step(self, lr: float) -> None:
-        """Update every parameter once at learning rate `lr`."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the state that is kept from step to step, by name."""
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore the state that `tensors` returned."""
 
 
 class Descent:
@@ -76,8 +63,8 @@ class TorchOptimizer:
         self._optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-OPTIMIZERS = ("plain", "sgd", "adamw")
-"""Names for `--optimizer`: the lab's update and two of torch.optim."""
+Optimizer = Descent | TorchOptimizer
+"""Update of parameters by their gradients, which it then clears."""
 
 
 def make_optimizer(

@@ -27,7 +27,7 @@ from mnist_train.optimizers import SCHEDULES, make_optimizer
 from mnist_train.plots import require_matplotlib
 from mnist_train.resumable import FILE, State, load_state, save_state
 from mnist_train.settings import TrainingSettings
-from mnist_train.trackers import Tracker, Untracked, make_tracker
+from mnist_train.trackers import Tracker, make_tracker
 
 FILES = ("mnist.safetensors", "metrics.jsonl")
 """Files that a run leaves in its output folder."""
@@ -66,7 +66,7 @@ class TrainingRun:
         self.state = self.folder / FILE
         with group.together():
             self.device = choose_device(settings.device, group)
-            self.tracker = Untracked() if group.rank else self._prepare_outputs()
+            self.tracker = Tracker() if group.rank else self._prepare_outputs()
             self.data = open_source(settings.data, sha256=settings.sha256 or None, checked=group.rank > 0)
             self._require_digits_for_all()
             torch.manual_seed(settings.seed)

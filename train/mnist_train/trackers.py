@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ from mnist_train.settings import TrainingSettings
 _SAMPLES = 10  # digits
 
 
-class Tracker(Protocol):
-    """A log of a training run."""
+class Tracker:
+    """A log of a training run; this one logs nothing."""
 
     def start(self, model: nn.Module, digits: AnySplit) -> None:
         """Log the start of training."""
@@ -32,20 +32,7 @@ class Tracker(Protocol):
         """Log the metrics on the test digits, and close the log."""
 
 
-class Untracked:
-    """A log of nothing."""
-
-    def start(self, model: nn.Module, digits: AnySplit) -> None:
-        """Do nothing."""
-
-    def epoch(self, epoch: Epoch, model: nn.Module) -> None:
-        """Do nothing."""
-
-    def finish(self, metrics: dict[str, float]) -> None:
-        """Do nothing."""
-
-
-class TensorBoard:
+class TensorBoard(Tracker):
     """A log in event files in `folder`/tensorboard."""
 
     def __init__(self, folder: Path, settings: TrainingSettings) -> None:
@@ -85,7 +72,7 @@ class TensorBoard:
             self._writer.add_images("weights", templates, at, dataformats="NHWC")
 
 
-class WandB:
+class WandB(Tracker):
     """A log in a run of Weights & Biases, in `folder`/wandb; WANDB_MODE=offline keeps it on this machine."""
 
     def __init__(self, folder: Path, settings: TrainingSettings) -> None:
@@ -133,7 +120,7 @@ def make_tracker(name: str, folder: Path, settings: TrainingSettings) -> Tracker
             return TensorBoard(folder, settings)
         case "wandb":
             return WandB(folder, settings)
-    return Untracked()
+    return Tracker()
 
 
 def samples(digits: AnySplit) -> tuple[NDArray[np.uint8], list[int]]:
