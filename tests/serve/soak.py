@@ -139,7 +139,10 @@ class Soak:
         """Make one mistake, and be told which."""
         what, wanted, head, body = rng.choice(self.mistakes())
         connection = await self.connect()
-        status, _, said = await connection.ask(head, body)
+        try:
+            status, _, said = await connection.ask(head, body)
+        except (OSError, asyncio.IncompleteReadError) as error:
+            raise BrokenError(f"{what} got {error!r} for an answer") from error
         self.expect(status in {wanted, 503}, f"{what} was answered with {status} and not {wanted}: {said[:200]!r}")
         self.expect(set(json.loads(said)) == {"error"}, f"{what} was answered with {said[:200]!r}")
         self.tally[f"bad: told {status}"] += 1

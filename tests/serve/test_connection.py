@@ -1,5 +1,6 @@
 """Slow clients, endless heads and bytes that are not HTTP: none of them holds up the server."""
 
+import asyncio
 import contextlib
 import json
 import re
@@ -8,11 +9,12 @@ import struct
 import threading
 import time
 from http.client import parse_headers
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from mnist_serve.connection import MAX_HEAD
+from mnist_serve.connection import MAX_HEAD, check_deadlines
 
 TIMEOUT = 0.5
 """Seconds that a client of `hasty` may take."""
@@ -37,6 +39,24 @@ def test_a_head_that_does_not_arrive_gets_408(hasty):
 def test_a_silent_client_is_disconnected(hasty):
     with hasty.connect() as connection:
         assert connection.recv(100) == b""
+
+
+def test_a_stalled_server_does_not_blame_its_clients():
+    """Their requests may have arrived in time, and wait to be read."""
+    checked = []
+
+    async def stall() -> None:
+        connection = SimpleNamespace(check=checked.append)
+        checking = asyncio.create_task(check_deadlines([connection], 0.01))
+        for _ in range(10):
+            await asyncio.sleep(0)
+            time.sleep(0.03)  # holds up the event loop
+        assert checked == []
+        while not checked:
+            await asyncio.sleep(0.001)
+        checking.cancel()
+
+    asyncio.run(stall())
 
 
 def test_a_head_that_arrives_byte_by_byte_gets_408(hasty):

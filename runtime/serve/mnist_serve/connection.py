@@ -171,11 +171,17 @@ class _FlowControl(FlowControl):
 
 
 async def check_deadlines(connections: Iterable[Any], interval: float) -> None:
-    """Check each connection every `interval` seconds, for ever."""
+    """Check each connection every `interval` seconds, for ever.
+
+    A round that is late is skipped, because this process was stalled then, and what clients have sent is still unread.
+    """
+    loop = asyncio.get_running_loop()
     while True:
+        started = loop.time()
         await asyncio.sleep(interval)
-        for connection in list(connections):
-            connection.check(asyncio.get_running_loop().time())
+        if loop.time() - started < 2 * interval:
+            for connection in list(connections):
+                connection.check(loop.time())
 
 
 def _too_large() -> RequestError:
