@@ -43,12 +43,15 @@ class Onnx(Recipe):
 
     def build(self, bundle: "Bundle", expected: Expected) -> bytes:
         """Serialise the graph with its metadata and golden digits."""
-        properties = {
+        return to_onnx(self.graph(bundle), self.properties(bundle, expected))
+
+    def properties(self, bundle: "Bundle", expected: Expected) -> dict[str, str]:
+        """Return the metadata, golden digits among them."""
+        return {
             "input": json.dumps(self.format.contract, sort_keys=True),
             "golden": expected.sets[GOLDEN].to_text(),
             **bundle.properties,
         }
-        return to_onnx(self.graph(bundle), properties)
 
     def load(self, data: bytes) -> Compute:
         """Load `data` through the runtime, at its optimisation level."""

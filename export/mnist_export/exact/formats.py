@@ -33,6 +33,10 @@ class OnnxExact(Onnx):
         """Return the graph of the exact network."""
         return to_graph(bundle.once(network))
 
+    def properties(self, bundle: "Bundle", expected: Expected) -> dict[str, str]:
+        """Return the metadata, with the exponent that turns logits back into integers."""
+        return {**super().properties(bundle, expected), "exponent": str(bundle.once(network).exponent)}
+
     def expect(self, bundle: "Bundle") -> Expected:
         """Return the logits of the exact network, each without tolerance."""
         return bundle.once(expect_exactly)

@@ -191,7 +191,7 @@ def _activations(sums: Integers, shift: NDArray[np.uint8] | None) -> Integers:
     """Shift and clip sums `[N, channels, height, width]`; NumPy's shift of a negative integer rounds down."""
     if shift is None:
         return sums
-    return np.clip(sums >> shift[:, None, None].astype(np.int64), 0, TOP)
+    return np.asarray(np.clip(sums >> shift[:, None, None].astype(np.int64), 0, TOP))
 
 
 def _check_fit(fits: object, layer: str, weight: tuple[int, ...], shape: Shape) -> None:

@@ -52,11 +52,12 @@ class Header:
             OptionError: there is no such compiler.
             ArtifactError: it does not compile, or is no header of ours.
         """
-        compiler = shlex.split(os.environ.get("CC") or "cc")
-        if not compiler or not shutil.which(compiler[0]):
+        compiler = find_compiler()
+        if not compiler:
+            wanted = os.environ.get("CC") or "cc"
             raise OptionError(
-                f"{name} is C, and this machine has no compiler {shlex.join(compiler)!r}; install one, or name yours "
-                "in the environment variable CC"
+                f"{name} is C, and this machine has no compiler {wanted!r}; install one, or name yours in the "
+                "environment variable CC"
             )
         self._name = name
         folder = Path(tempfile.mkdtemp(prefix="mnist-header-"))
@@ -91,6 +92,12 @@ class Header:
             lines = done.stderr.decode(errors="replace").splitlines() or [f"exit code {done.returncode}"]
             raise ArtifactError(f"{self._name} does not {verb} here ({lines[0]}); export it again")
         return done.stdout
+
+
+def find_compiler() -> list[str]:
+    """Return the command of `$CC`, or `cc`; empty where there is no such compiler."""
+    command = shlex.split(os.environ.get("CC") or "cc")
+    return command if shutil.which(command[0]) else []
 
 
 def logits_sha256(logits: NDArray[Any]) -> str:

@@ -13,6 +13,7 @@ from mnist_runtime.console.model_choice import choose_model
 
 # NumPy and onnxruntime are imported where they are used: --help and --version answer without them.
 if TYPE_CHECKING:
+    from mnist_runtime.digits import Intensities, Pixels
     from mnist_runtime.parity.findings import Finding
 
 
@@ -26,11 +27,19 @@ if TYPE_CHECKING:
     show_default=True,
     help="Format of the report.",
 )
+@click.option(
+    "--digits",
+    "digits_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.npy",
+    help="Also print the SHA-256 of MODEL's logits of these digits, so that two machines can compare one line.",
+)
 @click.version_option(__version__)
-def parity(path: Path | None, format_: str) -> int:
+def parity(path: Path | None, format_: str, digits_file: Path | None) -> int:
     """Prove that this machine computes what was trained: replay the golden digits inside MODEL, without PyTorch.
 
-    For a FOLDER that mnist-export wrote, compare every file with manifest.json, and replay every .onnx file.
+    MODEL is a .onnx file, or a mnist.h, which $CC or cc compiles into a temporary folder. For a FOLDER that
+    mnist-export wrote, compare every file with manifest.json, and replay every model.
 
     Default: $MNIST_MODEL, else artifacts/mnist.onnx, else the model bundled with the package.
 
@@ -41,7 +50,9 @@ def parity(path: Path | None, format_: str) -> int:
         from mnist_runtime.parity.findings import verify_file, verify_folder
 
     path = choose_model(path, note) or BUNDLED
-    findings = verify_folder(path) if path.is_dir() else [verify_file(path)]
+    if path.is_dir() and digits_file:
+        raise click.UsageError("--digits is for one model, and this is a folder; give one of its files")
+    findings = verify_folder(path) if path.is_dir() else [verify_file(path, _read(digits_file))]
     if format_ == "json":
         click.echo(json.dumps([finding.to_dict() for finding in findings], indent=2))
     else:
@@ -62,8 +73,7 @@ def _print_findings(path: Path, findings: "list[Finding]") -> None:
     """Print a table of all files, the digest of a single file, and the worst digit where numbers are wrong."""
     from dataclasses import replace
 
-    from mnist_runtime.console.drawing import has_colour
-    from mnist_runtime.parity.table import draw_worst, table
+    from mnist_runtime.parity.table import table
 
     loaded = [finding.artifact for finding in findings if finding.artifact]
     if loaded:
@@ -76,11 +86,31 @@ def _print_findings(path: Path, findings: "list[Finding]") -> None:
     if compared:
         click.echo(f"\n{table(compared)}")
     for finding in findings:
-        if not finding.comparison and not finding.problem:
-            click.echo(f"ok    {finding.file}: as published; not replayed, because it is not a .onnx file")
-        if finding.problem:
-            click.echo(f"FAIL  {finding.file}: found by the {finding.failed_check} check")
-        if finding.problem and finding.artifact and finding.comparison:
-            drawn = draw_worst(finding.comparison, finding.artifact.golden, colour=has_colour(sys.stdout))
-            click.echo(f"\n{drawn}", color=True)
+        _print_finding(finding)
     click.echo()
+
+
+def _read(path: Path | None) -> "Intensities | Pixels | None":
+    """Return the digits of a .npy file, if there is one."""
+    from mnist_runtime.digits import as_digits
+    from mnist_runtime.io.npy import Npy
+
+    return as_digits(Npy.open(path).array()) if path else None
+
+
+def _print_finding(finding: "Finding") -> None:
+    """Print what the table does not show."""
+    from mnist_runtime.console.drawing import has_colour
+    from mnist_runtime.parity.table import draw_worst
+
+    if finding.proof:
+        click.echo(f"ok    {Path(finding.file).name}: {finding.proof}")
+    elif not finding.comparison and not finding.problem:
+        click.echo(f"ok    {finding.file}: as published; not replayed here")
+    if finding.problem:
+        click.echo(f"FAIL  {finding.file}: found by the {finding.failed_check} check")
+    if finding.problem and finding.artifact and finding.comparison:
+        drawn = draw_worst(finding.comparison, finding.artifact.golden, colour=has_colour(sys.stdout))
+        click.echo(f"\n{drawn}", color=True)
+    if finding.logits_sha256:
+        click.echo(f"logits  {finding.logits_sha256}")

@@ -1,14 +1,23 @@
 """Verification of a file or a published folder: its bytes are unchanged, and this machine computes its numbers."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnist_runtime.errors import ArtifactError, IntegrityError, MnistRuntimeError
-from mnist_runtime.model.artifact import Artifact
+import numpy as np
+
+from mnist_runtime.digits import Intensities, Pixels, as_intensities
+from mnist_runtime.errors import ArtifactError, IntegrityError, MnistRuntimeError, OptionError
+from mnist_runtime.io.files import read_whole
+from mnist_runtime.model.artifact import SIZE_LIMIT, WANTED, Artifact
 from mnist_runtime.model.comparison import Comparison
+from mnist_runtime.model.header import Header, find_compiler, logits_sha256
 from mnist_runtime.model.manifest import Entry, Manifest, read_manifest
+
+EXACT = "equal, bit for bit"
+"""Proof of an exact network: no logit may differ from the integers that were published."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,10 @@ class Finding:
     """Check that failed: "integrity" (digests, file format) or "numbers" (golden digits)."""
     listed: bool = True
     """False for a model in the folder that its manifest.json does not list, and that was not checked."""
+    proof: str | None = None
+    """Proof that is stronger than a tolerance: "equal, bit for bit"."""
+    logits_sha256: str | None = None
+    """SHA-256 of the logits of the digits that were given, in hex; of an exact network's integers, int32."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-serialisable dict; `passed` is None for a file that was not checked."""
@@ -38,13 +51,26 @@ class Finding:
             "passed": self.problem is None if self.listed else None,
             "failed_check": self.failed_check,
             "problem": self.problem,
+            "proof": self.proof,
+            "logits_sha256": self.logits_sha256,
             "parity": self.comparison and self.comparison.to_dict(),
         }
 
 
-def verify_file(path: Path) -> Finding:
-    """Check the seal of the .onnx file at `path`, and replay its golden digits."""
-    return _examine(str(path), lambda: Artifact.load(path))
+def verify_file(path: Path, digits: Intensities | Pixels | None = None) -> Finding:
+    """Check the seal of the .onnx file at `path` and replay its golden digits, or compile a .h file and run it.
+
+    Args:
+        path: Path of a model that mnist-export wrote.
+        digits: Digits whose logits to digest, uint8 or float32 `[N, 784]`.
+
+    Raises:
+        OptionError: the model is C, and there is no compiler.
+        DigitError: the digits are no multiples of 1/256, and the model takes uint8.
+    """
+    if path.suffix == ".h":
+        return _compile(str(path), lambda: read_whole(path, limit=SIZE_LIMIT, wanted=WANTED), digits)
+    return _examine(str(path), lambda: Artifact.load(path), digits)
 
 
 def verify_folder(folder: Path) -> list[Finding]:
@@ -72,6 +98,8 @@ def _verify_entry(manifest: Manifest, entry: Entry) -> Finding:
 
     if entry.file.endswith(".onnx"):
         return _examine(entry.file, load)
+    if entry.file.endswith(".h") and find_compiler():
+        return _compile(entry.file, lambda: manifest.read(entry.file))
     try:
         manifest.read(entry.file)
     except MnistRuntimeError as error:
@@ -79,7 +107,36 @@ def _verify_entry(manifest: Manifest, entry: Entry) -> Finding:
     return Finding(entry.file, entry.sha256, None, None, None, None)
 
 
-def _examine(file: str, load: Callable[[], Artifact]) -> Finding:
+def _compile(file: str, read: Callable[[], bytes], digits: Intensities | Pixels | None = None) -> Finding:
+    """Compile a header, and ask its self-test."""
+    try:
+        data = read()
+        header = Header(data, file)
+    except OptionError:
+        raise
+    except MnistRuntimeError as error:
+        return Finding(file, None, None, None, str(error), "integrity")
+    sha256 = hashlib.sha256(data).hexdigest()
+    if failed := header.selftest():
+        problem = (
+            f"{file} is not at parity: mnist_selftest() returns {failed}, and its head says of which digit and layer "
+            "that tells; do not deploy it on this machine"
+        )
+        return Finding(file, sha256, None, None, problem, "numbers")
+    digest = None if digits is None else logits_sha256(header.logits(as_intensities(digits)))
+    return Finding(
+        file, sha256, None, None, None, None, proof=f"compiled by {header.compiler}, {EXACT}", logits_sha256=digest
+    )
+
+
+def _digest(artifact: Artifact, digits: Intensities | Pixels) -> str:
+    """Return the SHA-256 of the logits: of integers, as mnist.h computes them, where the network is exact."""
+    (logits,) = artifact.run(digits, "logits")
+    exponent = artifact.metadata.get("exponent")
+    return logits_sha256(logits if exponent is None else np.ldexp(logits, -int(exponent)).astype(np.int32))
+
+
+def _examine(file: str, load: Callable[[], Artifact], digits: Intensities | Pixels | None = None) -> Finding:
     try:
         artifact = load()
     except MnistRuntimeError as error:
@@ -91,4 +148,7 @@ def _examine(file: str, load: Callable[[], Artifact]) -> Finding:
     problem = "; ".join(comparison.failures)
     if problem:
         problem = f"{file} is not at parity: {problem}; do not deploy it on this machine"
-    return Finding(file, artifact.sha256, artifact, comparison, problem or None, "numbers" if problem else None)
+        return Finding(file, artifact.sha256, artifact, comparison, problem, "numbers")
+    proof = None if artifact.golden.tolerance.any() else EXACT
+    digest = None if digits is None else _digest(artifact, digits)
+    return Finding(file, artifact.sha256, artifact, comparison, None, None, proof=proof, logits_sha256=digest)
