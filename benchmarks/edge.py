@@ -1,0 +1,195 @@
+"""Exact networks: onnxruntime against the float graph, C against onnxruntime, and what C takes of a machine.
+
+A convolutional network of 19,434 weights is trained for a moment, because its speed does not depend on its accuracy;
+accuracy is measured all the same. Times are the least of many, each taken in turn with its rival, on one thread.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from _claim import Claim, report
+from _process import measure
+from torch import nn
+
+from mnist_export.exact.c import to_header
+from mnist_export.exact.network import ExactNetwork
+from mnist_export.exact.onnx import to_graph as exact_graph
+from mnist_export.exact.rounding import CALIBRATION_DIGITS, exact
+from mnist_export.golden import golden_digits
+from mnist_export.onnx import to_graph, to_onnx, uint8_graph
+from mnist_runtime.model.session import Settings
+from mnist_train.data.bundled import load_split
+from mnist_train.models import MNISTLogistic
+
+STEPS = int(os.environ.get("STEPS", "250"))
+TIMER = r"""
+#define _POSIX_C_SOURCE 199309L
+#include "mnist.h"
+#include <stdio.h>
+#include <time.h>
+int main(void)
+{
+    static uint8_t pixels[784];
+    int32_t logits[MNIST_OUTPUTS];
+    double best = 1e9;
+    if (fread(pixels, 1, sizeof pixels, stdin) != sizeof pixels)
+        return 1;
+    for (int i = 0; i < 4000; i++) {
+        struct timespec start, end;
+        clock_gettime(CLOCK_MONOTONIC, &start);
+        mnist_logits(pixels, logits);
+        clock_gettime(CLOCK_MONOTONIC, &end);
+        const double taken = 1e6 * (double)(end.tv_sec - start.tv_sec) + (double)(end.tv_nsec - start.tv_nsec) / 1e3;
+        best = taken < best ? taken : best;
+        pixels[i % 784] ^= 1;
+    }
+    printf("%f\n", best);
+    return 0;
+}
+"""
+FLASH = '#define MNIST_NO_SELFTEST\n#include "mnist.h"\nint label(const uint8_t *);\n'
+FLASH += "int label(const uint8_t *pixels) { return mnist_predict(pixels); }\n"
+VALIDATION, TRAINING = load_split("valid"), load_split("train")
+DIGITS = VALIDATION.images.reshape(-1, 784)
+
+
+def convolutional() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 28, 28)),
+        nn.Conv2d(1, 16, 5, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+        nn.Conv2d(32, 32, 3, bias=False), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(512, 10),
+    )  # fmt: skip
+
+
+def train(module: nn.Module, steps: int, lr: float) -> nn.Module:
+    pixels, labels = TRAINING.tensors()
+    optimizer = torch.optim.AdamW(module.parameters(), lr=lr)
+    for _ in range(steps):
+        batch = torch.randint(len(pixels), (128,))
+        loss = F.cross_entropy(module(pixels[batch]), labels[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return module.eval()
+
+
+def accuracy_lost(module: nn.Module, network: ExactNetwork) -> tuple[float, float]:
+    """Return the accuracy of the exact network and what it lost, in percentage points."""
+    with torch.no_grad():
+        labels = torch.cat([module(part / 256).argmax(dim=1) for part in torch.from_numpy(DIGITS).split(500)]).numpy()
+    float_, exact_ = (
+        (100 * (answers == VALIDATION.labels).mean()) for answers in (labels, network.logits(DIGITS).argmax(1))
+    )
+    return exact_, float_ - exact_
+
+
+def best_of(*runs: Callable[[], object], repeats: int = 3000) -> list[float]:
+    """Return the least microseconds of each, measured in turn."""
+    best = [float("inf")] * len(runs)
+    for _ in range(repeats):
+        for i, run in enumerate(runs):
+            start = time.perf_counter()
+            run()
+            best[i] = min(best[i], 1e6 * (time.perf_counter() - start))
+    return best
+
+
+def compiled(folder: Path, header: bytes, source: str, *command: str) -> Path:
+    (folder / "mnist.h").write_bytes(header)
+    (folder / "main.c").write_text(source)
+    subprocess.run([*command, "main.c", "-o", "main"], cwd=folder, check=True)
+    return folder / "main"
+
+
+def microseconds(folder: Path, header: bytes) -> float:
+    program = compiled(folder, header, TIMER, "cc", "-std=c99", "-O3", "-march=native")
+    return float(subprocess.run([program], input=DIGITS[0].tobytes(), capture_output=True, check=True).stdout)
+
+
+def flash(folder: Path, header: bytes) -> int:
+    """Return the bytes of code and tables on a Cortex-M0 without the self-test."""
+    arm = ["arm-none-eabi-gcc", "-mcpu=cortex-m0", "-mthumb", "-Os", "-ffreestanding", "-c"]
+    sizes = subprocess.check_output(["arm-none-eabi-size", compiled(folder, header, FLASH, *arm)], text=True)
+    return int(sizes.splitlines()[1].split()[0])
+
+
+def whole_process(folder: Path, header: bytes) -> Claim:
+    source = Path(__file__).parents[1] / "examples/c/main.c"
+    program = compiled(folder, header, source.read_text(), "cc", "-std=c99", "-Os", "-static")
+    np.save(folder / "digit.npy", DIGITS[0])
+    (folder / "digit.raw").write_bytes(DIGITS[0].tobytes())
+    infer = Path(sys.executable).with_name("mnist-infer")
+    ours = min(measure("/bin/sh", "-c", f"exec {program} < {folder / 'digit.raw'}").wall for _ in range(15))
+    theirs = min(measure(infer, folder / "digit.npy").wall for _ in range(5))
+    print(f"examples/c/main.c, static and stripped of nothing: {program.stat().st_size:,} bytes")
+    return Claim(
+        "C process, exec to label / mnist-infer", f"{1e3 * ours:.1f} ms", f"{1e3 * theirs:.0f} ms", ours / theirs, 0.02
+    )
+
+
+def main() -> int:
+    claims, golden = [], golden_digits(VALIDATION)
+    calibration = TRAINING.images[:CALIBRATION_DIGITS].reshape(-1, 784)
+    models = {"linear": train(MNISTLogistic(), 600, 1e-3), "convolutional": train(convolutional(), STEPS, 3e-3)}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for kind, module in models.items():
+            network = exact(module, calibration)
+            header = to_header(network, golden, origin="a benchmark", logits_sha256="0" * 64)
+            graphs = [exact_graph(network), uint8_graph(to_graph(module))]
+            sessions = [Settings().open(to_onnx(graph, {}), kind) for graph in graphs]
+            runs = [lambda s=s: s.run(["logits"], {"pixels": DIGITS[:1]}) for s in sessions]  # type: ignore[misc]
+            exact_us, float_us = best_of(*runs)
+            c_us = microseconds(folder, header)
+            accuracy, lost = accuracy_lost(module, network)
+            print(f"{kind}: {network.weights:,} weights and biases, {accuracy:.2f} % exact")
+            ceiling = 2 if kind == "convolutional" else 0.5
+            if kind == "convolutional":
+                claims.append(
+                    Claim(
+                        "exact ONNX / float uint8 ONNX, one digit",
+                        f"{exact_us:.1f} us",
+                        f"{float_us:.1f} us",
+                        exact_us / float_us,
+                        1.4,
+                    )
+                )
+                ram = int(re.search(rb"#define MNIST_BUFFER_SIZE (\d+)", header)[1])  # type: ignore[index]
+                claims.append(Claim("static RAM / 8 KiB, convolutional", f"{ram:,} B", "8,192 B", ram / 8192, 1))
+            else:
+                claims.append(whole_process(folder, header))
+            claims.append(
+                Claim(
+                    f"C / exact ONNX, one digit, {kind}",
+                    f"{c_us:.1f} us",
+                    f"{exact_us:.1f} us",
+                    c_us / exact_us,
+                    ceiling,
+                )
+            )
+            if shutil.which("arm-none-eabi-gcc"):
+                used, room = flash(folder, header), network.weights + 2048
+                claims.append(
+                    Claim(f"Cortex-M0 flash / weights + 2 KiB, {kind}", f"{used:,} B", f"{room:,} B", used / room, 1)
+                )
+            claims.append(Claim(f"points of accuracy lost / 0.1, {kind}", f"{lost:.2f}", "0.10", lost / 0.1, 1))
+    return report(claims)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
