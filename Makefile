@@ -15,7 +15,11 @@ COMPAT_TESTS := pytest pytest-timeout hypothesis jsonschema onnx scikit-learn
 
 SECONDS ?= 600
 
-.PHONY: demo test test-browser test-ray check bench soak compat fuzz model clean
+EDGE_PACKAGES := clang libclang-rt-dev gcc-arm-none-eabi gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf gcc-riscv64-linux-gnu \
+  gcc-s390x-linux-gnu libc6-dev-arm64-cross libc6-dev-armhf-cross libc6-dev-riscv64-cross libc6-dev-s390x-cross \
+  qemu-user qemu-system-arm
+
+.PHONY: demo test test-browser test-edge test-ray check bench soak compat fuzz model clean
 
 demo: .venv/demo .venv-edge/demo  ## train, export, prove parity, and recognise a digit without torch
 	@echo "\n== Train: the lab's loop on 50,000 digits =="
@@ -34,6 +38,12 @@ test: check  ## every test that starts no Ray, doctests and branch coverage
 
 test-browser: .venv/dev  ## the page in a real Chromium, which must be there
 	REQUIRE_CHROMIUM=1 $(BIN)/python -m pytest tests/browser
+
+test-edge: .venv/dev  ## mnist.h on nine processors, real, emulated and bare; installs compilers and emulators (Debian)
+	@dpkg -s $(EDGE_PACKAGES) > /dev/null 2>&1 || { \
+	  as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	  $$as_root apt-get update && $$as_root apt-get install --yes --no-install-recommends $(EDGE_PACKAGES); }
+	REQUIRE_EDGE=1 $(BIN)/python -m pytest -n 2 tests/edge
 
 test-ray: .venv/dev  ## mnist-score on a Ray of two nodes of this machine, with scorers and runs killed; two minutes or so
 	$(BIN)/python -m pytest tests/score --cov --cov-config=tests/score/coverage.toml --cov-report=term-missing

@@ -1,0 +1,94 @@
+"""What the tests of mnist.h on other processors share: two networks, their headers and the integers they must give."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mnist_export.exact.c import to_header
+from mnist_export.exact.network import ExactNetwork
+from mnist_export.exact.rounding import exact
+from mnist_export.golden import golden_digits
+from mnist_train.checkpoint import load
+from mnist_train.data.bundled import load_split
+
+TEST_DIGITS = 1000
+
+
+@dataclass(frozen=True)
+class Printed:
+    """One network as a header, and what it must compute."""
+
+    header: bytes
+    network: ExactNetwork
+    digits: np.ndarray
+    """The test digits, uint8 `[N, 784]`."""
+    logits: np.ndarray
+    """Their logits, int64 `[N, 10]`."""
+
+
+def _print(module: nn.Module, count: int) -> Printed:
+    network = exact(module.eval(), load_split("train").images[:500].reshape(-1, 784))
+    header = to_header(network, golden_digits(load_split("valid")), origin="a test", logits_sha256="0" * 64)
+    digits = load_split("test").images[:count].reshape(-1, 784)
+    return Printed(header, network, digits, network.logits(digits))
+
+
+@pytest.fixture(scope="session")
+def linear(trained: Path) -> Printed:
+    """The trained linear model."""
+    return _print(load(trained / "mnist.safetensors").module, TEST_DIGITS)
+
+
+@pytest.fixture(scope="session")
+def convolutional() -> Printed:
+    """A convolutional network of 19,434 weights; its bits do not depend on whether it was trained."""
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Unflatten(1, (1, 28, 28)),
+        nn.Conv2d(1, 16, 5, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+        nn.Conv2d(32, 32, 3, bias=False), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(512, 10),
+    )  # fmt: skip
+    with torch.no_grad():
+        for _ in range(20):
+            module(load_split("train").tensors()[0][:200])
+    return _print(module, TEST_DIGITS)
+
+
+@pytest.fixture(scope="session")
+def tool() -> Callable[[str], str]:
+    """The path of a tool; without it the test is skipped, or fails under REQUIRE_EDGE=1, as in `make test-edge`."""
+
+    def find(name: str) -> str:
+        path = shutil.which(name)
+        if not path and os.environ.get("REQUIRE_EDGE") != "1":
+            pytest.skip(f"there is no {name}; make test-edge installs it")
+        assert path, f"there is no {name}"
+        return path
+
+    return find
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Callable[..., Path]:
+    """Compile a C source with a header beside it; a warning is an error."""
+
+    def build(compiler: list[str], header: bytes, source: str) -> Path:
+        (tmp_path / "mnist.h").write_bytes(header)
+        (tmp_path / "main.c").write_text(source)
+        done = subprocess.run(
+            [*compiler, "main.c", "-o", "main"], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return tmp_path / "main"
+
+    return build

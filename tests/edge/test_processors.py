@@ -1,0 +1,76 @@
+"""mnist.h computes the same bits however it is compiled, and wherever it runs."""
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnist_runtime.model.header import PROGRAM
+
+STRICT = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror"]
+SANITIZE = ["-O1", "-g", "-fsanitize=undefined,address", "-fno-sanitize-recover=all"]
+FLAGS = {"-O0": ["-O0"], "-O3": ["-O3", "-march=native"], "-Ofast": ["-Ofast"], "sanitizers": SANITIZE}
+LANGUAGES = {"C99": ["-std=c99"], "C++17": ["-x", "c++", "-std=c++17"]}
+
+# Emulators take about a hundred times as long; there the convolutional network answers the first of the digits.
+EMULATED_DIGITS = {"linear": 1000, "convolutional": 50}
+
+PROCESSORS = {
+    "aarch64": ("aarch64-linux-gnu-gcc", "qemu-aarch64"),
+    "armv7 hard-float": ("arm-linux-gnueabihf-gcc", "qemu-arm"),
+    "riscv64": ("riscv64-linux-gnu-gcc", "qemu-riscv64"),
+    "s390x, big-endian": ("s390x-linux-gnu-gcc", "qemu-s390x"),
+}
+BOARDS = {
+    "Cortex-M0": ("cortex-m0", "microbit"),
+    "Cortex-M3": ("cortex-m3", "mps2-an385"),
+    "Cortex-M4": ("cortex-m4", "mps2-an386"),
+    "Cortex-M7": ("cortex-m7", "mps2-an500"),
+}
+
+
+@pytest.fixture(params=["linear", "convolutional"])
+def printed(request: pytest.FixtureRequest):
+    return request.getfixturevalue(request.param)
+
+
+def _check(printed, command: list[str | Path], count: int) -> None:
+    about = subprocess.run([*command, "about"], capture_output=True, check=True, timeout=300).stdout.split()
+    assert about == [b"10", str(printed.network.exponent).encode(), b"0"]
+    digits = printed.digits[:count].tobytes()
+    answers = subprocess.run(command, input=digits, capture_output=True, check=True, timeout=600).stdout
+    assert np.array_equal(np.frombuffer(answers, "<i4").reshape(-1, 10), printed.logits[:count])
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("flags", FLAGS)
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_this_processor(printed, tool, build, compiler, flags, language):
+    program = build([tool(compiler), *LANGUAGES[language], *STRICT, *FLAGS[flags]], printed.header, PROGRAM)
+    _check(printed, [program], 1000)
+
+
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_other_processors(request, printed, tool, build, processor):
+    compiler, emulator = map(tool, PROCESSORS[processor])
+    program = build([compiler, "-std=c99", *STRICT, "-O3", "-static"], printed.header, PROGRAM)
+    name = "linear" if len(printed.network.layers) == 1 else "convolutional"
+    _check(printed, [emulator, program], EMULATED_DIGITS[name])
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_bare_metal(printed, tool, build, tmp_path, board):
+    cpu, machine = BOARDS[board]
+    here = Path(__file__).parent
+    compiler = [tool("arm-none-eabi-gcc"), f"-mcpu={cpu}", "-mthumb", "-std=gnu99", "-Os", *STRICT]
+    compiler += ["-ffreestanding", "-nostdlib", "-T", str(here / "bare.ld"), "-Wl,--build-id=none"]
+    program = build(compiler, printed.header, (here / "bare.c").read_text())
+    count = 1000 if len(printed.network.layers) == 1 else 20
+    (tmp_path / "digits.bin").write_bytes(printed.digits[:count].tobytes())
+    quiet = ["-display", "none", "-monitor", "none", "-serial", "none"]
+    command = [tool("qemu-system-arm"), "-M", machine, *quiet, "-semihosting", "-kernel", program]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=600)
+    failed, *logits = np.frombuffer((tmp_path / "logits.bin").read_bytes(), "<i4").tolist()
+    assert failed == 0
+    assert np.array_equal(np.reshape(logits, (-1, 10)), printed.logits[:count])
