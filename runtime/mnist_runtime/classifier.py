@@ -264,7 +264,7 @@ class Classifier:
 
     def _compute(self, digits: Intensities | Pixels, *outputs: str) -> list[NDArray[np.float32]]:
         """Compute the named outputs of checked digits, a batch that fits the processor's cache at a time."""
-        artifacts = self._opened()
+        artifacts = self._artifacts or self._opened()
         wanted = "uint8" if digits.dtype == _UINT8 else "float32"
         artifact = artifacts[0] if artifacts[0].dtype == wanted else artifacts[-1]
         if 0 < len(digits) <= BATCH:
