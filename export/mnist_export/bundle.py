@@ -1,6 +1,5 @@
 """From a checkpoint to a folder of artifacts: build, gate, then publish."""
 
-import copy
 import hashlib
 import json
 import os
@@ -14,12 +13,13 @@ import onnxscript
 import safetensors.torch
 import torch
 from onnx import ModelProto
-from torch import nn
+from torch import Tensor, nn
 
 from mnist_export.formats import DEFAULT, Format, named
 from mnist_export.gate import ParityError, Verdict, judge
 from mnist_export.golden import Expected, expect
-from mnist_export.onnx import OPSET, to_graph
+from mnist_export.network import prepare
+from mnist_export.onnx import OPSET, for_opset, trace
 from mnist_export.publish import File, publish
 from mnist_runtime import __version__
 from mnist_runtime.digits import CLASSES
@@ -99,12 +99,16 @@ class Bundle:
     @cached_property
     def expected(self) -> Expected:
         """Reference of every format that is not lossy: what the module computes."""
-        return expect(self.checkpoint.module, self._validation)
+        return expect(self.checkpoint.module, self._validation, lambda: self._graphs[0])
 
     @cached_property
     def graph(self) -> ModelProto:
-        """Bare ONNX graph of the module, which all ONNX formats share."""
-        return to_graph(self.checkpoint.module, self.opset)
+        """Bare ONNX graph of the module, optimised, which all ONNX formats share."""
+        return for_opset(self._graphs[1], self.opset)
+
+    @cached_property
+    def _graphs(self) -> tuple[ModelProto, ModelProto]:
+        return trace(self.checkpoint.module)
 
     @property
     def properties(self) -> dict[str, str]:
@@ -199,9 +203,10 @@ def export(
 def _checkpoint(source: str | os.PathLike[str] | Checkpoint | nn.Module) -> Checkpoint:
     if isinstance(source, Checkpoint):
         return source
-    if not isinstance(source, nn.Module):
+    if isinstance(source, str | os.PathLike):
         return load(source)
-    module = copy.deepcopy(source).cpu().eval()
-    data = safetensors.torch.save({name: tensor.contiguous() for name, tensor in module.state_dict().items()})
+    module = prepare(source)
+    weights = {name: tensor.clone() for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
+    data = safetensors.torch.save(weights)
     record = {"model": f"{type(source).__module__}:{type(source).__qualname__}"}
     return Checkpoint(module, record, hashlib.sha256(data).hexdigest(), len(data))

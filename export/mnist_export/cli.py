@@ -1,4 +1,4 @@
-"""The command of the export room: `mnist-export`."""
+"""The command `mnist-export`."""
 
 import json
 import sys
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 _BOUNDS = {
     "exact": "none: every logit equal, bit for bit, to the integers of the exact network",
     "analytic": "from the weights: how far float32 may round (Higham & Mary 2019)",
-    "derived": "8 x the most that the module in float32 differs from itself in float64",
-    "quantization": "the most that rounding to 8 bits moved a logit",
+    "derived": "8 x the largest difference of the module in float32 and in float64",
+    "quantization": "the largest change that rounding to 8 bits made to a logit",
 }
+_LOSSY = ", ".join(format_.name for format_ in FORMATS.values() if format_.lossy)
 
 
 def _known(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -59,7 +60,7 @@ def _known(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tup
     default=0.1,
     show_default=True,
     metavar="POINTS",
-    help="Accuracy that onnx-exact, c and onnx-int8 may lose on the validation digits.",
+    help=f"Accuracy that {_LOSSY} may lose on the validation digits.",
 )
 @click.option(
     "--report",
@@ -81,9 +82,9 @@ def export(
 ) -> None:
     """Turn CHECKPOINT (default artifacts/mnist.safetensors) into artifacts that carry their own proof.
 
-    Each artifact is loaded back, run as a device will run it, and held against the trained module; if one differs by
-    more than rounding, none is published. Artifacts of an earlier export of the same checkpoint stay; those of another
-    are removed.
+    Each artifact is loaded back, run as a device will run it, and compared with the trained module. If one artifact
+    differs by more than rounding, none is published. Artifacts of an earlier export of the same checkpoint stay; those
+    of another checkpoint are removed.
 
     Exit codes: 0 all published; 1 none; 2 wrong usage; 130 interrupted.
     """
@@ -125,11 +126,11 @@ def export(
 
 
 def _print_gated(artifact: "Gated") -> None:
-    click.echo(f"{artifact.format.name}  ({len(artifact.data):,} bytes)\n{_report(artifact.verdict)}\n")
+    click.echo(f"{artifact.format.name}  ({len(artifact.data):,} bytes)\n{_verdict(artifact.verdict)}\n")
 
 
 def _print_refused(error: "ParityError", *, as_json: bool) -> None:
-    """The verdict, and the worst digit drawn; the sentence itself goes to stderr with the exit code."""
+    """Print the verdict and draw the worst digit; the error itself goes to stderr."""
     from mnist_runtime.console.drawing import has_colour
     from mnist_runtime.parity.table import draw_worst
 
@@ -137,7 +138,7 @@ def _print_refused(error: "ParityError", *, as_json: bool) -> None:
         refused = {"format": error.format, "published": False, **error.verdict.to_dict()}
         click.echo(json.dumps([refused], indent=2))
         return
-    click.echo(_report(error.verdict))
+    click.echo(_verdict(error.verdict))
     failure = error.verdict.failure
     if failure:
         name = next(name for name in error.expected.sets if failure.name.startswith(name))
@@ -145,11 +146,15 @@ def _print_refused(error: "ParityError", *, as_json: bool) -> None:
         click.echo(f"\n{drawn}\n", color=True)
 
 
-def _report(verdict: "Verdict") -> str:
-    """The table and what it means, 80 columns at most."""
+def _verdict(verdict: "Verdict") -> str:
+    """Return the table of comparisons and its explanation, at most 80 columns wide."""
     from mnist_runtime.parity.table import table
 
-    lines = [table(verdict.comparisons), f"      bound: {_BOUNDS[verdict.bound]}"]
+    lines = [table(verdict.comparisons), f"      bound: {_BOUNDS[verdict.proof.bound]}"]
+    if verdict.proof.obstacle:
+        lines.append(f"      no analytic bound, because of {verdict.proof.obstacle}")
+    if verdict.proof.reference == "graph" and verdict.proof.bound == "analytic":
+        lines.append("      reference: the graph in float64")
     if verdict.failure:
         return "\n".join(lines)
     last = verdict.comparisons[-1]

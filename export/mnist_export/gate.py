@@ -1,55 +1,58 @@
-"""The gate: does an artifact, run as it will be deployed, compute what its module computes?"""
+"""The gate: hold an artifact, run as it will be deployed, against what it must compute."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mnist_export.golden import VALIDATION, Expected
+from mnist_export.golden import VALIDATION, Expected, Proof
 from mnist_runtime.digits import Intensities, as_pixels
+from mnist_runtime.errors import first_line
 from mnist_runtime.model.comparison import Comparison, Reference, compare, incomparable
 from mnist_train.errors import MnistEdgeError
 
-_BATCHES = (0, 1, 2, 64)
-"""Sizes that are run besides the whole: a baked-in batch dimension shows at once."""
+_BATCHES = (1, 2, 64)
+"""Batch sizes that are run besides the whole, because they show a baked-in batch dimension at once.
+
+The runtime answers a batch of 0 without an engine, some of which abort on it."""
 
 Compute = Callable[[Intensities], tuple[NDArray[np.float32], NDArray[np.float32] | None]]
-"""Raw digits uint8 `[N, 784]` to logits and, where the artifact computes them, probabilities, float32 `[N, 10]`."""
+"""Function from raw digits, uint8 `[N, 784]`, to logits and probabilities (None if absent), float32 `[N, 10]` each."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of holding one artifact against its module."""
+    """The result of holding one artifact against what it must compute."""
 
     comparisons: tuple[Comparison, ...]
-    """One a set of digits; the first that fails is the last."""
-    bound: str
-    """Where the tolerances come from: "exact", "analytic", "derived" or "quantization"."""
+    """One comparison per set of digits; the first that fails is the last."""
+    proof: Proof
+    """Origin of the reference and of its tolerances."""
     module_accuracy: float
-    """Of the module in float32 on the validation digits."""
+    """Accuracy of the module in float32 on the validation digits."""
     accuracy: float
-    """Of the artifact on the same; NaN, as the two shares below, if it failed before them."""
+    """Accuracy of the artifact on them; NaN, like the two shares below, if it failed before them."""
     agreement: float
-    """The share of validation digits with the module's own label."""
+    """Share of validation digits to which the artifact gives the module's label."""
     bit_equal: float
-    """The share of validation logits equal, bit for bit, to the module's own in float32."""
+    """Share of validation logits that equal the module's float32 logits bit for bit."""
     shares: NDArray[np.float64]
-    """Each validation logit's error as a share of its tolerance, `[N, 10]`."""
+    """Error of each validation logit as a share of its tolerance, `[N, 10]`."""
 
     @property
     def failure(self) -> Comparison | None:
-        """The comparison that the artifact did not pass."""
+        """Comparison that the artifact did not pass, or None."""
         return next((comparison for comparison in self.comparisons if not comparison.passed), None)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it: without the shares, and null for what was not measured."""
+        """Return a JSON-serialisable dict without the shares; a number that was not measured is None."""
         numbers = {name: getattr(self, name) for name in ("module_accuracy", "accuracy", "agreement", "bit_equal")}
         return {
-            "bound": self.bound,
+            **asdict(self.proof),
             **{name: None if math.isnan(number) else number for name, number in numbers.items()},
             "parity": [comparison.to_dict() for comparison in self.comparisons],
         }
@@ -58,14 +61,14 @@ class Verdict:
 class ParityError(MnistEdgeError, ArithmeticError):
     """An artifact does not compute what was trained; nothing was published."""
 
-    def __init__(self, sentence: str, form: str, verdict: Verdict, expected: Expected) -> None:
+    def __init__(self, sentence: str, format_: str, verdict: Verdict, expected: Expected) -> None:
         super().__init__(sentence)
-        self.format = form
-        """Name of the format that was refused: "onnx", "torchscript"..."""
+        self.format = format_
+        """Name of the refused format: "onnx", "torchscript"..."""
         self.verdict = verdict
-        """What the gate found."""
+        """Verdict of the gate."""
         self.expected = expected
-        """What it was looking for."""
+        """References that the artifact was held against."""
 
 
 def compute_of(module: Callable[[torch.Tensor], torch.Tensor]) -> Compute:
@@ -83,7 +86,8 @@ def judge(compute: Compute, expected: Expected) -> Verdict:
     comparisons: list[Comparison] = []
     logits = np.full_like(expected.logits, np.nan)
     for name, wanted in expected.sets.items():
-        comparison, computed = _compare(compute, name, wanted)
+        allowed = replace(wanted, tolerance=np.minimum(wanted.tolerance, expected.margin))
+        comparison, computed = _compare(compute, name, allowed)
         comparisons.append(comparison)
         if not comparison.passed:
             break
@@ -97,7 +101,7 @@ def judge(compute: Compute, expected: Expected) -> Verdict:
     labels, module_labels = logits.argmax(axis=1), expected.logits.argmax(axis=1)
     return Verdict(
         tuple(comparisons),
-        expected.bound,
+        expected.proof,
         float((module_labels == expected.labels).mean()),
         share(labels == expected.labels),
         share(labels == module_labels),
@@ -114,15 +118,16 @@ def _shares(logits: NDArray[np.float32], wanted: Reference) -> NDArray[np.float6
 
 
 def _compare(compute: Compute, name: str, wanted: Reference) -> tuple[Comparison, NDArray[np.float32]]:
-    """Compare the whole set; before it, small batches, of which only a failure is of interest."""
+    """Compare the whole set; small batches come first, and only their failures are returned."""
     for size in (*_BATCHES, len(wanted)):
         part = wanted[:size]
         label = name if size == len(wanted) else f"{name}, batch of {size}"
         try:
             logits, probabilities = compute(part.digits)
-        except Exception as error:  # noqa: BLE001  # each engine has its own, and none may pass
-            reason = str(error).strip().splitlines()[0]
-            return incomparable(label, size, f"it cannot be run ({reason})"), np.empty((0, 10), dtype=np.float32)
+        except Exception as error:  # noqa: BLE001  # each engine raises its own, and none may pass
+            return incomparable(label, size, f"it cannot be run ({first_line(error)})"), np.empty(
+                (0, 10), dtype=np.float32
+            )
         comparison = compare(label, part, logits, probabilities)
         if not comparison.passed:
             break

@@ -1,49 +1,65 @@
-"""The digits an artifact is held against, and what the trained module says of them in float64."""
+"""The digits that an artifact is held against, and the references for them."""
 
-import copy
 import itertools
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from onnx import ModelProto
 from torch import nn
 
-from mnist_export.bounds import derived_reference, linear_reference
+from mnist_export.bounds.references import analytic_reference, derived_reference
+from mnist_export.bounds.rules import NoRuleError
+from mnist_export.bounds.walk import walk
 from mnist_export.errors import ExportError
-from mnist_runtime.digits import CLASSES, LEVELS, PIXELS, Intensities, as_intensities
+from mnist_export.network import logits_in_float32, logits_in_float64
+from mnist_runtime.digits import CLASSES, PIXELS, Intensities, as_intensities
 from mnist_runtime.model.comparison import Reference
 from mnist_train.data.bundled import Split
-from mnist_train.models import MNISTLogistic
 
 GOLDEN, SINGLE, VALIDATION = "golden digits", "single pixels", "validation digits"
-"""The sets of digits."""
+"""Names of the sets of digits."""
 
 _DIGITS_A_CLASS = 2
-_BATCH = 10_000
 
 Sets = dict[str, Intensities]
-"""uint8 `[N, 784]` by the set's name."""
+"""Digits uint8 `[N, 784]` by the name of their set."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The origin of a reference and of its tolerances."""
+
+    bound: str
+    """Origin of the tolerances: "exact", "analytic", "derived" or "quantization" (see `bounds`)."""
+    reference: str
+    """Origin of the logits: "module" in float64, or "graph", evaluated in float64."""
+    obstacle: str = ""
+    """Operator, or other reason, that stands in the way of an analytic bound."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What an artifact must compute, and what its module makes of the validation digits."""
+    """The logits that an artifact must compute, and the module's own answers to the validation digits."""
 
     sets: Mapping[str, Reference]
-    """By the name of the set."""
-    bound: str
-    """Where the tolerances come from: "exact" (none), "analytic", "derived" or "quantization" (see `bounds`)."""
+    """References by the name of their set."""
+    proof: Proof
+    """Origin of the references."""
     labels: NDArray[np.uint8]
-    """Of the validation digits, `[N]`: what they are."""
+    """True labels of the validation digits, `[N]`."""
     logits: NDArray[np.float32]
-    """Of the validation digits, `[N, 10]`: what the module computes in float32."""
+    """Logits of the module in float32 for the validation digits, `[N, 10]`."""
+    margin: float = math.inf
+    """Largest error that the gate allows any logit on this machine, whatever its tolerance: 8 times the largest
+    difference of the module in float32 from its reference. Analytic bounds of deep networks are loose, and a changed
+    weight must not hide in them."""
 
 
 def digit_sets(validation: Split) -> Sets:
-    """The three sets that every artifact is held against."""
+    """Return the three sets that every artifact is held against."""
     return {
         GOLDEN: golden_digits(validation),
         SINGLE: single_pixels(),
@@ -52,7 +68,7 @@ def digit_sets(validation: Split) -> Sets:
 
 
 def golden_digits(split: Split) -> Intensities:
-    """The digits that travel in an artifact: uint8 `[23, 784]`.
+    """Return the digits that travel in an artifact: uint8 `[23, 784]`.
 
     The first two of every class, then the edges of the input: all black, all white, one lit pixel.
     """
@@ -65,48 +81,51 @@ def golden_digits(split: Split) -> Intensities:
 
 
 def single_pixels() -> Intensities:
-    """784 digits, each with one lit pixel: with two terms to add, a logit has next to no rounding to hide behind."""
+    """Return 784 digits, each with one lit pixel: a logit of two terms has next to no rounding to hide behind."""
     return np.diag(np.full(PIXELS, 255, dtype=np.uint8))
 
 
-def expect(module: nn.Module, validation: Split) -> Expected:
-    """What `module`, in evaluation mode, says of the three sets, and how far float32 may be from it.
+def expect(module: nn.Module, validation: Split, graph: Callable[[], ModelProto]) -> Expected:
+    """Return what `module`, in evaluation mode, says of the three sets, and how far float32 may be from it.
 
-    The bound is analytic for the linear model, and derived from float32 and float64 runs for any other.
+    The bound is analytic where every operator of the graph has a rule, and else derived from float32 and float64 runs.
+
+    Args:
+        module: Module that takes pixels float32 `[N, 784]`.
+        validation: Digits to answer.
+        graph: Traces the module into an ONNX graph, not optimised; may raise ExportError.
 
     Raises:
-        ExportError: the module cannot be run, or computes something other than finite logits `[N, 10]`.
+        ExportError: the module cannot be run, is no function of a digit, or computes no finite logits `[N, 10]`.
     """
     sets = digit_sets(validation)
     digits = np.concatenate(list(sets.values()))
-    in_float32 = _run(module, digits, torch.float32)
-    if isinstance(module, MNISTLogistic):
-        weight, bias = module.lin.weight.detach().numpy(), module.lin.bias.detach().numpy()
-        bound, whole = "analytic", linear_reference(digits, weight, bias)
+    in_float32 = logits_in_float32(module, digits)
+    in_float64 = logits_in_float64(module, digits)
+    try:
+        walked = walk(graph(), digits)
+    except (NoRuleError, ExportError) as error:
+        if in_float64 is None:
+            raise ExportError(
+                f"the module runs in float32 only, and its graph cannot be evaluated in float64 instead ({error}); "
+                "let the module run in float64, too"
+            ) from error
+        whole = derived_reference(digits, in_float64, in_float32)
+        margin = math.inf
+        proof = Proof("derived", "module", str(error))
     else:
-        in_float64 = _run(copy.deepcopy(module).double(), digits, torch.float64)
-        bound, whole = "derived", derived_reference(digits, in_float64, in_float32)
-    return Expected(split_sets(whole, sets), bound, validation.labels, in_float32[-len(validation) :])
+        whole = analytic_reference(digits, walked, walked.logits if in_float64 is None else in_float64)
+        proof = Proof("analytic", "graph" if in_float64 is None else "module")
+        margin = float(derived_reference(digits, whole.logits, in_float32).tolerance.max())
+        if in_float64 is None and (np.abs(in_float32 - walked.logits) > walked.probable).any():
+            raise ExportError(
+                "PyTorch's ONNX exporter changed what the module computes, by more than rounding; "
+                "let the module run in float64 to see where"
+            )
+    return Expected(split_sets(whole, sets), proof, validation.labels, in_float32[-len(validation) :], margin)
 
 
 def split_sets(whole: Reference, sets: Sets) -> dict[str, Reference]:
-    """Cut the reference of all digits together into that of each set."""
+    """Cut the reference of all digits together into one per set."""
     ends = list(itertools.accumulate(map(len, sets.values())))
     return {name: whole[end - len(sets[name]) : end] for name, end in zip(sets, ends, strict=True)}
-
-
-@torch.no_grad()
-def _run(module: nn.Module, digits: Intensities, dtype: torch.dtype) -> NDArray[Any]:
-    pixels = torch.from_numpy(digits)
-    batches = (pixels[start : start + _BATCH].to(dtype) / LEVELS for start in range(0, len(digits), _BATCH))
-    try:
-        logits: NDArray[Any] = torch.cat([module(batch) for batch in batches]).numpy()
-    except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ExportError(f"the module cannot be run on pixels {dtype} [N, {PIXELS}] ({reason})") from error
-    if logits.shape != (len(digits), len(CLASSES)) or not np.isfinite(logits).all():
-        raise ExportError(
-            f"the module makes {logits.shape} of {len(digits):,} digits, {np.count_nonzero(~np.isfinite(logits)):,} "
-            f"values of them not finite; it should make finite logits [N, {len(CLASSES)}]"
-        )
-    return logits

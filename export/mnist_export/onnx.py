@@ -22,6 +22,7 @@ from mnist_export.gate import Compute
 from mnist_export.golden import GOLDEN, Expected
 from mnist_runtime import __version__
 from mnist_runtime.digits import LEVELS, PIXELS, Intensities
+from mnist_runtime.errors import first_line
 from mnist_runtime.model.artifact import Artifact, metadata, seal
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 OPSET = 18
 IR_VERSION = 8
-"""The newest that onnxruntime 1.15 reads; the exporter's own default, 10, is refused there."""
+"""Newest IR version that onnxruntime 1.15 reads; it refuses 10, the exporter's default."""
 OLDEST_ONNXRUNTIME = "1.15.1"
 """Oldest onnxruntime in which `make compat` has seen every ONNX format load and pass."""
 
@@ -76,8 +77,12 @@ class OnnxUint8(Onnx):
         return uint8_graph(bundle.graph)
 
 
+_RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+"""Operators whose output differs from run to run."""
+
+
 class _WithProbabilities(nn.Module):
-    """The module as an application wants it: softmax belongs to the graph."""
+    """The module followed by softmax, because applications want probabilities, too."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -89,10 +94,19 @@ class _WithProbabilities(nn.Module):
 
 
 def to_graph(module: nn.Module, opset: int = OPSET) -> ModelProto:
-    """Trace `module`, float32 `[N, 784]` to `[N, 10]`, into a bare ONNX graph: the programme and nothing else.
+    """Return the bare ONNX graph of `module`, optimised; see `trace` and `for_opset`."""
+    _, optimised = trace(module)
+    return for_opset(optimised, opset)
+
+
+def trace(module: nn.Module) -> tuple[ModelProto, ModelProto]:
+    """Trace `module`, float32 `[N, 784]` to `[N, 10]`, into a bare ONNX graph: the program and nothing else.
+
+    Returns:
+        The graph as it was traced, and as PyTorch's exporter optimises it (it folds BatchNorm into weights).
 
     Raises:
-        ExportError: PyTorch's exporter cannot follow the module, or this opset cannot express it.
+        ExportError: PyTorch's exporter cannot follow the module, or the module draws random numbers.
     """
     try:
         with _quiet():
@@ -105,36 +119,43 @@ def to_graph(module: nn.Module, opset: int = OPSET) -> ModelProto:
                 output_names=["logits", "probabilities"],
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 opset_version=OPSET,
+                optimize=False,
                 verbose=False,
             )
+            if program is None:
+                raise ExportError("PyTorch's ONNX exporter returned nothing; install the torch of constraints.txt")
+            traced = _bare(_copy(program.model_proto))
+            program.optimize()
     except torch.onnx.errors.OnnxExporterError as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        reason = first_line(error.__cause__ or error)
         raise ExportError(f"PyTorch's ONNX exporter cannot follow this module: {reason}") from error
-    if program is None:
-        raise ExportError("PyTorch's ONNX exporter returned nothing; install the torch of constraints.txt")
-    return _for_opset(_bare(program.model_proto), opset)
+    if random := _RANDOM & {node.op_type for node in traced.graph.node}:
+        raise ExportError(
+            f"the module draws random numbers ({', '.join(sorted(random))}); remove them in evaluation mode"
+        )
+    return traced, _bare(program.model_proto)
 
 
 def to_onnx(graph: ModelProto, properties: Mapping[str, str]) -> bytes:
     """Serialise `graph` with its metadata, checked and sealed.
 
     Raises:
-        ExportError: onnx.checker, with shape inference, finds fault with it.
+        ExportError: onnx.checker, with shape inference, rejects the graph.
     """
     model = _bare(_copy(graph))
     onnx.helper.set_model_props(model, dict(sorted(metadata(properties).items())))
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"the graph is no valid ONNX: {str(error).strip().splitlines()[0]}") from error
+        raise ExportError(f"the graph is not valid ONNX: {first_line(error)}") from error
     return seal(model.SerializeToString(deterministic=True))
 
 
 def uint8_graph(float_graph: ModelProto) -> ModelProto:
-    """The same graph for raw uint8 pixels: one Cast, and 1/256 folded into the first linear layer's weights.
+    """Return the same graph for raw uint8 pixels: one Cast, and 1/256 folded into the first linear layer's weights.
 
-    1/256 is a power of two, so scaling the weights instead of the pixels changes no bit of any logit. Where the pixels
-    meet something else first, or a weight is too small to be divided exactly, a Mul scales them instead.
+    1/256 is a power of two, so scaling the weights instead of the pixels changes no bit of any logit. If the pixels
+    meet another operator first, or a weight is too small to be divided exactly, a Mul scales the pixels instead.
     """
     model = _copy(float_graph)
     graph = model.graph
@@ -154,7 +175,7 @@ def uint8_graph(float_graph: ModelProto) -> ModelProto:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress prints and its talk about itself from the user; errors still raise."""
+    """Silence the exporter's progress prints, warnings and log; errors still raise."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -168,7 +189,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _bare(model: ModelProto) -> ModelProto:
-    """Drop what tells of the machine that exported: source paths, stack traces, doc strings, shapes seen on the way."""
+    """Remove traces of the exporting machine: source paths, stack traces, doc strings, shapes seen while tracing."""
     for part in (model, *model.functions):
         part.ClearField("doc_string")
         part.ClearField("metadata_props")
@@ -197,18 +218,24 @@ def _strip_nodes(nodes: Iterable[NodeProto]) -> None:
                 _strip(graph)
 
 
-def _for_opset(model: ModelProto, opset: int) -> ModelProto:
+def for_opset(model: ModelProto, opset: int) -> ModelProto:
+    """Translate a bare graph of opset 18 to an older opset.
+
+    Raises:
+        ExportError: this opset cannot express the module.
+    """
     if opset == OPSET:
         return model
     try:
         return _bare(onnx.version_converter.convert_version(model, opset))
     except (RuntimeError, onnx.version_converter.ConvertError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ExportError(f"opset {opset} cannot express this module ({reason}); take opset {OPSET}") from error
+        raise ExportError(
+            f"opset {opset} cannot express this module ({first_line(error)}); use opset {OPSET}"
+        ) from error
 
 
 def _fold_scale(graph: GraphProto) -> bool:
-    """Divide by 256 the weights that the pixels meet; tell whether that was possible and exact."""
+    """Divide by 256 the weights that the pixels meet; return False if that is impossible or inexact."""
     readers = [node for node in graph.node if "pixels" in node.input]
     if len(readers) != 1 or readers[0].op_type not in {"Gemm", "MatMul"} or readers[0].input[0] != "pixels":
         return False

@@ -8,6 +8,7 @@ MNIST's pixels lose nothing: their range, 0 to 255/256, makes the step exactly 1
 
 import contextlib
 import logging
+import math
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,8 +22,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from mnist_export.bounds import linear_reference, quantized_reference
-from mnist_export.golden import Expected, split_sets
+from mnist_export.bounds.references import linear_reference, quantized_reference
+from mnist_export.golden import Expected, Proof, split_sets
 from mnist_export.onnx import Onnx
 from mnist_runtime.digits import PIXELS, Intensities, Pixels, as_intensities, as_pixels
 from mnist_train.data.bundled import load_split
@@ -94,14 +95,20 @@ def expect_quantized(model: ModelProto, trained: Expected) -> Expected:
     """
     digits = {name: reference.digits for name, reference in trained.sets.items()}
     together = np.concatenate(list(digits.values()))
-    if trained.bound == "analytic":
+    if _is_linear(model):
         gemm = next(node for node in model.graph.node if node.op_type == "Gemm")
         weight, bias = (_dequantized(model, name) for name in gemm.input[1:])
         reference = linear_reference(together, weight, bias, scalings=_SCALINGS)
-        return replace(trained, sets=split_sets(reference, digits))
+        return replace(trained, sets=split_sets(reference, digits), proof=Proof("analytic", "graph"), margin=math.inf)
     logits = np.concatenate([reference.logits for reference in trained.sets.values()])
     whole = quantized_reference(together, _run_as_written(model, together), logits)
-    return replace(trained, sets=split_sets(whole, digits), bound="quantization")
+    return replace(trained, sets=split_sets(whole, digits), proof=Proof("quantization", "graph"), margin=math.inf)
+
+
+def _is_linear(model: ModelProto) -> bool:
+    """Return True if the graph is one linear layer and a softmax."""
+    operators = [node.op_type for node in model.graph.node if "Linear" not in node.op_type]  # (De)QuantizeLinear
+    return operators == ["Gemm", "Softmax"]
 
 
 def _run_as_written(model: ModelProto, digits: Intensities) -> NDArray[np.float32]:

@@ -97,7 +97,7 @@ def _parity(gated: Sequence["Gated"]) -> Table:
             f"{comparison.certified:,}",
             f"{comparison.worst_error:.1e}",
             f"{comparison.worst_share:.2f}",
-            artifact.verdict.bound,
+            artifact.verdict.proof.bound,
         ]
         for artifact in gated
         for comparison in artifact.verdict.comparisons

@@ -7,6 +7,7 @@ from types import ModuleType
 import pytest
 
 from mnist_export.golden import Expected, expect
+from mnist_export.onnx import trace
 from mnist_train.checkpoint import Checkpoint, load
 from mnist_train.data.bundled import Split
 
@@ -29,7 +30,7 @@ def checkpoint(trained: Path) -> Checkpoint:
 @pytest.fixture(scope="session")
 def expected(checkpoint: Checkpoint, validation: Split) -> Expected:
     """What every artifact of the trained linear model must compute."""
-    return expect(checkpoint.module, validation)
+    return expect(checkpoint.module, validation, lambda: trace(checkpoint.module)[0])
 
 
 @pytest.fixture(scope="session")

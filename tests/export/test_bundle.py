@@ -13,7 +13,8 @@ from mnist_export import export
 from mnist_export.bundle import Bundle
 from mnist_export.formats import DEFAULT, FORMATS
 from mnist_export.gate import ParityError
-from mnist_export.golden import VALIDATION, expect, single_pixels
+from mnist_export.golden import VALIDATION, Proof, expect, single_pixels
+from mnist_export.onnx import trace
 from mnist_train import checkpoint
 
 
@@ -52,9 +53,11 @@ def test_a_thousandth_of_one_weight_is_noticed(bundle, validation, form, factor)
         damaged.build(FORMATS[form])
 
 
-def test_a_module_without_an_analytic_bound_gets_a_derived_one(validation):
-    module = nn.Sequential(nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10)).eval()
-    derived = expect(module, validation).sets[VALIDATION]
+def test_an_operator_without_a_rule_is_named_and_the_tolerance_is_derived(validation):
+    module = nn.Sequential(nn.Linear(784, 32), nn.Softplus(), nn.Linear(32, 10)).eval()
+    expected = expect(module, validation, lambda: trace(module)[0])
+    assert expected.proof == Proof("derived", "module", "Softplus")
+    derived = expected.sets[VALIDATION]
     assert not derived.certified.any()
     assert 0 < derived.tolerance.max() < 1e-4
     assert len(set(derived.tolerance.ravel().tolist())) == 1

@@ -99,5 +99,11 @@ def _check(name: str, module: nn.Module) -> None:
     if not isinstance(logits, torch.Tensor) or logits.shape != (2, 10) or logits.dtype != torch.float32:
         got = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise ModelError(f"{name} returns {got} for two digits, not float32 (2, 10); {wanted}")
+    extra = [key for key, value in module.state_dict().items() if not isinstance(value, torch.Tensor)]
+    if extra:
+        raise ModelError(
+            f"{name} keeps {', '.join(extra)} in its state dict, and a checkpoint holds tensors only; "
+            "remove get_extra_state, or register what it returns as a buffer"
+        )
     if not any(p.requires_grad for p in module.parameters()):
         raise ModelError(f"{name} has no parameter to train; give it one")

@@ -1,5 +1,6 @@
 """The formats `onnx-exact` and `c`: one exact network, printed twice, and held to equality."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from mnist_export.exact.onnx import OPSET, to_graph
 from mnist_export.exact.rounding import CALIBRATION_DIGITS, exact
 from mnist_export.formats import Recipe
 from mnist_export.gate import Compute
-from mnist_export.golden import GOLDEN, VALIDATION, Expected
+from mnist_export.golden import GOLDEN, VALIDATION, Expected, Proof
 from mnist_export.onnx import Onnx
 from mnist_runtime.digits import PIXELS, Intensities, as_intensities
 from mnist_runtime.model.comparison import Reference
@@ -97,7 +98,7 @@ def expect_exactly(bundle: "Bundle") -> Expected:
         return Reference(digits, logits, np.zeros_like(logits), np.ones(len(digits), np.bool_))
 
     sets = {name: reference(whole.digits) for name, whole in bundle.expected.sets.items()}
-    return replace(bundle.expected, sets=sets, bound="exact")
+    return replace(bundle.expected, sets=sets, proof=Proof("exact", "graph"), margin=math.inf)
 
 
 def _description(bundle: "Bundle") -> dict[str, Any]:

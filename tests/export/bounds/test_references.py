@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mnist_export.bounds import derived_reference, linear_reference
+from mnist_export.bounds.references import derived_reference, linear_reference
 from mnist_runtime.model.comparison import UNIT_ROUNDOFF, Reference, compare
 
 RNG = np.random.default_rng(0)
@@ -49,7 +49,9 @@ def test_the_bound_of_one_lit_pixel_is_two_roundings_by_hand():
     digit[0, 300] = 255
     bound = linear_reference(digit, WEIGHT, BIAS).tolerance[0]
     magnitude = np.abs(WEIGHT[:, 300].astype(np.float64)) * 255 / 256 + np.abs(BIAS.astype(np.float64))
-    np.testing.assert_allclose(bound, 2 * UNIT_ROUNDOFF * magnitude, rtol=1e-12)
+    by_hand = 2 * UNIT_ROUNDOFF * magnitude
+    assert (bound >= by_hand).all()
+    np.testing.assert_allclose(bound, by_hand, rtol=2e-4)
 
 
 def test_a_digit_without_a_clear_winner_is_not_certified():
@@ -74,4 +76,4 @@ def test_scales_of_8_bit_weights_widen_both_bounds(digits):
     assert (scaled.tolerance > plain.tolerance).all()
     black = np.zeros((1, 784), np.uint8)
     bounds = [linear_reference(black, WEIGHT, BIAS, scalings=count).tolerance for count in (0, 3)]
-    np.testing.assert_allclose(bounds[1], 4 * bounds[0])
+    np.testing.assert_allclose(bounds[1], 4 * bounds[0], rtol=1e-6)

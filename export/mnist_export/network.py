@@ -1,0 +1,184 @@
+"""The module to export: prepared, run in float32 and float64, and required to answer each digit by itself."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+from torch.overrides import TorchFunctionMode
+
+from mnist_export.errors import ExportError
+from mnist_runtime.digits import CLASSES, LEVELS, PIXELS, Intensities
+from mnist_runtime.errors import first_line
+from mnist_runtime.model.comparison import Logits
+
+_BATCH = 10_000
+_SIZES = (1, 3)
+"""Batch sizes that must give the answers of a larger batch."""
+_REORDERED = 2.0**-16
+"""Share of the largest logit that a sum in another order may move a logit by: 256 units of float32's roundoff."""
+_SUM = 1e-3
+"""How near to 1 the outputs of a softmax add up."""
+
+
+def prepare(source: object) -> nn.Module:
+    """Return a copy of the module `source` on the CPU, in evaluation mode, with plain weights.
+
+    Weight normalisation, spectral normalisation, pruning and other parametrisations become the weights they stand for.
+
+    Raises:
+        ExportError: `source` is no module, or one whose weights cannot be read.
+    """
+    _refuse(source)
+    assert isinstance(source, nn.Module)  # noqa: S101  # for mypy; _refuse has checked
+    # A computed weight (the old weight_norm and spectral_norm keep one) cannot be deep-copied while it has a gradient.
+    computed = [value for module in source.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    memo: dict[int, Any] = {id(value): value.detach().clone() for value in computed if not value.is_leaf}
+    try:
+        module = copy.deepcopy(source, memo).cpu().eval()
+    except Exception as error:  # a module may hold anything
+        raise ExportError(
+            f"the module cannot be copied ({first_line(error)}); remove what cannot be, or load its state dict into a "
+            "new module and export that"
+        ) from error
+    for each in module.modules():
+        _fold(each)
+    return module
+
+
+def _refuse(source: object) -> None:
+    """Raise unless `source` is a module of float weights."""
+    if isinstance(source, Mapping):
+        raise ExportError(
+            "a state dict holds weights without a network; load it into its module with load_state_dict, "
+            "and export the module"
+        )
+    if isinstance(source, torch.jit.ScriptModule):
+        raise ExportError("a TorchScript module hides its layers; export the nn.Module that it was made from")
+    if not isinstance(source, nn.Module):
+        raise ExportError(f"{type(source).__name__} is neither a module, a checkpoint nor a path; give one of them")
+    tensors = [*source.parameters(), *source.buffers()]
+    if any(isinstance(tensor, UninitializedParameter | UninitializedBuffer) for tensor in tensors):
+        raise ExportError("the module is lazy and has no weights yet; run it on a digit once, train it, then export it")
+    if any(tensor.is_meta for tensor in tensors):
+        raise ExportError("the module is on the device meta, without weights; load its weights, then export it")
+    if any("quantized" in type(module).__module__ for module in source.modules()):
+        raise ExportError(
+            'the module is quantised already; export the float module it was made from, with the format "onnx-int8"'
+        )
+
+
+def _fold(module: nn.Module) -> None:
+    """Replace the ways in which torch computes a weight anew at every call by that weight."""
+    for hook in list(module._forward_pre_hooks.values()):  # noqa: SLF001  # torch offers no other way to find them
+        if isinstance(hook, WeightNorm):
+            remove_weight_norm(module, hook.name)
+        elif isinstance(hook, SpectralNorm):
+            remove_spectral_norm(module, hook.name)
+        elif isinstance(hook, prune.BasePruningMethod):
+            prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call]  # noqa: SLF001
+    if parametrize.is_parametrized(module):
+        for name in list(module.parametrizations):  # type: ignore[arg-type]
+            parametrize.remove_parametrizations(module, name)
+
+
+def logits_in_float32(module: nn.Module, digits: Intensities) -> NDArray[np.float32]:
+    """Run the module as it was trained, and see that it answers each digit by itself, and always alike.
+
+    Raises:
+        ExportError: the module cannot be run, is random, mixes the digits of a batch, or does not compute finite
+            logits `[N, 10]`.
+    """
+    logits: NDArray[np.float32] = _run(module, digits, torch.float32)
+    if logits.shape != (len(digits), len(CLASSES)) or not np.isfinite(logits).all():
+        raise ExportError(
+            f"the module makes {logits.shape} of {len(digits):,} digits, {np.count_nonzero(~np.isfinite(logits)):,} "
+            f"values of them not finite; it should make finite logits [N, {len(CLASSES)}]"
+        )
+    _require_function(module, digits[: 2 * len(CLASSES)])
+    if (logits >= 0).all() and np.allclose(logits.sum(axis=1), 1, rtol=0, atol=_SUM):
+        raise ExportError(
+            "the module ends in a softmax: its rows are probabilities, and the artifact adds a softmax to logits; "
+            "remove the last softmax and export again (training with cross_entropy wants logits, too)"
+        )
+    return logits
+
+
+def _require_function(module: nn.Module, digits: Intensities) -> None:
+    wanted = _run(module, digits, torch.float32)
+    allowed = _REORDERED * np.abs(wanted).max()
+    if np.abs(_run(module, digits, torch.float32) - wanted).max() > allowed:
+        raise ExportError(
+            "the module answers the same digits differently from run to run; remove what is random or remembered in "
+            "evaluation mode, such as F.dropout without training=self.training, or added noise"
+        )
+    for size in _SIZES:
+        try:
+            answers = [
+                _run(module, digits[start : start + size], torch.float32) for start in range(0, len(digits), size)
+            ]
+        except ExportError as error:
+            raise ExportError(f"in a batch of {size}, {error}; {_BY_ITSELF}") from error
+        answer = np.concatenate(answers)
+        if answer.shape != wanted.shape or np.abs(answer - wanted).max() > allowed:
+            raise ExportError(
+                f"the module answers a digit differently in batches of {size} and {len(digits)}; {_BY_ITSELF}"
+            )
+
+
+_BY_ITSELF = (
+    "an answer must depend on its own digit alone, not on the batch: give BatchNorm running statistics "
+    "(track_running_stats=True), and compute nothing over the batch"
+)
+
+
+def logits_in_float64(module: nn.Module, digits: Intensities) -> Logits | None:
+    """Run a copy of the module with float64 wherever it says float32; None if it cannot run so."""
+    try:
+        with _float64():
+            logits: Logits = _run(copy.deepcopy(module).double(), digits, torch.float64)
+    except ExportError:
+        return None
+    return logits if logits.dtype == np.float64 else None
+
+
+class _Widened(TorchFunctionMode):
+    """Reads every mention of float32 in a module's code as float64."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.float:
+            func = Tensor.double
+        args = [torch.float64 if arg is torch.float32 else arg for arg in args]
+        named = {name: torch.float64 if arg is torch.float32 else arg for name, arg in (kwargs or {}).items()}
+        return func(*args, **named)
+
+
+@contextmanager
+def _float64() -> Iterator[None]:
+    """Make float64 what torch.zeros and its like return, too."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with _Widened():
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@torch.no_grad()
+def _run(module: nn.Module, digits: Intensities, dtype: torch.dtype) -> NDArray[Any]:
+    pixels = torch.from_numpy(digits)
+    batches = (pixels[start : start + _BATCH].to(dtype) / LEVELS for start in range(0, len(digits), _BATCH))
+    try:
+        logits: NDArray[Any] = torch.cat([module(batch) for batch in batches]).numpy()
+    except Exception as error:  # somebody else's code can raise anything
+        raise ExportError(f"the module cannot be run on pixels {dtype} [N, {PIXELS}] ({first_line(error)})") from error
+    return logits
