@@ -86,6 +86,8 @@ def _fold(module: nn.Module) -> None:
         elif isinstance(hook, prune.BasePruningMethod):
             prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call]  # noqa: SLF001
     if parametrize.is_parametrized(module):
+        made = type(module)  # by torch for the source alone, and the removal takes the weight off this class
+        module.__class__ = type(made.__name__, made.__bases__, dict(vars(made)))
         for name in list(module.parametrizations):  # type: ignore[arg-type]
             parametrize.remove_parametrizations(module, name)
 
