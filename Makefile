@@ -19,7 +19,7 @@ EDGE_PACKAGES := clang libclang-rt-dev gcc-arm-none-eabi gcc-aarch64-linux-gnu g
   gcc-s390x-linux-gnu libc6-dev-arm64-cross libc6-dev-armhf-cross libc6-dev-riscv64-cross libc6-dev-s390x-cross \
   qemu-user qemu-system-arm
 
-.PHONY: demo test test-browser test-edge test-ray check bench soak compat fuzz model clean
+.PHONY: demo quick test test-browser test-edge test-ray check bench soak compat fuzz model clean
 
 demo: .venv/demo .venv-edge/demo  ## train, export, prove parity, and recognise a digit without torch
 	@echo "\n== Train: the lab's loop on 50,000 digits =="
@@ -32,6 +32,9 @@ demo: .venv/demo .venv-edge/demo  ## train, export, prove parity, and recognise 
 	@$(EDGE)/python -c "import torch" 2>&1 | grep "No module named 'torch'"
 	$(EDGE)/mnist-parity artifacts/mnist.onnx
 	$(EDGE)/mnist-infer artifacts/digit.npy --model artifacts/mnist.onnx
+
+quick: .venv/dev  ## the tests that start no torch process and no server, and kill nothing: under a minute
+	$(BIN)/python -m pytest -n 2 -q -m "not slow"
 
 test: check  ## every test that starts no Ray, doctests and branch coverage
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/score/with_ray -rs --cov --cov-report=term-missing:skip-covered

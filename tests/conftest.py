@@ -34,6 +34,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--exported", type=Path, metavar="DIR", help="An export made elsewhere, where there is torch.")
 
 
+SLOW_FIXTURES = frozenset({"trained", "exported", "everything", "server", "serve", "terminal", "edge"})
+"""Fixtures that start torch, a server or a terminal."""
+
+SLOW_ROOMS = ("browser", "edge", "end_to_end", "serve")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what `make quick` leaves out: tests that start torch or a server, or kill a process."""
+    for item in items:
+        room = item.path.relative_to(Path(__file__).parent).parts[0] if "tests" in item.path.parts else ""
+        fixtures = set(getattr(item, "fixturenames", ()))
+        starts_torch = "run" in fixtures and room in {"train", "export"}
+        if room in SLOW_ROOMS or starts_torch or fixtures & SLOW_FIXTURES:
+            item.add_marker(pytest.mark.slow)
+
+
 class CommandServer:
     """The process of command_server.py, which has torch imported and forks itself for each command."""
 
