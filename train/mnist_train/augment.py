@@ -62,12 +62,12 @@ def augment(pictures: Tensor, generator: Generator) -> Tensor:
     for step in (
         sometimes(0.25, thicken),
         sometimes(0.15, thin),
-        deform,
+        sometimes(0.85, deform),
         sometimes(1 / 6, coarsen),
         sometimes(0.1, blur),
         tone,
-        sometimes(0.05, strike),
-        sometimes(0.08, veil),
+        sometimes(0.03, strike),
+        sometimes(0.04, veil),
         sometimes(0.3, add_noise),
     ):
         pictures = step(pictures, generator)
@@ -95,14 +95,16 @@ def thin(pictures: Tensor, generator: Generator) -> Tensor:
 
 
 def deform(pictures: Tensor, generator: Generator) -> Tensor:
-    """Rotate, shear, stretch and bend, then set box and centre of mass.
+    """Rotate, shear, stretch and bend, by a strength of its own per picture, then set box and centre of mass.
 
     The ink's new box is measured on a trial. The result is sampled from `pictures` in one go, so it is blurred once.
     """
     count = len(pictures)
-    maps = torch.cat([linear_maps(count, generator) * (_CANVAS / WIDTH), pictures.new_zeros(count, 2, 1)], dim=2)
+    strength = _uniform(generator, 0, 1, count, 1, 1)
+    maps = torch.eye(2, device=pictures.device).lerp(linear_maps(count, generator), strength) * (_CANVAS / WIDTH)
+    maps = torch.cat([maps, maps.new_zeros(count, 2, 1)], dim=2)
     canvas = F.affine_grid(maps, [count, 1, _CANVAS, _CANVAS], align_corners=False)
-    canvas = canvas + elastic_fields(count, generator)
+    canvas = canvas + elastic_fields(count, generator) * strength.unsqueeze(3)
     maps = placements(_sample(pictures, canvas), generator)
     grid = F.affine_grid(maps, [count, 1, HEIGHT, WIDTH], align_corners=False)
     return _sample(pictures, _sample(canvas.movedim(3, 1), grid, "border").movedim(1, 3))
@@ -125,12 +127,12 @@ def linear_maps(count: int, generator: Generator) -> Tensor:
 
 
 def elastic_fields(count: int, generator: Generator) -> Tensor:
-    """Draw smooth displacements `[count, canvas, canvas, 2]`, up to 0.09 of half a picture's width.
+    """Draw smooth displacements `[count, canvas, canvas, 2]`, up to 0.1 of half a picture's width.
 
     Bicubic interpolation of 7x7 random vectors (after Simard, Steinkraus and Platt 2003), as two matrix products,
     because torch's own interpolation takes four times as long.
     """
-    vectors = _uniform(generator, -0.09, 0.09, count, 2, 7, 7)
+    vectors = _uniform(generator, -0.1, 0.1, count, 2, 7, 7)
     identity = torch.eye(7, device=generator.device)[None, None]
     basis = F.interpolate(identity, (_CANVAS, 7), mode="bicubic", align_corners=True).squeeze()
     return (basis @ vectors @ basis.T).movedim(1, 3)
@@ -140,7 +142,7 @@ def placements(pictures: Tensor, generator: Generator | None = None) -> Tensor:
     """Measure where the ink of square pictures lies, and return affine maps `[N, 2, 3]` from MNIST's frame to it.
 
     Sampled through its map, the ink's longest side is 20 pixels and its centre of mass lies at pixel (14, 14), unless
-    the ink would leave the frame. With a generator, the size varies by 12 % and the centre by 2 pixels.
+    the ink would leave the frame. With a generator, the size varies by 8 % and the centre by 1 pixel.
     """
     side, ink = pictures.shape[-1], pictures.squeeze(1)
     lit = ink > _INK * ink.amax(dim=(1, 2), keepdim=True)
@@ -154,16 +156,16 @@ def placements(pictures: Tensor, generator: Generator | None = None) -> Tensor:
     scale = (last - first).amax(dim=1, keepdim=True).clamp_min(1) / BOX
     target = torch.full_like(centre, CENTRE)
     if generator is not None:
-        scale = scale * _uniform(generator, 0.88, 1.12, len(ink), 1)
-        target = target + _uniform(generator, -2, 2, len(ink), 2)
+        scale = scale * _uniform(generator, 0.92, 1.08, len(ink), 1)
+        target = target + _uniform(generator, -1, 1, len(ink), 2)
     target = target.minimum(WIDTH - (last - centre) / scale).maximum((centre - first) / scale)
     offset = (centre + (WIDTH / 2 - target) * scale) * (2 / side) - 1
     return torch.cat([torch.diag_embed((scale * (WIDTH / side)).expand(-1, 2)), offset.unsqueeze(2)], dim=2)
 
 
 def coarsen(pictures: Tensor, generator: Generator) -> Tensor:
-    """Bring pictures to 8 to 20 pixels a side and back, all of a call to the same size."""
-    side = int(torch.randint(8, 21, (), generator=generator, device=pictures.device))
+    """Bring pictures to 10 to 20 pixels a side and back, all of a call to the same size."""
+    side = int(torch.randint(10, 21, (), generator=generator, device=pictures.device))
     small = F.interpolate(pictures, (side, side), mode="bilinear", antialias=True)
     return F.interpolate(small, (HEIGHT, WIDTH), mode="bilinear")
 

@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mnist_runtime.digits import HEIGHT, WIDTH, Intensities
+from mnist_runtime.digits import PIXELS, WIDTH, Intensities
+from mnist_train.augment import box
 from mnist_train.data.batches import Batches, Data
-from mnist_train.data.bundled import Split
+from mnist_train.data.bundled import Split, scaled
 from mnist_train.errors import MissingExtraError
 
 try:
@@ -52,8 +53,8 @@ Drawing = NDArray[np.uint8]
 """uint8 `[112, 112]`, white on black."""
 
 
-def no_digits(count: int, digits: Split, seed: int) -> Intensities:
-    """Return `count` pictures uint8 `[count, 28, 28]` of what is no digit, the same for the same seed and digits."""
+def no_digits(count: int, digits: Split, seed: int) -> Tensor:
+    """Draw `count` pictures of what is no digit, as pixels float32 `[count, 784]`; seed and digits decide which."""
     rng = np.random.default_rng(seed)
     kinds: dict[Callable[[Rng], Drawing], float] = {
         letter: 0.45,
@@ -67,8 +68,8 @@ def no_digits(count: int, digits: Split, seed: int) -> Intensities:
     }
     chosen = rng.choice(len(kinds), size=count, p=list(kinds.values()))
     functions = list(kinds)
-    pictures = [_reduced(functions[kind](rng)) for kind in chosen]
-    return np.stack(pictures) if pictures else np.empty((0, HEIGHT, WIDTH), np.uint8)
+    pictures = np.stack([_reduced(functions[kind](rng)) for kind in chosen])
+    return box(scaled(torch.from_numpy(pictures)).unsqueeze(1)).reshape(-1, PIXELS)
 
 
 @dataclass(frozen=True)
