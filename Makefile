@@ -84,11 +84,12 @@ fuzz: .venv/dev  ## 20,000 damaged files, of every kind that the runtime reads; 
 soak: .venv/dev  ## good, bad, slow and dropped clients on one server, for ten minutes unless SECONDS says otherwise
 	$(BIN)/python tests/serve/soak.py $(SECONDS)
 
-model: .venv/demo  ## make the bundled models again
+model: .venv/dev  ## make the bundled models again
 	$(BIN)/mnist-train --device cpu --output-dir artifacts/bundled
 	$(BIN)/mnist-export artifacts/bundled/mnist.safetensors --format onnx --format onnx-uint8 --output-dir artifacts/bundled
 	cp artifacts/bundled/mnist.onnx runtime/mnist_runtime/bundled/mnist-linear.onnx
 	cp artifacts/bundled/mnist.uint8.onnx runtime/mnist_runtime/bundled/mnist-linear.uint8.onnx
+	$(BIN)/mnist-train --config recipes/cnn.toml --output-dir artifacts/cnn
 
 clean:  ## forget the environments and caches; artifacts stay
 	rm -rf .venv .venv-edge .venv-compat .mypy_cache .ruff_cache .pytest_cache .coverage .import_linter_cache

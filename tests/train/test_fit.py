@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mnist_train.averaging import WeightAverage
 from mnist_train.errors import DivergenceError
-from mnist_train.fit import CHANCE_LOSS, Position, evaluate, fit
+from mnist_train.fit import CHANCE_LOSS, Position, accuracy, evaluate, fit
 from mnist_train.models import MNISTLogistic
 from mnist_train.optimizers import cosine
 
@@ -52,6 +53,28 @@ def test_a_nan_names_epoch_step_and_learning_rate(model, digits, bad, step):
     x[bad, 5] = math.nan
     with pytest.raises(DivergenceError, match=f"nan in epoch 1, step {step}, at learning rate 0.25; .*lower --lr"):
         fit(model, (x, digits[1]), digits, lr=0.25)
+
+
+def test_labels_are_smoothed_in_training_alone(model, digits):
+    x, y = digits
+    (epoch,) = fit(model, digits, digits, epochs=1, batch_size=1000, lr=1e-30, label_smoothing=0.2)
+    with torch.no_grad():
+        assert epoch.train_loss == pytest.approx(F.cross_entropy(model(x), y, label_smoothing=0.2).item(), rel=1e-6)
+        assert epoch.valid_loss == pytest.approx(F.cross_entropy(model(x), y).item(), rel=1e-6)
+
+
+def test_the_average_of_the_weights_is_measured(model, digits):
+    average = WeightAverage(model, 0.9)
+    (epoch,) = fit(model, digits, digits, epochs=1, batch_size=100, average=average)
+    assert (epoch.valid_loss, epoch.valid_accuracy) == evaluate(average.model, digits)
+    assert (epoch.valid_loss, epoch.valid_accuracy) != evaluate(model, digits)
+
+
+def test_accuracy_is_of_the_ten_digits_alone(model, digits):
+    x, y = digits
+    logits = model(x)
+    surely_no_digit = torch.cat([logits, torch.full_like(logits[:, :1], 100)], dim=1)
+    assert accuracy(surely_no_digit, y) == accuracy(logits, y) > 0
 
 
 def test_a_nan_is_seen_within_a_hundred_steps(model, digits):

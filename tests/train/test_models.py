@@ -1,15 +1,17 @@
 """Every model: built, trained, saved and loaded by one road, and refused in one sentence."""
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from mnist_train import checkpoint
 from mnist_train.errors import MnistEdgeError, ModelError
 from mnist_train.fit import evaluate, fit
-from mnist_train.models import MLP, build
+from mnist_train.models import CNN, MLP, build, knows_no_digit
 
 OWN = """
 import torch
@@ -60,7 +62,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["linear", "mlp", "own_models:Convolutional"])
+@pytest.mark.parametrize("name", ["linear", "mlp", "cnn", "own_models:Convolutional"])
 def test_one_loop_trains_every_model_and_the_checkpoint_brings_it_back(own, name, train_split, validation):
     torch.manual_seed(0)
     model = build(name)
@@ -93,7 +95,7 @@ def test_dropout_is_on_in_training_and_off_in_evaluation(validation):
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("cnn", "no model 'cnn'; give linear, mlp or package.module:Class"),
+        ("vit", "no model 'vit'; give linear, mlp, cnn or package.module:Class"),
         ("own_models:", "no model"),
         ("no_such_module:Class", "cannot be imported"),
         ("own_models:Missing", "cannot be imported"),
@@ -117,3 +119,29 @@ def test_the_command_trains_a_class_of_the_current_folder(own, run, few):
     result = run("mnist-train", *options, cwd=own)
     assert result.returncode == 0, result.stderr
     assert checkpoint.load(own / "out" / "mnist.safetensors").record["model"] == "own_models:Convolutional"
+
+
+def test_the_cnn_is_small_and_made_of_layers_that_have_an_exact_form():
+    model = CNN()
+    assert sum(parameter.numel() for parameter in model.parameters()) <= 25_000
+    exact = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.Flatten, nn.Linear)
+    assert all(isinstance(layer, exact) for layer in model.layers)
+
+
+def test_the_activations_of_the_cnn_fit_eight_kib_when_poolings_are_fused():
+    sizes = [784]
+    x = torch.zeros(1, 1, 28, 28)
+    layers = list(CNN().eval().layers)
+    for layer, following in zip(layers, [*layers[1:], None], strict=True):
+        x = layer(x)
+        is_stored = isinstance(layer, nn.MaxPool2d | nn.Linear) or (
+            isinstance(layer, nn.ReLU) and not isinstance(following, nn.MaxPool2d)
+        )
+        if is_stored:
+            sizes.append(x.numel())
+    assert max(a + b for a, b in pairwise(sizes)) <= 8 * 1024
+
+
+@pytest.mark.parametrize(("name", "knows"), [("linear", False), ("mlp", False), ("cnn", True)])
+def test_the_cnn_alone_knows_what_is_no_digit(name, knows):
+    assert knows_no_digit(build(name)) == knows

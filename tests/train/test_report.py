@@ -16,7 +16,7 @@ from mnist_train.trackers import first_weights, weight_images
 
 
 def test_a_report_is_a_page_and_its_pictures(run, few, tmp_path):
-    pictures = {"curves.png", "confusion.png", "templates.png", "errors.png"}
+    pictures = {"curves.png", "confusion.png", "samples.png", "templates.png", "errors.png"}
     folder = tmp_path / "report"
     result = run("mnist-train", "--data", few, "--output-dir", tmp_path, "--report", folder)
     assert result.returncode == 0, result.stderr

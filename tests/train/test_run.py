@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from mnist_train.averaging import WeightAverage
 from mnist_train.checkpoint import load
 from mnist_train.errors import CheckpointError
 from mnist_train.models import MLP
@@ -26,6 +27,10 @@ RECIPES = {
     "mlp, adamw, cosine": (
         *("--model", "mlp", "--optimizer", "adamw", "--weight-decay", "0.01"),
         *("--lr", "0.001", "--schedule", "cosine"),
+    ),
+    "cnn, augmented and averaged": (
+        *("--model", "cnn", "--augment", "--optimizer", "adamw", "--lr", "0.005", "--schedule", "one-cycle"),
+        *("--label-smoothing", "0.02", "--average", "0.9", "--shuffle"),
     ),
 }
 
@@ -215,7 +220,7 @@ def test_a_resumable_checkpoint_of_another_model_does_not_fit(kill_at, few, tmp_
     assert kill_at(3, signal.SIGINT, "--data", few, "--output-dir", tmp_path).returncode == 130
     state, model = load_state(tmp_path / FILE), MLP()
     with pytest.raises(CheckpointError, match="does not fit"):
-        state.restore(model, make_optimizer("plain", model.parameters()), torch.device("cpu"))
+        state.restore(model, make_optimizer("plain", model.parameters()), WeightAverage(model, 0), torch.device("cpu"))
 
 
 def test_a_resumable_checkpoint_that_contradicts_itself_is_refused(kill_at, few, tmp_path):

@@ -2,6 +2,7 @@
 
 import tomllib
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
@@ -90,3 +91,10 @@ def test_a_device_that_is_not_there_is_one_sentence(run, device, tmp_path):
     assert result.returncode == 1
     assert f"--device {device} was asked for".encode() in result.stderr
     assert result.stderr.count(b"\n") == 1
+
+
+def test_the_recipe_of_the_cnn_is_one_that_mnist_train_takes(run):
+    recipe = Path(__file__).parents[2] / "recipes" / "cnn.toml"
+    result = run("mnist-train", "--config", recipe, "--print-config")
+    assert result.returncode == 0, result.stderr
+    assert tomllib.loads(result.stdout.decode()) == asdict(TrainingSettings(**tomllib.loads(recipe.read_text())))

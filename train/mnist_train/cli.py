@@ -96,7 +96,7 @@ def _option(name: str, kind: Any, explanation: str, **extra: Any) -> Callable[[F
 
 
 @click.command("mnist-train", cls=_TorchrunCommand)
-@_option("--model", str, "Model to train: linear, mlp, or package.module:Class of yours.", metavar="NAME")
+@_option("--model", str, "Model to train: linear, mlp, cnn, or package.module:Class of yours.", metavar="NAME")
 @_option(
     "--data", str, "Data: bundled, lab, a URL, a .pkl.gz, a .npz, or a folder of IDX or .npy files.", metavar="SOURCE"
 )
@@ -105,11 +105,14 @@ def _option(name: str, kind: Any, explanation: str, **extra: Any) -> Callable[[F
 @_option("--lr", _FiniteFloat(min=0, min_open=True), "Learning rate.", metavar="FLOAT")
 @_option("--momentum", _FiniteFloat(0, 1, max_open=True), "Momentum (sgd only).", metavar="SHARE")
 @_option("--weight-decay", _FiniteFloat(min=0), "Weight decay (sgd and adamw only).", metavar="FLOAT")
-@_option("--schedule", click.Choice(["constant", "cosine"]), "Schedule of the learning rate.")
+@_option("--schedule", click.Choice(["constant", "cosine", "one-cycle"]), "Schedule of the learning rate.")
+@_option("--label-smoothing", _FiniteFloat(0, 1, max_open=True), "Share of labels to spread.", metavar="SHARE")
+@_option("--average", _FiniteFloat(0, 1, max_open=True), "Decay of the average of the weights.", metavar="SHARE")
+@_option("--augment", bool, "Vary shape, stroke, resolution, tone and noise of every picture.", is_flag=True)
 @_option("--epochs", click.IntRange(min=1), "Passes over the training digits.", metavar="N")
 @_option("--batch-size", click.IntRange(min=1), "Digits per step.", metavar="N")
 @_option("--shuffle", bool, "Shuffle the digits in every epoch, in an order fixed by the seed.", is_flag=True)
-@_option("--seed", click.IntRange(0, 2**63 - 1), "Seed of initial weights, dropout and shuffling.", metavar="N")
+@_option("--seed", click.IntRange(0, 2**63 - 1), "Seed of initial weights and all randomness.", metavar="N")
 @_option("--device", _Device(), "Device: cpu, cuda, cuda:N, mps, or auto for a GPU if there is one.", metavar="NAME")
 @_option("--output-dir", str, "Folder for mnist.safetensors and metrics.jsonl.", metavar="DIR")
 @_option(

@@ -60,15 +60,16 @@ class ProcessGroup(Rank):
             _backward(parallel)
         return parallel
 
-    def loss(self, logits: Tensor, labels: Tensor, count: int) -> Tensor:
+    def loss(self, logits: Tensor, labels: Tensor, count: int, smoothing: float = 0.0) -> Tensor:
         """Return the loss of this rank's share of a batch of `count`: the sum over the share, times size / count.
 
         DistributedDataParallel takes the mean of the ranks' gradients. For these sums it is the gradient of the batch
         even when shares are uneven, which it is not for means. The loss of an empty share is 0, not NaN.
         """
         if self.size == 1:
-            return F.cross_entropy(logits, labels)
-        return F.cross_entropy(logits, labels, reduction="sum") * (self.size / count)
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        total = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+        return total * (self.size / count)
 
     def mean(self, value: Tensor) -> Tensor:
         """Return the mean of a scalar over the ranks."""

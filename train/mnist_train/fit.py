@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mnist_runtime.digits import CLASSES
+from mnist_train.averaging import WeightAverage
 from mnist_train.data.batches import Batches, Data, InMemory
 from mnist_train.distributed import ALONE, ProcessGroup
 from mnist_train.errors import DivergenceError
@@ -63,6 +65,8 @@ def fit(  # noqa: PLR0913  # one argument per number and per hook
     batch_size: int = 64,
     optimizer: Optimizer | None = None,
     schedule: Schedule = constant,
+    label_smoothing: float = 0.0,
+    average: WeightAverage | None = None,
     position: Position | None = None,
     group: ProcessGroup = ALONE,
     on_step: Callable[[], object] = lambda: None,
@@ -74,7 +78,7 @@ def fit(  # noqa: PLR0913  # one argument per number and per hook
     device once in 100 steps, to check that the losses are finite, and at the end of each epoch.
 
     Args:
-        model: Module from float32 `[N, 784]` to float32 `[N, 10]`.
+        model: Module from float32 `[N, 784]` to float32 `[N, 10]` or `[N, 11]`.
         train: Pixels and labels to learn from.
         valid: Pixels and labels to evaluate on after each epoch.
         lr: Learning rate, > 0.
@@ -82,6 +86,8 @@ def fit(  # noqa: PLR0913  # one argument per number and per hook
         batch_size: Digits per step, >= 1; the last step of an epoch takes the remainder.
         optimizer: Update rule; the default is the lab's, `p -= lr * p.grad`.
         schedule: Factor on `lr` as a function of the share of steps done.
+        label_smoothing: Share of each label that is spread over all classes (Szegedy et al. 2016).
+        average: Average of the weights, updated after every step; evaluated after each epoch in place of `model`.
         position: Progress to continue from; updated in place, so that `on_step` and `on_epoch` can save it.
         group: Processes that train together; `model` was wrapped by it, and the batches are this rank's shares.
         on_step: Called after every step; an exception from it ends the training between two steps.
@@ -92,6 +98,7 @@ def fit(  # noqa: PLR0913  # one argument per number and per hook
     """
     train, valid = as_batches(train), as_batches(valid)
     optimizer = optimizer or Descent(model.parameters())
+    average = average or WeightAverage(model, decay=0)
     position = position or Position()
     steps = math.ceil(len(train) / batch_size)
     while position.epoch <= epochs:
@@ -100,17 +107,18 @@ def fit(  # noqa: PLR0913  # one argument per number and per hook
         position.losses = losses
         for pixels, labels in train.epoch(position.epoch, batch_size, position.step):
             count = min(batch_size, len(train) - batch_size * position.step)
-            loss = group.loss(model(pixels), labels, count)
+            loss = group.loss(model(pixels), labels, count, label_smoothing)
             loss.backward()  # type: ignore[no-untyped-call]
             done = (position.epoch - 1) * steps + position.step
             optimizer.step(lr * schedule(done / (epochs * steps)))
+            average.update(done + 1)
             losses[position.step] = group.mean(loss.detach())
             position.step += 1
             if position.step % _CHECK_EVERY == 0:
                 _require_finite(position, lr, _CHECK_EVERY)
             on_step()
         _require_finite(position, lr, steps)
-        measured = evaluate(model, valid, group)
+        measured = evaluate(average.model, valid, group)
         epoch = Epoch(position.epoch, _mean(losses, len(train), batch_size), *measured, _curve(losses))
         if not math.isfinite(epoch.valid_loss):
             raise _divergence(epoch.valid_loss, position.epoch, position.step, lr)
@@ -168,12 +176,16 @@ def evaluate(model: nn.Module, data: Data | Batches, group: ProcessGroup = ALONE
     for pixels, labels in data.epoch(0, _EVALUATION_BATCH):
         logits = model(pixels)
         losses.append(F.cross_entropy(logits, labels, reduction="sum"))
-        correct.append((logits.argmax(dim=1) == labels).sum())
+        correct.append(_is_correct(logits, labels).sum())
     sums = torch.stack([torch.stack(each).cpu().double().sum() for each in (losses, correct)])
     loss, share = (group.sum(sums) / len(data)).tolist()
     return loss, share
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the share of `logits` `[N, 10]` whose largest is at the label, as a scalar without gradient."""
-    return (logits.argmax(dim=1) == labels).float().mean()
+    """Return the share of `logits` whose largest of the ten digits is at the label, as a scalar without gradient."""
+    return _is_correct(logits, labels).float().mean()
+
+
+def _is_correct(logits: Tensor, labels: Tensor) -> Tensor:
+    return logits[:, : len(CLASSES)].argmax(dim=1) == labels

@@ -97,5 +97,16 @@ def cosine(done: float) -> float:
     return (1 + math.cos(math.pi * done)) / 2
 
 
-SCHEDULES: dict[str, Schedule] = {"constant": constant, "cosine": cosine}
+def one_cycle(done: float) -> float:
+    """Rise from 0 to 1 in the first 30 % of the run and fall back to 0, along cosines (Smith and Topin 2019).
+
+    >>> [round(one_cycle(done), 2) for done in (0, 0.15, 0.3, 0.65, 1)]
+    [0.0, 0.5, 1.0, 0.5, 0.0]
+    """
+    return 1 - cosine(done / _WARM_UP) if done < _WARM_UP else cosine((done - _WARM_UP) / (1 - _WARM_UP))
+
+
+_WARM_UP = 0.3  # of the run
+
+SCHEDULES: dict[str, Schedule] = {"constant": constant, "cosine": cosine, "one-cycle": one_cycle}
 """Schedules by their names for `--schedule`."""

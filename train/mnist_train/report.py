@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _BATCH = 10_000
 _WRONG = 24  # digits in errors.png
+_SAMPLES = 100  # pictures in samples.png
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Outcome:
 
 
 def write_report(
-    folder: Path, model: nn.Module, valid: Batches, history: Sequence[Epoch], record: Mapping[str, Any]
+    folder: Path, model: nn.Module, train: Batches, valid: Batches, history: Sequence[Epoch], record: Mapping[str, Any]
 ) -> Path:
     """Draw the run into `folder` and return the path of its index.html.
 
@@ -64,6 +65,8 @@ def write_report(
         "curves.png": ("Learning curves", _curves(history)),
         "confusion.png": ("Confusions", _confusion(outcome.confusion)),
     }
+    pixels, _ = next(iter(train.epoch(1, _SAMPLES)))
+    figures["samples.png"] = ("Training pictures", _samples(pixels.reshape(-1, HEIGHT, WIDTH).cpu().numpy()))
     if (weights := first_weights(model)) is not None:
         is_linear = sum(p.ndim == 2 for p in model.parameters()) == 1
         figures["templates.png"] = ("What each output looks for", _templates(weights, linear=is_linear))
@@ -83,7 +86,7 @@ def examine(model: nn.Module, digits: Batches) -> Outcome:
     confusion = np.zeros((len(CLASSES), len(CLASSES)), dtype=np.int64)
     worst: list[tuple[float, int, int, NDArray[np.float32]]] = []
     for pixels, labels in digits.epoch(0, _BATCH):
-        confidence, prediction = torch.softmax(model(pixels), dim=1).max(dim=1)
+        confidence, prediction = torch.softmax(model(pixels)[:, : len(CLASSES)], dim=1).max(dim=1)
         np.add.at(confusion, (labels.cpu().numpy(), prediction.cpu().numpy()), 1)
         wrong = (prediction != labels).nonzero().flatten()
         wrong = wrong[confidence[wrong].argsort(descending=True)[:_WRONG]]
@@ -162,6 +165,13 @@ def _confusion(confusion: NDArray[np.int64]) -> "Figure":
     axes.set_ylabel("label", fontsize=10, color=INK)
     accuracy = np.trace(confusion) / confusion.sum()
     set_title(axes, f"{confusion.sum():,} validation digits, {accuracy:.2%} right")
+    return figure
+
+
+def _samples(pictures: NDArray[np.float32]) -> "Figure":
+    figure = new_figure(6, 6)
+    for axes, picture in zip(_grid(figure, 10, 10), pictures, strict=False):
+        axes.imshow(picture, cmap="gray_r", vmin=0, vmax=1)
     return figure
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mnist_runtime.errors import first_line
 from mnist_runtime.io.files import read_whole, write_atomically
 from mnist_train import checkpoint
+from mnist_train.averaging import WeightAverage
 from mnist_train.distributed import ALONE, ProcessGroup
 from mnist_train.errors import CheckpointError
 from mnist_train.fit import Epoch, Position
@@ -41,8 +42,10 @@ class State:
     run_id: str
     """Id of the torchrun that started the run; empty without torchrun."""
 
-    def restore(self, model: nn.Module, optimizer: Optimizer, device: torch.device, rank: int = 0) -> Position:
-        """Restore weights, optimizer and the generators of `rank`; return the position to continue from.
+    def restore(
+        self, model: nn.Module, optimizer: Optimizer, average: WeightAverage, device: torch.device, rank: int = 0
+    ) -> Position:
+        """Restore weights, optimizer, average and the generators of `rank`; return the position to continue from.
 
         A rank that the saved run did not have keeps its generators.
 
@@ -52,6 +55,7 @@ class State:
         try:
             model.load_state_dict(self._under("model."))
             optimizer.restore(self._under("optimizer."))
+            average.restore(self._under("average."))
             if (cpu := self.tensors.get(f"rng.cpu.{rank}")) is not None:
                 torch.set_rng_state(cpu)
             if device.type == "cuda" and (cuda := self.tensors.get(f"rng.cuda.{rank}")) is not None:
@@ -73,6 +77,7 @@ def save_state(
     optimizer: Optimizer,
     position: Position,
     *,
+    average: WeightAverage,
     group: ProcessGroup = ALONE,
 ) -> bool:
     """Write the state of the run to `path`, atomically; return False and write nothing if a weight is not finite.
@@ -86,6 +91,7 @@ def save_state(
     if not all(torch.isfinite(tensor).all() for tensor in weights.values()):
         return False  # keeps the last good checkpoint; the loop reports the divergence
     tensors = weights | {f"optimizer.{name}": tensor for name, tensor in optimizer.tensors().items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in average.tensors().items()}
     generators = {"rng.cpu": torch.get_rng_state()}
     device = next(model.parameters()).device
     if device.type == "cuda":

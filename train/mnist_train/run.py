@@ -15,14 +15,17 @@ from tqdm import tqdm
 from mnist_runtime import __version__
 from mnist_runtime.io.files import ensure_writable, write_atomically
 from mnist_train import checkpoint
+from mnist_train.augment import Augmented
+from mnist_train.averaging import WeightAverage
 from mnist_train.data.batches import Batches, InMemory, OnDisk
+from mnist_train.data.bundled import load_split
 from mnist_train.data.mapped import MappedSplit
 from mnist_train.data.sources import AnySplit, open_source
 from mnist_train.devices import choose_device, limit_threads
 from mnist_train.distributed import ALONE, ProcessGroup
 from mnist_train.errors import DataError, DivergenceError, GroupError
 from mnist_train.fit import CHANCE_LOSS, Epoch, Position, evaluate, fit
-from mnist_train.models import build
+from mnist_train.models import build, knows_no_digit
 from mnist_train.optimizers import SCHEDULES, make_optimizer
 from mnist_train.plots import require_matplotlib
 from mnist_train.resumable import FILE, State, load_state, save_state
@@ -31,6 +34,9 @@ from mnist_train.trackers import Tracker, make_tracker
 
 FILES = ("mnist.safetensors", "metrics.jsonl")
 """Files that a run leaves in its output folder."""
+
+
+_NO_DIGITS = 0.24  # pictures of what is no digit per training digit; an epoch shows about half of them
 
 
 class Stopped(Exception):  # noqa: N818  # not an error: somebody asked for it
@@ -82,11 +88,12 @@ class TrainingRun:
         )
         if group.rank:
             torch.manual_seed(settings.seed + group.rank)  # every rank drops out other units
+        self.average = WeightAverage(self.model, settings.average)
         self.position = Position()
         with group.together():
             if resumed := self._load_state_of_restarted() or resumed:
                 self._require_same_data(resumed)
-                self.position = resumed.restore(self.model, self.optimizer, self.device, group.rank)
+                self.position = resumed.restore(self.model, self.optimizer, self.average, self.device, group.rank)
         self.trained = group.wrap(self.model)
 
     def _prepare_outputs(self) -> Tracker:
@@ -124,7 +131,7 @@ class TrainingRun:
             Stopped: SIGINT or SIGTERM came; a resumable checkpoint was written.
             DivergenceError: the loss is NaN or infinite; the last good resumable checkpoint is kept.
         """
-        train = self._batches(self.data.train, self.settings.seed if self.settings.shuffle else None)
+        train = self._training_batches()
         valid = self._batches(self.data.valid)
         self._announce(len(train), valid)
         steps = math.ceil(len(train) / self.settings.batch_size)
@@ -142,7 +149,7 @@ class TrainingRun:
             history = self._fit(train, valid, bar, signals)
         tested = self._test()
         if self.group.rank == 0:
-            self._write(history, tested)
+            self._write(train, history, tested)
 
     def _announce(self, count: int, valid: Batches) -> None:
         parameters = sum(p.numel() for p in self.model.parameters())
@@ -171,7 +178,7 @@ class TrainingRun:
                 f"epoch {epoch.epoch:>2}/{settings.epochs:<2} training loss {epoch.train_loss:.4f}   "
                 f"validation loss {epoch.valid_loss:.4f}   accuracy {epoch.valid_accuracy:.2%}"
             )
-            self.tracker.epoch(epoch, self.model)
+            self.tracker.epoch(epoch, self.average.model)
             if epoch.epoch < settings.epochs:
                 self._save()
 
@@ -185,6 +192,8 @@ class TrainingRun:
                 batch_size=settings.batch_size,
                 optimizer=self.optimizer,
                 schedule=SCHEDULES[settings.schedule],
+                label_smoothing=settings.label_smoothing,
+                average=self.average,
                 position=position,
                 group=self.group,
                 on_step=on_step,
@@ -197,17 +206,24 @@ class TrainingRun:
 
     def _save(self) -> bool:
         return save_state(
-            self.state, self.settings, self.digests, self.model, self.optimizer, self.position, group=self.group
+            self.state,
+            self.settings,
+            self.digests,
+            self.model,
+            self.optimizer,
+            self.position,
+            average=self.average,
+            group=self.group,
         )
 
     def _test(self) -> dict[str, float]:
         if self.data.test is None:
             return {}
-        loss, accuracy = evaluate(self.trained, self._batches(self.data.test), self.group)
+        loss, accuracy = evaluate(self.average.model, self._batches(self.data.test), self.group)
         self.echo(f"test        loss {loss:.4f}   accuracy {accuracy:.2%}")
         return {"test_loss": loss, "test_accuracy": accuracy}
 
-    def _write(self, history: list[Epoch], tested: dict[str, float]) -> None:
+    def _write(self, train: Batches, history: list[Epoch], tested: dict[str, float]) -> None:
         source = self.settings.data
         record = {
             "model": self.settings.model,
@@ -221,7 +237,7 @@ class TrainingRun:
             "versions": {"mnist-edge": __version__, "torch": torch.__version__},
         }
         path, metrics = (self.folder / name for name in FILES)
-        digest = checkpoint.save(path, self.model, record)
+        digest = checkpoint.save(path, self.average.model, record)
         lines = [*(epoch.metrics() for epoch in history), {**tested, "run": record}]
         write_atomically(metrics, "".join(json.dumps(line) + "\n" for line in lines).encode())
         self.state.unlink(missing_ok=True)
@@ -231,8 +247,18 @@ class TrainingRun:
             from mnist_train.report import write_report
 
             valid = self._batches(self.data.valid, group=ALONE)
-            index = write_report(Path(self.settings.report), self.model, valid, history, record)
+            index = write_report(Path(self.settings.report), self.average.model, train, valid, history, record)
             self.echo(f"Wrote {index}.")
+
+    def _training_batches(self) -> Batches:
+        settings = self.settings
+        batches = self._batches(self.data.train, settings.seed if settings.shuffle else None)
+        if knows_no_digit(self.model):
+            from mnist_train.no_digit import Mixed, no_digits
+
+            pictures = no_digits(round(_NO_DIGITS * len(batches)), load_split("train"), settings.seed)
+            batches = Mixed(batches, pictures.to(self.device), settings.seed, self.group.rank)
+        return Augmented(batches, settings.seed, self.group.rank) if settings.augment else batches
 
     def _batches(self, split: AnySplit, shuffle: int | None = None, group: ProcessGroup | None = None) -> Batches:
         group = group or self.group

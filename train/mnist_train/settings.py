@@ -26,6 +26,10 @@ class TrainingSettings:
     momentum: float = 0.0
     weight_decay: float = 0.0
     schedule: str = "constant"
+    label_smoothing: float = 0.0
+    average: float = 0.0
+    """Decay of the average of the weights; 0 keeps the last weights."""
+    augment: bool = False
     epochs: int = 2
     batch_size: int = 64
     shuffle: bool = False
@@ -40,7 +44,10 @@ class TrainingSettings:
 
     def hyperparameters(self) -> dict[str, Any]:
         """Return the settings that, with the model and the data, decide the weights."""
-        names = ("optimizer", "lr", "momentum", "weight_decay", "schedule", "epochs", "batch_size", "shuffle", "seed")
+        names = (
+            *("optimizer", "lr", "momentum", "weight_decay", "schedule", "label_smoothing", "average", "augment"),
+            *("epochs", "batch_size", "shuffle", "seed"),
+        )
         return {name: getattr(self, name) for name in names}
 
     def to_toml(self) -> str:
