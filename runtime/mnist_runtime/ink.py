@@ -91,7 +91,7 @@ def drawn(grey: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
         return None
     shades = np.minimum(255, (510 * levels + solid) // (2 * solid))
     shades[10 * levels <= solid] = 0
-    return shades.astype(np.uint8)[grey]
+    return shades.astype(np.uint8).take(grey)
 
 
 class Box(NamedTuple):

@@ -59,7 +59,7 @@ def infer(
     show: bool,
     labels: Path | None,
 ) -> int:
-    """Recognise the digits in files: .npy and .npz arrays, and PNG, JPEG, BMP or WebP images of one digit each.
+    """Recognise the digits in files: .npy and .npz arrays, and images of one digit each.
 
     PATH may be a file, a folder, a quoted glob, or "-" for standard input. Arrays are uint8 0-255 or floats within
     [0, 1], 28x28 or 784 pixels, white ink on black. Images may be of any size, dark on light or light on dark; they

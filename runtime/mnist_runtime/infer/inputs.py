@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 from zipfile import ZipFile
 
+from mnist_runtime.console.command import note
 from mnist_runtime.digits import PIXELS, Intensities, Pixels
 from mnist_runtime.errors import DigitError, FileMissingError, first_line
 from mnist_runtime.io.files import reading
@@ -20,8 +21,10 @@ CHUNK = 4096
 """Digits read at a time."""
 
 STDIN = "-"
-SUFFIXES = frozenset([".npy", ".npz", ".png", ".jpg", ".jpeg", ".bmp", ".webp"])
-"""Suffixes of the files of a folder that are read."""
+SUFFIXES = frozenset(
+    [".npy", ".npz", ".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".avif"]
+)
+"""Suffixes of the files in a folder that are read; the others are left out, and counted on stderr."""
 
 _NPY, _ZIP = b"\x93NUMPY", b"PK\x03\x04"
 _LIMIT = 2**28  # bytes of an image or of an .npz; a larger array belongs in an .npy, which streams
@@ -43,10 +46,13 @@ def expand(path: str, *, recursive: bool) -> Iterator[str]:
     if path != STDIN and is_folder:
         found = sorted(folder.rglob("*") if recursive else folder.iterdir())
         shown = (file for file in found if not any(part.startswith(".") for part in file.relative_to(folder).parts))
-        files = [str(file) for file in shown if file.suffix.lower() in SUFFIXES and file.is_file()]
+        every = [file for file in shown if file.is_file()]
+        files = [str(file) for file in every if file.suffix.lower() in SUFFIXES]
         deeper = "" if recursive else "; --recursive reads its subfolders too"
         if not files:
             raise FileMissingError(f"{path} holds no {', '.join(sorted(SUFFIXES))}{deeper}")
+        if left_out := len(every) - len(files):
+            note(f"{path}: left out {left_out} {'file' if left_out == 1 else 'files'} of other kinds")
         yield from files
     elif path != STDIN and not is_there and glob.has_magic(path):  # quoted, or a shell that expands no globs
         matches = sorted(glob.glob(path, recursive=recursive))  # noqa: PTH207  # Path.glob takes no absolute pattern

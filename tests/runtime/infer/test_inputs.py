@@ -40,6 +40,7 @@ def test_a_folder_is_read_in_order_and_a_bad_file_does_not_end_it(run, folder):
     assert result.returncode == 1
     (line,) = [line for line in result.stderr.splitlines() if line.startswith(b"Error")]
     assert b"d.npy" in line
+    assert f"{folder}: left out 1 file of other kinds\n".encode() in result.stderr
     assert labels(run("mnist-infer", folder, "--recursive", "--format", "jsonl")) == [7, 2, 1, 0, 4]
 
 
@@ -49,6 +50,16 @@ def test_a_quoted_glob_is_expanded(run, folder):
     result = run("mnist-infer", f"{folder}/**/e.npy", "-r", "--format", "jsonl")
     assert (result.returncode, labels(result)) == (0, [4])
     assert b"matches no file" in run("mnist-infer", f"{folder}/*.gif").stderr
+
+
+def test_a_folders_gif_tiff_and_jfif_are_read(run, test_split, tmp_path):
+    picture = Image.fromarray(255 - test_split.images[0]).resize((200, 200))
+    picture.save(tmp_path / "a.gif")
+    picture.save(tmp_path / "b.tif")
+    picture.save(tmp_path / "c.jfif", "JPEG")
+    result = run("mnist-infer", tmp_path, "--format", "jsonl")
+    assert labels(result) == [7, 7, 7]
+    assert b"left out" not in result.stderr
 
 
 @pytest.mark.parametrize(("name", "wanted"), [("a.npy", [7]), ("b.npz", [2, 1]), ("c.png", [0])])

@@ -146,7 +146,18 @@ def label(data):
     return Classifier().classify(read_image(data, "page")).label
 
 
-@pytest.mark.parametrize(("form", "options"), [("PNG", {}), ("JPEG", {"quality": 60}), ("BMP", {}), ("WEBP", {})])
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        ("PNG", {}),
+        ("JPEG", {"quality": 60}),
+        ("BMP", {}),
+        ("WEBP", {}),
+        ("GIF", {}),
+        ("TIFF", {}),
+        pytest.param("AVIF", {}, marks=pytest.mark.skipif("AVIF" not in Image.SAVE, reason="Pillow reads no AVIF")),
+    ],
+)
 def test_every_format_is_read(seven, form, options):
     assert label(encode(seven, form, **options)) == 7
     assert label(encode(255 - seven, form, **options)) == 7
@@ -161,6 +172,13 @@ def test_every_mode_is_read(seven, mode):
     assert (
         label(encode(picture, "TIFF" if mode == "CMYK" else "PNG") if mode != "CMYK" else encode(picture, "JPEG")) == 7
     )
+
+
+@pytest.mark.parametrize("bits", [10, 12, 16])
+@pytest.mark.parametrize("paper", [lambda ink: ink, lambda ink: 255 - ink], ids=["light on dark", "dark on light"])
+def test_deep_greys_are_read_by_their_own_range(seven, paper, bits):
+    assert label(encode(paper(seven).astype(np.uint16) << (bits - 8))) == 7
+    assert label(encode(paper(seven).astype(np.float32) / 255, "TIFF")) == 7
 
 
 @pytest.mark.parametrize("ink", [0, 255, 40])

@@ -8,7 +8,7 @@ from mnist_runtime import ink as mnist
 from mnist_runtime.digits import Intensities
 from mnist_runtime.errors import DigitError
 from mnist_runtime.io.images.decode import PIXEL_LIMIT, SMALLEST_SIDE, Grey, decode, shrunk
-from mnist_runtime.io.images.lines import connected, without_lines
+from mnist_runtime.io.images.lines import RIM, connected, without_lines
 from mnist_runtime.io.images.paper import ink_on_paper
 
 __all__ = ["PIXEL_LIMIT", "normalise", "read_image"]
@@ -40,15 +40,16 @@ def normalise(grey: Grey, name: str) -> Intensities:
     ink = mnist.drawn(grey)
     if ink is None:
         ink = ink_on_paper(shrunk(grey, _PHOTOGRAPH))
+    fullest = 0 if ink is None else _FULLEST * ink.size
     if ink is not None:
-        ink = without_lines(ink)
-        ink[~connected(ink > 0, ink > _SOLID)] = 0
+        ink = without_lines(_without_margins(ink), min(ink.shape))
+        ink = np.where(connected(ink > 0, ink > _SOLID), ink, 0)
     if ink is None or not ink.any():
         raise DigitError(
             f"{name} shows no digit: nothing stands out from its background; write bolder, light it evenly, or leave "
             "some background around it"
         )
-    if np.count_nonzero(ink) > _FULLEST * ink.size:
+    if np.count_nonzero(ink) > fullest:
         raise DigitError(
             f"{name} shows no digit: more than {_FULLEST:.0%} of it is ink; leave some background around it"
         )
@@ -59,6 +60,13 @@ def normalise(grey: Grey, name: str) -> Intensities:
     if _stand_side_by_side(ink):
         raise DigitError(f"{name} shows several digits side by side; crop it to one of them")
     return cast("Intensities", mnist.normalise(ink[None])[0])
+
+
+def _without_margins(ink: Grey) -> Grey:
+    """Cut blank margins off, but for as many pixels as show that the ink does not reach the rim."""
+    box = mnist.Box.of(ink[None])
+    top, left = max(0, int(box.top[0]) - RIM - 1), max(0, int(box.left[0]) - RIM - 1)
+    return ink[top : int(box.top[0] + box.height[0]) + RIM + 1, left : int(box.left[0] + box.width[0]) + RIM + 1]
 
 
 def _stand_side_by_side(ink: Grey) -> bool:

@@ -12,7 +12,8 @@ Ints = NDArray[np.int64]
 _STEEPEST = 0.09  # pixels per pixel, 5 degrees: how far a page is turned
 _SHORTEST = 0.25  # of the picture's shorter side
 _GAP = 4  # pixels in which a line may fade
-_RIM = 4  # pixels from the picture's rim at which a line reaches the rim
+RIM = 4
+"""Pixels from the picture's rim at which a line reaches the rim."""
 _LEFT_OVER = 0.12  # of the picture's shorter side: what a digit spans at least
 
 
@@ -34,15 +35,16 @@ class Line:
         return Line(self.band.T, self.mask.T, self.thickness, self.across)
 
 
-def without_lines(ink: Ink) -> Ink:
+def without_lines(ink: Ink, side: int) -> Ink:
     """Return ink without the lines of its paper, unless nothing of a digit's size is left then.
 
+    `side` is the shorter side of the picture, from which blank margins may have been cut, but for `RIM` pixels and one.
     A line belongs to the paper if it crosses the whole picture, is not half as thick as the rest of the ink, or stands
     apart from it. Where the digit crosses a line, the digit stays.
     """
     lit = ink > 0
     down, across = _run_lengths(lit.T).T, _run_lengths(lit)
-    lines = [*_lines(lit, down), *(line.transposed() for line in _lines(lit.T, across.T))]
+    lines = [*_lines(lit, down, side), *(line.transposed() for line in _lines(lit.T, across.T, side))]
     if not lines:
         return ink
     every = np.logical_or.reduce([line.mask for line in lines])
@@ -56,7 +58,7 @@ def without_lines(ink: Ink) -> Ink:
     rest = lit & ~np.logical_or.reduce([line.mask for line in ruled])
     beside = rest & ~np.logical_or.reduce([line.band for line in ruled]) & (ink > 102)
     rest = connected(rest, beside)  # without what is left where lines cross one another
-    return np.where(rest, ink, 0) if _spans(rest) >= _LEFT_OVER * min(ink.shape) else ink
+    return np.where(rest, ink, 0) if _spans(rest) >= _LEFT_OVER * side else ink
 
 
 def _runs(lit: Mask) -> tuple[Ints, Ints]:
@@ -75,17 +77,16 @@ def _run_lengths(lit: Mask) -> Ints:
     return lengths
 
 
-def _lines(lit: Mask, run: Ints) -> list[Line]:
+def _lines(lit: Mask, run: Ints, side: int) -> list[Line]:
     """Find the lines that are nearly horizontal by a Hough transform of the middles of thin runs.
 
     The longest line comes first, then those parallel to it; then the longest of those left, and so on.
     """
     height, width = lit.shape
-    side = min(lit.shape)
     shortest = _SHORTEST * side
     starts = lit & (run <= max(3, side // 32))
     starts[1:] &= ~lit[:-1]
-    top, column = np.nonzero(starts)
+    top, column = np.divmod(np.flatnonzero(starts), width)
     size = run[top, column]
     middle = top + (size - 1) / 2
     slopes = np.arange(-_STEEPEST, _STEEPEST, 2 / width) + 1 / width
@@ -102,9 +103,9 @@ def _lines(lit: Mask, run: Ints) -> list[Line]:
             if votes[best, offset] < 0.6 * shortest:
                 break
             if np.count_nonzero(chosen) >= 0.6 * shortest:
-                slope, start = _fitted(column[chosen], middle[chosen])
-                on = np.abs(middle - slope * column - start) <= 1.5
-                line = _traced(lit, run, slope, start, column[on], float(np.median(size[on])))
+                fit = _fitted(column[chosen], middle[chosen])
+                on = np.abs(middle - fit[0] * column - fit[1]) <= 1.5
+                line = _traced(lit, run, fit, column[on], float(np.median(size[on])), shortest)
                 lines += [] if line is None else [line]
                 free &= ~(chosen | on)
         if free.all():
@@ -115,18 +116,23 @@ def _lines(lit: Mask, run: Ints) -> list[Line]:
 
 def _fitted(x: Ints, y: NDArray[np.float64]) -> tuple[float, float]:
     """Fit a line to the points, then to the half of them that is nearest; return its slope and its y at x = 0."""
-    for _ in range(4):
-        slope, start = np.polyfit(x, y, 1) if np.ptp(x) else (0.0, float(np.mean(y)))
+    for _ in range(2):
+        across, up = x - x.sum() / len(x), y - y.sum() / len(y)
+        slope = float(across @ up / max(across @ across, 1.0))
+        start = float(y.sum() - slope * x.sum()) / len(x)
         rest = np.abs(y - slope * x - start)
-        x, y = x[rest <= np.median(rest)], y[rest <= np.median(rest)]
-    return float(slope), float(start)
+        nearest = np.argsort(rest)[: (len(x) + 1) // 2]
+        x, y = x[nearest], y[nearest]
+    return slope, start
 
 
-def _traced(lit: Mask, run: Ints, slope: float, start: float, columns: Ints, thickness: float) -> Line | None:
+def _traced(
+    lit: Mask, run: Ints, fit: tuple[float, float], columns: Ints, thickness: float, shortest: float
+) -> Line | None:
     """Follow a line along its longest stretch; None if the stretch is too short, or mostly crossed by other ink."""
     height, width = lit.shape
     x = np.arange(width)
-    y = slope * x + start
+    y = fit[0] * x + fit[1]
     inside = (y > -1) & (y < height)
     row = np.clip(np.rint(y).astype(np.int64), 0, height - 1)
     thin = np.zeros(width, dtype=bool)
@@ -138,11 +144,14 @@ def _traced(lit: Mask, run: Ints, slope: float, start: float, columns: Ints, thi
     stretch = max(stretches, key=lambda each: int(thin[each].sum()))
     first, last = int(stretch[0]), int(stretch[-1])
     length = last - first + 1
-    if length < _SHORTEST * min(lit.shape) or thin[stretch].sum() < 0.5 * length:
+    if length < shortest or thin[stretch].sum() < 0.5 * length:
         return None
-    ends = [min(end, width - 1 - end) <= _RIM or not _RIM < y[end] < height - 1 - _RIM for end in (first, last)]
-    band = np.abs(np.arange(height)[:, None] - y) <= thickness / 2 + 1.5
-    band[:, : max(0, first - 1)] = band[:, last + 2 :] = False
+    ends = [min(end, width - 1 - end) <= RIM or not RIM < y[end] < height - 1 - RIM for end in (first, last)]
+    covered = slice(max(0, first - 1), last + 2)
+    half = round(thickness / 2 + 1)
+    band = np.zeros(lit.shape, dtype=bool)
+    for beside in range(-half, half + 1):
+        band[np.clip(row[covered] + beside, 0, height - 1), x[covered]] = True
     return Line(band, band & lit & (run <= 1.5 * thickness + 2), thickness, all(ends))
 
 
