@@ -15,11 +15,16 @@ COMPAT_TESTS := pytest pytest-timeout hypothesis jsonschema onnx scikit-learn
 
 SECONDS ?= 600
 
+# Engines that read ONNX, a set of requirements each; onnxruntime < 1.19 needs numpy 1.
+ENGINES := .venv-engines
+ENGINE_PACKAGES := onnxruntime==1.15.1,numpy==1.26.4 onnxruntime==1.20.1,numpy onnxruntime,numpy tract,numpy \
+  opencv-python-headless,numpy
+
 EDGE_PACKAGES := clang libclang-rt-dev gcc-arm-none-eabi gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf gcc-riscv64-linux-gnu \
   gcc-s390x-linux-gnu libc6-dev-arm64-cross libc6-dev-armhf-cross libc6-dev-riscv64-cross libc6-dev-s390x-cross \
   qemu-user qemu-system-arm
 
-.PHONY: demo quick test test-browser test-edge test-ray check bench soak compat fuzz model clean
+.PHONY: demo quick test test-browser test-edge engines test-ray check bench soak compat fuzz model clean
 
 demo: .venv/demo .venv-edge/demo  ## train, export, prove parity, and recognise a digit without torch
 	@echo "\n== Train: the lab's loop on 50,000 digits =="
@@ -47,6 +52,18 @@ test-edge: .venv/dev  ## mnist.h on nine processors, real, emulated and bare; in
 	  as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	  $$as_root apt-get update && $$as_root apt-get install --yes --no-install-recommends $(EDGE_PACKAGES); }
 	REQUIRE_EDGE=1 $(BIN)/python -m pytest -n 2 tests/edge
+
+engines: .venv/dev  ## the exact network in other engines, each in an environment of its own: equal or not
+	@$(BIN)/python tests/edge/engines.py prepare $(ENGINES)/models
+	@for wanted in $(ENGINE_PACKAGES); do \
+	  folder=$(ENGINES)/$$wanted; \
+	  test -x $$folder/bin/python || $(PYTHON) -m venv --without-pip $$folder || exit 1; \
+	  $(BIN)/python -m pip --python $$folder/bin/python install --quiet $$(echo $$wanted | tr , ' ') || exit 1; \
+	  echo "$$wanted"; \
+	  $$folder/bin/python tests/edge/engines.py $$(echo $$wanted | sed 's/[-=,].*//') $(ENGINES)/models || exit 1; \
+	done
+	@npm install --silent --prefix $(ENGINES)/web onnxruntime-web && cp tests/edge/engine.mjs $(ENGINES)/web
+	@node $(ENGINES)/web/engine.mjs $(ENGINES)/models && $(BIN)/python tests/edge/engines.py web $(ENGINES)/models
 
 test-ray: .venv/dev  ## mnist-score on a Ray of two nodes of this machine, with scorers and runs killed; two minutes or so
 	$(BIN)/python -m pytest tests/score --cov --cov-config=tests/score/coverage.toml --cov-report=term-missing
@@ -92,7 +109,7 @@ model: .venv/dev  ## make the bundled models again
 	$(BIN)/mnist-train --config recipes/cnn.toml --output-dir artifacts/cnn
 
 clean:  ## forget the environments and caches; artifacts stay
-	rm -rf .venv .venv-edge .venv-compat .mypy_cache .ruff_cache .pytest_cache .coverage .import_linter_cache
+	rm -rf .venv .venv-edge .venv-compat .venv-engines .mypy_cache .ruff_cache .pytest_cache .coverage .import_linter_cache
 
 .venv/demo: $(MANIFESTS)
 	@echo "Setting up .venv with torch, onnx and onnxruntime: a minute or two, about 1 GB, the first time only."

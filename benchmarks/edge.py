@@ -29,7 +29,7 @@ from mnist_export.exact.onnx import to_graph as exact_graph
 from mnist_export.exact.rounding import CALIBRATION_DIGITS, exact
 from mnist_export.golden import golden_digits
 from mnist_export.onnx import to_graph, to_onnx, uint8_graph
-from mnist_runtime.model.session import Settings
+from mnist_runtime.model.session import SessionSettings
 from mnist_train.data.bundled import load_split
 from mnist_train.models import MNISTLogistic
 
@@ -152,7 +152,7 @@ def main() -> int:
             network = exact(module, calibration)
             header = to_header(network, golden, origin="a benchmark", logits_sha256="0" * 64)
             graphs = [exact_graph(network), uint8_graph(to_graph(module))]
-            sessions = [Settings().open(to_onnx(graph, {}), kind) for graph in graphs]
+            sessions = [SessionSettings().open(to_onnx(graph, {}), kind) for graph in graphs]
             runs = [lambda s=s: s.run(["logits"], {"pixels": DIGITS[:1]}) for s in sessions]  # type: ignore[misc]
             exact_us, float_us = best_of(*runs)
             c_us = microseconds(folder, header)

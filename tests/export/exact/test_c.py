@@ -11,7 +11,7 @@ import pytest
 from mnist_export.exact.c import to_header
 from mnist_export.exact.network import ExactNetwork, Linear
 from mnist_export.golden import single_pixels
-from mnist_runtime.model.header import Header
+from mnist_runtime.model.header import PROGRAM, Header
 
 pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
 
@@ -114,6 +114,29 @@ def _flip(header: bytes, table: str, place: int, bit: int) -> bytes:
 @pytest.mark.parametrize("bit", [0, 2])
 def test_the_self_test_names_the_layer_whose_table_is_damaged(header, table, found, bit):
     assert Header(_flip(header, table, 5, bit), "mnist.h").selftest() == found
+
+
+def test_every_changed_bit_of_a_weight_is_found(tmp_path, network, header):
+    """A thousand bits drawn at random, each flipped in the compiled program, as a worn flash would."""
+    program = bytearray(_compile(tmp_path, header, PROGRAM, "-std=c99", "-O2").read_bytes())
+    layers = [number for number, layer in enumerate(network.layers, start=1) for _ in layer.weight.flat]
+    tables = [np.frombuffer(_table(header, f"mnist_weight{n}"), np.uint8) for n in range(1, len(network.layers) + 1)]
+    places = np.concatenate([program.index(table.tobytes()) + np.arange(table.size) for table in tables])
+    generator = np.random.default_rng(0)
+    for weight, bit in zip(generator.integers(len(places), size=1000), generator.integers(8, size=1000), strict=True):
+        program[places[weight]] ^= 1 << bit
+        worn = tmp_path / "worn"
+        worn.write_bytes(program)
+        worn.chmod(0o700)
+        told = subprocess.run([worn, "about"], capture_output=True, check=True).stdout.split()[-1]
+        program[places[weight]] ^= 1 << bit
+        assert int(told) == layers[weight]
+
+
+def _table(header: bytes, name: str) -> bytes:
+    start = header.index(b"{", header.index(f" {name}[".encode()))
+    numbers = header[start + 1 : header.index(b"}", start)].replace(b"\n", b"").split(b",")
+    return np.array([int(n) for n in numbers if n.strip()], np.int8).tobytes()
 
 
 @pytest.mark.parametrize(("table", "place", "found"), [("mnist_golden", 700, 400), ("mnist_golden_checksums", 7, 202)])

@@ -1,0 +1,100 @@
+"""Replay the exact network and the float linear model in one engine, and print how far each is from its reference.
+
+Run by `make engines` in the engine's own environment: `python engines.py ENGINE FOLDER`, where FOLDER holds the models
+and digits that `python engines.py prepare FOLDER` wrote.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+DIGITS = 1000
+MODELS = {"exact": "uint8", "linear": "float32"}
+"""Names of the models, and what their pixels are."""
+
+Logits = Callable[[np.ndarray], np.ndarray]
+
+
+def prepare(folder: Path) -> None:
+    """Write the models, the digits (golden ones first) and the reference logits."""
+    import torch
+    from torch import nn
+
+    from mnist_export.exact.onnx import to_graph
+    from mnist_export.exact.rounding import exact
+    from mnist_export.golden import golden_digits
+    from mnist_export.onnx import to_onnx
+    from mnist_runtime.model.artifact import BUNDLED, Artifact
+    from mnist_train.data.bundled import load_split
+
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Unflatten(1, (1, 28, 28)),
+        nn.Conv2d(1, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3), nn.ReLU(),
+        nn.Conv2d(32, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(512, 10),
+    ).eval()  # fmt: skip
+    network = exact(module, load_split("train").images[:500].reshape(-1, 784))
+    digits = np.concatenate([golden_digits(load_split("valid")), load_split("test").images[:DIGITS].reshape(-1, 784)])
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "exact.onnx").write_bytes(to_onnx(to_graph(network), {}))
+    (folder / "linear.onnx").write_bytes(BUNDLED.read_bytes())
+    np.save(folder / "digits.npy", digits)
+    np.save(folder / "exact.npy", np.ldexp(network.logits(digits).astype(np.float64), network.exponent))
+    np.save(folder / "linear.npy", Artifact.load(BUNDLED).run(digits, "logits")[0].astype(np.float64))
+    (folder / "digits.bin").write_bytes(digits.tobytes())
+
+
+def onnxruntime(model: Path) -> Logits:
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    return lambda pixels: session.run(["logits"], {"pixels": pixels})[0]
+
+
+def tract(model: Path) -> Logits:
+    import tract
+
+    def run(pixels: np.ndarray) -> np.ndarray:
+        graph = tract.onnx().load(str(model))
+        graph.set_input_fact(0, f"{len(pixels)},784,{'u8' if pixels.dtype == np.uint8 else 'f32'}")
+        return graph.into_model().into_runnable().run([pixels])[0].to_numpy()
+
+    return run
+
+
+def web(model: Path) -> Logits:
+    """Return what onnxruntime-web wrote in node."""
+    logits = np.fromfile(model.with_suffix(".web.bin"), "<f4").reshape(-1, 10)
+    return lambda pixels: logits
+
+
+def opencv(model: Path) -> Logits:
+    import cv2
+
+    net = cv2.dnn.readNetFromONNX(str(model))
+
+    def run(pixels: np.ndarray) -> np.ndarray:
+        net.setInput(pixels.astype(np.float32), "pixels")
+        return net.forward("logits")
+
+    return run
+
+
+def main(engine: str, folder: Path) -> None:
+    digits = np.load(folder / "digits.npy")
+    for name, dtype in MODELS.items():
+        pixels = digits if dtype == "uint8" else digits.astype(np.float32) / np.float32(256)
+        reference = np.load(folder / f"{name}.npy")
+        try:
+            logits = globals()[engine](folder / f"{name}.onnx")(pixels)
+        except Exception as error:  # noqa: BLE001  # each engine raises its own
+            print(f"{engine:14}{name:8} does not run: {(str(error).splitlines() or [type(error).__name__])[0]}")
+            continue
+        worst = np.abs(logits.astype(np.float64) - reference).max()
+        print(f"{engine:14}{name:8} {'equal' if worst == 0 else f'worst difference {worst:.1e}'}")
+
+
+if __name__ == "__main__":
+    prepare(Path(sys.argv[2])) if sys.argv[1] == "prepare" else main(sys.argv[1], Path(sys.argv[2]))
