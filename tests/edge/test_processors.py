@@ -47,6 +47,8 @@ def _check(printed, command: list[str | Path], count: int) -> None:
 @pytest.mark.parametrize("flags", FLAGS)
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 def test_this_processor(printed, tool, build, compiler, flags, language):
+    if language == "C++17":
+        compiler = {"gcc": "g++", "clang": "clang++"}[compiler]
     program = build([tool(compiler), *LANGUAGES[language], *STRICT, *FLAGS[flags]], printed.header, PROGRAM)
     _check(printed, [program], 1000)
 

@@ -83,7 +83,7 @@ def network(bundle: "Bundle") -> ExactNetwork:
     """Round the trained module, calibrated on training digits.
 
     Raises:
-        ExportError: the module holds a layer that cannot be made exact,.
+        ExportError: the module holds a layer that cannot be made exact.
     """
     digits = as_intensities(load_split("train").images[:CALIBRATION_DIGITS].reshape(-1, PIXELS))
     return exact(bundle.checkpoint.module, digits)
