@@ -21,8 +21,8 @@ ENGINE_PACKAGES := onnxruntime==1.15.1,numpy==1.26.4 onnxruntime==1.20.1,numpy o
   opencv-python-headless,numpy
 
 EDGE_PACKAGES := gcc g++ clang libclang-rt-dev gcc-arm-none-eabi gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf \
-  gcc-riscv64-linux-gnu gcc-s390x-linux-gnu libc6-dev-arm64-cross libc6-dev-armhf-cross libc6-dev-riscv64-cross libc6-dev-s390x-cross \
-  qemu-user qemu-system-arm
+  gcc-riscv64-linux-gnu gcc-s390x-linux-gnu libc6-dev-arm64-cross libc6-dev-armhf-cross libc6-dev-riscv64-cross \
+  libc6-dev-s390x-cross qemu-user qemu-system-arm
 
 .PHONY: demo quick test test-browser test-edge engines test-ray check bench soak compat fuzz model clean
 

@@ -76,7 +76,7 @@ def opencv(model: Path) -> Logits:
     net = cv2.dnn.readNetFromONNX(str(model))
 
     def run(pixels: np.ndarray) -> np.ndarray:
-        net.setInput(pixels.astype(np.float32), "pixels")
+        net.setInput(pixels, "pixels")
         return net.forward("logits")
 
     return run
