@@ -39,8 +39,8 @@ def without_lines(ink: Ink, side: int) -> Ink:
     """Return ink without the lines of its paper, unless nothing of a digit's size is left then.
 
     `side` is the shorter side of the picture, from which blank margins may have been cut, but for `RIM` pixels and one.
-    A line belongs to the paper if it crosses the whole picture, is not half as thick as the rest of the ink, or stands
-    apart from it. Where the digit crosses a line, the digit stays.
+    A line belongs to the paper if it crosses the whole picture, is not nearly half as thick as the rest of the
+    ink, or stands apart from ink of a digit's size. Where the digit crosses a line, the digit stays.
     """
     lit = ink > 0
     down, across = _run_lengths(lit.T).T, _run_lengths(lit)
@@ -51,14 +51,15 @@ def without_lines(ink: Ink, side: int) -> Ink:
     strokes = np.minimum(down, across)[lit & ~every & (ink > 102)]  # what is no solid ink is a line's blurred edge
     if not len(strokes):
         return ink
+    least = _LEFT_OVER * side
     pen = float(np.median(strokes[strokes >= np.median(strokes)]))
-    ruled = [line for line in lines if line.across or line.thickness < pen / 2 or _apart(line.mask, lit, every)]
+    ruled = [line for line in lines if line.across or line.thickness < pen / 2 - 1 or _apart(line, lit, every, least)]
     if not ruled:
         return ink
     rest = lit & ~np.logical_or.reduce([line.mask for line in ruled])
     beside = rest & ~np.logical_or.reduce([line.band for line in ruled]) & (ink > 102)
     rest = connected(rest, beside)  # without what is left where lines cross one another
-    return np.where(rest, ink, 0) if _spans(rest) >= _LEFT_OVER * side else ink
+    return np.where(rest, ink, 0) if _spans(rest) >= least else ink
 
 
 def _runs(lit: Mask) -> tuple[Ints, Ints]:
@@ -155,10 +156,12 @@ def _traced(
     return Line(band, band & lit & (run <= 1.5 * thickness + 2), thickness, all(ends))
 
 
-def _apart(line: Mask, lit: Mask, every: Mask) -> bool:
-    """Return True if hardly any ink but lines hangs together with the line."""
-    together = connected(lit, line)
-    return bool((together & ~every).sum() < 0.25 * (together & every).sum())
+def _apart(line: Line, lit: Mask, every: Mask, least: float) -> bool:
+    """Return True if hardly any ink but lines hangs together with the line, and ink of a digit's size does not."""
+    together = connected(lit, line.mask)
+    others = np.count_nonzero(together & ~every)
+    few = bool(others < 0.25 * np.count_nonzero(together & every))
+    return few and _spans(lit & ~together) >= least
 
 
 def _spans(lit: Mask) -> int:
