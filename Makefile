@@ -41,8 +41,9 @@ demo: .venv/demo .venv-edge/demo  ## train, export, prove parity, and recognise 
 quick: .venv/dev  ## the tests that start no torch process and no server, and kill nothing: under a minute
 	$(BIN)/python -m pytest -n 2 -q -m "not slow"
 
-test: check  ## every test that starts no Ray, doctests and branch coverage
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/score/with_ray -rs --cov --cov-report=term-missing:skip-covered
+test: check  ## every test that needs nothing but Python, doctests and branch coverage
+	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/browser --ignore tests/edge --ignore tests/score/with_ray \
+	  -rs --cov --cov-report=term-missing:skip-covered
 
 test-browser: .venv/dev  ## the page in a real Chromium, which must be there
 	REQUIRE_CHROMIUM=1 $(BIN)/python -m pytest tests/browser
