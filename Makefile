@@ -81,7 +81,7 @@ bench: .venv/dev  ## every claim of speed, side by side with what you would pick
 compat: .venv/demo  ## the runtime's tests and every ONNX format with old and new onnxruntimes, without torch
 	@$(BIN)/mnist-train --device cpu --output-dir artifacts/compat > /dev/null
 	@for opset in 13 18; do $(BIN)/mnist-export artifacts/compat/mnist.safetensors --opset $$opset \
-	  --format onnx --format onnx-uint8 --format onnx-int8 --output-dir artifacts/compat/opset$$opset > /dev/null || exit 1; done
+	  --format onnx --format onnx-uint8 --format onnx-exact --output-dir artifacts/compat/opset$$opset > /dev/null || exit 1; done
 	@for wanted in $(COMPAT); do \
 	  folder=$(COMPAT_VENVS)/$$wanted; \
 	  test -x $$folder/bin/python || $(PYTHON) -m venv --without-pip $$folder || exit 1; \

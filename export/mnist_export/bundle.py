@@ -177,7 +177,7 @@ def export(
         formats: Names of `mnist_export.formats.FORMATS`, or "all".
         output_dir: Where the artifacts and manifest.json go; made if missing.
         opset: Of the ONNX formats, 13 to 18.
-        max_accuracy_drop: What "onnx-int8" may lose on the validation digits, in percentage points.
+        max_accuracy_drop: Accuracy that an exact format may lose on the validation digits, in percentage points.
         on_gated: Called with every artifact as it passes; nothing is published yet.
 
     Returns:

@@ -20,7 +20,6 @@ _BOUNDS = {
     "exact": "none: every logit equal, bit for bit, to the integers of the exact network",
     "analytic": "from the weights: how far float32 may round (Higham & Mary 2019)",
     "derived": "8 x the largest difference of the module in float32 and in float64",
-    "quantization": "the largest change that rounding to 8 bits made to a logit",
 }
 _LOSSY = ", ".join(format_.name for format_ in FORMATS.values() if format_.lossy)
 

@@ -33,7 +33,7 @@ class Proof:
     """The origin of a reference and of its tolerances."""
 
     bound: str
-    """Origin of the tolerances: "exact", "analytic", "derived" or "quantization" (see `bounds`)."""
+    """Origin of the tolerances: "exact", "analytic" or "derived" (see `bounds`)."""
     reference: str
     """Origin of the logits: "module" in float64, or "graph", evaluated in float64."""
     obstacle: str = ""

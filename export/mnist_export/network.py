@@ -72,7 +72,7 @@ def _refuse(source: object) -> None:
         raise ExportError("the module is on the device meta, without weights; load its weights, then export it")
     if any("quantized" in type(module).__module__ for module in source.modules()):
         raise ExportError(
-            'the module is quantised already; export the float module it was made from, with the format "onnx-int8"'
+            'the module is quantised already; export the float module it was made from, with the format "onnx-exact"'
         )
 
 

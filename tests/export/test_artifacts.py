@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
 from torch import nn
 
 from mnist_export import export
@@ -20,7 +19,7 @@ from mnist_export.errors import ExportError, UnknownFormatError
 from mnist_export.formats import FORMATS
 from mnist_export.gate import ParityError
 from mnist_runtime.digits import as_digits
-from mnist_runtime.model.artifact import BUNDLED, Artifact
+from mnist_runtime.model.artifact import Artifact
 from mnist_runtime.model.manifest import read_manifest
 from mnist_runtime.parity.findings import verify_folder
 from mnist_train import checkpoint as checkpoints
@@ -92,7 +91,6 @@ def test_other_modules_pass_and_name_the_origin_of_their_tolerance(twice: list[P
     assert not any(finding.problem for finding in verify_folder(twice[0] / network))
     records = read_manifest(twice[0] / network).document["files"]
     assert records["mnist.onnx"]["bound"] == "analytic"
-    assert records["mnist.int8.onnx"]["bound"] == "quantization"
     assert records["mnist.torchscript.pt"]["bit_equal"] == 1
 
 
@@ -123,38 +121,6 @@ def test_a_weight_too_small_to_divide_is_not_folded(tmp_path: Path, checkpoint):
     assert _operators(tmp_path / "mnist.uint8.onnx")[:3] == ["Cast", "Mul", "Gemm"]
 
 
-def test_eight_bits_are_small_accurate_and_certified(everything: Path):
-    record = read_manifest(everything).document["files"]["mnist.int8.onnx"]
-    assert record["bound"] == "analytic"
-    assert record["module_accuracy"] - record["accuracy"] <= 0.001
-    assert record["agreement"] > 0.99
-    model = onnx.load(everything / "mnist.int8.onnx")
-    assert {numpy_helper.to_array(t).dtype.name for t in model.graph.initializer if len(t.dims) == 2} == {"int8"}
-
-
-def test_eight_bits_that_cost_too_much_are_not_published(tmp_path: Path, networks):
-    torch.manual_seed(0)
-    with pytest.raises(ParityError, match=r"loses \d+\.\d\d points of accuracy.*--max-accuracy-drop"):
-        export(_Fragile(), ["onnx", "onnx-int8"], tmp_path)
-    assert not list(tmp_path.glob("*"))
-
-
-class _Fragile(nn.Module):
-    """Weights of which 8 bits keep nothing: one is a million times the others, for a pixel that is never lit."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        trained = [numpy_helper.to_array(tensor) for tensor in onnx.load(BUNDLED).graph.initializer]
-        self.lin = nn.Linear(784, 10)
-        with torch.no_grad():
-            for parameter in self.lin.parameters():
-                parameter.copy_(torch.from_numpy(next(w for w in trained if w.shape == parameter.shape).copy()))
-            self.lin.weight[:, 0] = 1e3
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.lin(pixels)
-
-
 def test_triton_finds_a_repository_that_names_what_the_model_has(everything: Path):
     config = (everything / "triton/mnist/config.pbtxt").read_text()
     assert 'platform: "onnxruntime_onnx"' in config
@@ -167,7 +133,7 @@ def test_triton_finds_a_repository_that_names_what_the_model_has(everything: Pat
 
 @pytest.mark.parametrize("opset", [13, 17])
 def test_older_opsets_compute_the_same(tmp_path: Path, checkpoint, opset: int):
-    export(checkpoint, ["onnx", "onnx-uint8", "onnx-int8"], tmp_path, opset=opset)
+    export(checkpoint, ["onnx", "onnx-uint8"], tmp_path, opset=opset)
     assert not any(finding.problem for finding in verify_folder(tmp_path))
     for path in tmp_path.glob("*.onnx"):
         assert onnx.load(path).opset_import[0].version == opset

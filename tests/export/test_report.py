@@ -13,7 +13,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 @pytest.fixture(scope="module")
 def report(run, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    formats = ["--format", "onnx", "--format", "onnx-int8", "--format", "torchscript"]
+    formats = ["--format", "onnx", "--format", "onnx-exact", "--format", "torchscript"]
     result = run("mnist-export", trained / "mnist.safetensors", *formats, "--output-dir", folder / "out",
                  "--report", folder / "shown")  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -24,7 +24,7 @@ def report(run, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_the_page_shows_every_picture_and_all_pictures_are_there(report: Path):
     page = (report / "index.html").read_text()
     shown = set(re.findall(r'<img src="([^"]+)" alt="[^"]+">', page))
-    assert shown == {"errors.png", "sizes.png", "onnx.png", "onnx-int8.png"} == {p.name for p in report.glob("*.png")}
+    assert shown == {"errors.png", "sizes.png", "onnx.png", "onnx-exact.png"} == {p.name for p in report.glob("*.png")}
     assert all((report / name).read_bytes().startswith(PNG) for name in shown)
 
 

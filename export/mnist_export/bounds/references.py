@@ -1,15 +1,11 @@
 """References: logits in float64, and a tolerance for each that is derived and never picked."""
 
-from typing import Any
-
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from mnist_export.bounds.bounded import LAMBDA, Bounded
-from mnist_export.bounds.rules import linear
+from mnist_export.bounds.bounded import LAMBDA
 from mnist_export.bounds.walk import Walk
-from mnist_runtime.digits import LEVELS, Intensities
+from mnist_runtime.digits import Intensities
 from mnist_runtime.model.comparison import UNIT_ROUNDOFF, Logits, Reference
 
 
@@ -23,24 +19,6 @@ def analytic_reference(digits: Intensities, walked: Walk, logits: Logits) -> Ref
     """
     agreeing = logits.argmax(axis=1) == walked.logits.argmax(axis=1)
     return Reference(digits, logits, walked.probable, _certify(walked.logits, walked.worst_case) & agreeing)
-
-
-def linear_reference(
-    digits: Intensities, weight: NDArray[np.floating[Any]], bias: NDArray[np.floating[Any]], *, scalings: int = 0
-) -> Reference:
-    """Return the reference of one linear layer.
-
-    Args:
-        digits: uint8 `[N, 784]`.
-        weight: `[10, 784]`, as `nn.Linear` keeps it; float32 unless `scalings` is given.
-        bias: `[10]`.
-        scalings: Roundings of each term besides those of its product and the sum, as by the scales of 8-bit weights.
-    """
-    pixels = Bounded.exact(torch.from_numpy(np.divide(digits, LEVELS, dtype=np.float64)))
-    weights, biases = (torch.from_numpy(each.astype(np.float64)) for each in (weight.T, bias))
-    result = linear(pixels, weights, biases, scalings)
-    logits, (probable, worst_case) = result.value.numpy(), result.error.double().numpy()
-    return Reference(digits, logits, probable, _certify(logits, worst_case))
 
 
 def derived_reference(digits: Intensities, logits: Logits, logits32: NDArray[np.float32]) -> Reference:
@@ -57,22 +35,6 @@ def derived_reference(digits: Intensities, logits: Logits, logits32: NDArray[np.
     """
     seen = max(np.abs(logits32 - logits).max(), UNIT_ROUNDOFF * np.abs(logits).max())
     return Reference(digits, logits, np.full_like(logits, LAMBDA * seen), np.zeros(len(digits), dtype=np.bool_))
-
-
-def quantized_reference(digits: Intensities, logits: NDArray[np.float32], trained: Logits) -> Reference:
-    """Return the reference of a quantised graph, which rounds its activations to 8 bits.
-
-    Engines that add in another order may round an activation to the next step. Each logit may therefore differ by the
-    largest change that quantisation itself made to any logit of `digits`. No label is certified.
-
-    Args:
-        digits: uint8 `[N, 784]`, N > 0.
-        logits: float32 `[N, 10]`, of the quantised graph, run without optimisation.
-        trained: float64 `[N, 10]`, of the module that was quantised.
-    """
-    seen = np.abs(logits - trained).max()
-    none = np.zeros(len(digits), dtype=np.bool_)
-    return Reference(digits, logits.astype(np.float64), np.full_like(trained, seen), none)
 
 
 def _certify(logits: Logits, worst_case: Logits) -> NDArray[np.bool_]:
