@@ -38,7 +38,7 @@ demo: .venv/demo .venv-edge/demo  ## train, export, prove parity, and recognise 
 	$(EDGE)/mnist-parity artifacts/mnist.onnx
 	$(EDGE)/mnist-infer artifacts/digit.npy --model artifacts/mnist.onnx
 
-quick: .venv/dev  ## the tests that start no torch process and no server, and kill nothing: under a minute
+quick: .venv/dev  ## the tests that start no torch process and no server, and kill nothing
 	$(BIN)/python -m pytest -n 2 -q -m "not slow"
 
 test: check  ## every test that needs nothing but Python, doctests and branch coverage
