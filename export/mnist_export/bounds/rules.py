@@ -32,7 +32,7 @@ class NoRuleError(Exception):
 
 @dataclass(frozen=True)
 class Absorbed:
-    """What an optimiser may fold into a linear operator's weights from the operators that follow it.
+    """Operators that an optimiser may fold into a linear operator's weights from the operators that follow it.
 
     onnxruntime folds a constant Mul, Add or BatchNormalization into the Conv or MatMul before it, whose weights are
     then rounded again, and whose sum then begins with another bias.
@@ -46,7 +46,7 @@ class Absorbed:
 
 @dataclass(frozen=True)
 class Node:
-    """What a rule may know of the node beside its inputs."""
+    """Node as a rule sees it, beside its inputs."""
 
     operator: str
     """Operator of the node: "Conv"."""

@@ -71,7 +71,7 @@ class _Affine:
     pool: int = 1
     pool_stride: int = 1
     activations: NDArray[np.float64] | None = None
-    """What the ReLU after it makes of the calibration digits; None without ReLU."""
+    """Outputs of the ReLU after it for the calibration digits; None without ReLU."""
 
 
 def exact(module: nn.Module, digits: Intensities) -> ExactNetwork:

@@ -41,7 +41,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Job:
-    """What all answers of a run have in common; answers of another job are never mixed with them."""
+    """Properties that all answers of a run share; answers of another job are never mixed with them."""
 
     input: str
     """Folder of the shards, as `kind://path`."""

@@ -33,7 +33,7 @@ _ELSEWHERE = "give another folder as OUTPUT, or clear this one"
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run has to do."""
+    """Work that a run has to do."""
 
     job: Job
     """Job of the run."""
@@ -46,7 +46,7 @@ class Plan:
     missing: list[Shard]
     """Shards that are not scored yet."""
     complete: bool
-    """Whether nothing is left to do, not even a manifest to write."""
+    """True if nothing is left to do, not even a manifest to write."""
 
 
 def plan(classifier: Classifier, given: str, output: str, *, probabilities: bool) -> Plan:

@@ -36,13 +36,13 @@ class Report:
     count: int = 0
     """Rows of the shard."""
     done: bool = False
-    """Whether the answers are complete, under their final name."""
+    """True if the answers are complete, under their final name."""
     error: str = ""
     """Sentence that says why the shard cannot be scored; empty if it can."""
 
     @property
     def ended(self) -> bool:
-        """Whether this is the last report of the shard."""
+        """Return True if this is the last report of the shard."""
         return self.done or bool(self.error)
 
     @property
