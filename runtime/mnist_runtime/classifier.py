@@ -21,6 +21,7 @@ from mnist_runtime.model.session import Provider, SessionSettings
 if TYPE_CHECKING:
     import onnxruntime as ort
     from numpy.typing import ArrayLike, NDArray
+    from PIL.Image import Image
 
     from mnist_runtime.model.comparison import Comparison
 
@@ -170,6 +171,27 @@ class Classifier:
             raise DigitError(f"these are {len(digits)} digits, and classify takes one; use predict for many")
         logits, probabilities = self._compute(digits, "logits", "probabilities")
         return _prediction(logits.tolist()[0], probabilities.tolist()[0])
+
+    def read(self, image: str | os.PathLike[str] | bytes | Image) -> Prediction:
+        """Predict label and probabilities of the one digit in a photograph, scan or drawing; needs Pillow.
+
+        The digit may be dark on light or light on dark, in any size: it is found and given MNIST's form first, as
+        `mnist-infer` does.
+
+        Args:
+            image: Path of an image file, the bytes of one, or an image that Pillow has opened or made.
+
+        Raises:
+            FileMissingError, FileReadError: there is no such file, or it cannot be read.
+            DigitError: it is no image, or does not show exactly one digit.
+            ExtraMissingError: Pillow is not installed.
+        """
+        from mnist_runtime.io.images import FILE_LIMIT, read_image
+
+        name = "the image"
+        if isinstance(image, (str, os.PathLike)):
+            image, name = read_whole(image, limit=FILE_LIMIT, wanted="give an image file"), str(image)
+        return self.classify(read_image(image, name))
 
     def predictions(self, X: ArrayLike) -> Iterator[Prediction]:
         """Predict label and probabilities of each of the digits `X`; each batch is computed when it is reached."""

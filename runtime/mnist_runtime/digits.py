@@ -4,6 +4,7 @@ A digit is 28x28 pixels, white ink on black, flattened row by row to 784. Its in
 `intensity / 256` in float32, as in the lab's `mnist.pkl.gz`; the division is exact in binary floating point.
 """
 
+import os
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -71,7 +72,7 @@ def count_digits(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
             return 1
         case (n, 784) | (n, 28, 28) | (n, 1, 28, 28):
             return n
-    raise DigitError(f"the shape is {shape}, and digits are {_SHAPES}; crop or resize each image to 28x28, one channel")
+    raise DigitError(f"the shape is {shape}, and digits are {_SHAPES}; read pictures of digits with Classifier.read")
 
 
 def as_pixels(digits: Intensities | Pixels) -> Pixels:
@@ -104,6 +105,11 @@ def as_intensities(digits: Intensities | Pixels) -> Intensities:
 
 
 def _as_array(x: ArrayLike) -> NDArray[Any]:
+    if isinstance(x, (str, bytes, os.PathLike)) or type(x).__module__.startswith("PIL."):
+        raise DigitError(
+            f"the input is of type {type(x).__name__}, and digits are arrays; "
+            "read pictures of digits with Classifier.read"
+        )
     try:
         return np.asarray(x)
     except (ValueError, TypeError, OverflowError) as error:

@@ -3,11 +3,13 @@
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from mnist_runtime import Classifier, DigitError, Prediction
+from mnist_runtime import Classifier, DigitError, FileMissingError, Prediction
 from mnist_runtime.digits import as_digits
 from mnist_runtime.model.comparison import softmax
 
@@ -67,6 +69,35 @@ def test_classify_tells_label_and_probabilities(classifier, test_split):
     assert prediction == Prediction(7, float(row[7]), tuple(row.tolist()))
     with pytest.raises(dataclasses.FrozenInstanceError):
         prediction.label = 3
+
+
+def test_read_answers_alike_for_a_path_its_bytes_and_a_pillow_image(classifier, test_split, tmp_path):
+    sheet = Image.fromarray(255 - np.pad(test_split.images[0].reshape(28, 28), 12)).resize((208, 208))
+    path = tmp_path / "seven.png"
+    sheet.save(path)
+    prediction = classifier.read(path)
+    assert prediction.label == 7
+    assert prediction == classifier.read(str(path)) == classifier.read(path.read_bytes())
+    assert prediction == classifier.read(sheet) == classifier.read(sheet.convert("P"))
+    with Image.open(path) as opened:
+        assert classifier.read(opened) == prediction
+        assert opened.size == (208, 208)  # and it was not closed
+        opened.getpixel((0, 0))
+
+
+def test_read_refuses_what_is_no_image(classifier, tmp_path):
+    with pytest.raises(FileMissingError, match="give an image file"):
+        classifier.read(tmp_path / "none.png")
+    with pytest.raises(DigitError, match="the image is of type ndarray; give an image file"):
+        classifier.read(np.zeros((28, 28), np.uint8))
+    with pytest.raises(DigitError, match="shows no digit"):
+        classifier.read(Image.new("L", (100, 100), "white"))
+
+
+@pytest.mark.parametrize("picture", ["seven.png", b"\x89PNG", Path("seven.png"), Image.new("L", (28, 28))])
+def test_classify_sends_pictures_to_read(classifier, picture):
+    with pytest.raises(DigitError, match=r"read pictures of digits with Classifier\.read"):
+        classifier.classify(picture)
 
 
 def test_both_graphs_agree_to_the_bit_on_raw_and_scaled_digits(exported, uint8_classifier, test_split):

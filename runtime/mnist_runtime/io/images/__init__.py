@@ -1,34 +1,39 @@
 """Photographs, scans and drawings of one digit, read as MNIST's digits are: Pillow, extra [image]."""
 
-from typing import cast
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from mnist_runtime import ink as mnist
 from mnist_runtime.digits import Intensities
 from mnist_runtime.errors import DigitError
-from mnist_runtime.io.images.decode import PIXEL_LIMIT, SMALLEST_SIDE, Grey, decode, shrunk
+from mnist_runtime.io.images.decode import FILE_LIMIT, PIXEL_LIMIT, SMALLEST_SIDE, Grey, decode, shrunk
 from mnist_runtime.io.images.lines import RIM, connected, without_lines
 from mnist_runtime.io.images.paper import ink_on_paper
 
-__all__ = ["PIXEL_LIMIT", "normalise", "read_image"]
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["FILE_LIMIT", "PIXEL_LIMIT", "normalise", "read_image"]
 
 _PHOTOGRAPH = 256 * 256  # pixels that are enough to find the ink of a photograph
 _SOLID = 102  # of 255: what a stroke reaches somewhere, and specks of paper and noise do not
 _FULLEST = 0.6  # of the image: a digit leaves more than the rest of it empty
 
 
-def read_image(data: bytes, name: str) -> Intensities:
+def read_image(source: bytes | Image.Image, name: str) -> Intensities:
     """Read an image of one digit, in any size, colours and format that Pillow reads, as uint8 `[784]`.
 
     Args:
-        data: The image file's bytes.
+        source: The bytes of an image file, or an image that Pillow has opened or made.
         name: Name of the image in errors.
 
     Raises:
-        DigitError: `data` is no such image, too large, or not exactly one digit stands out from its ground.
+        DigitError: `source` is no such image, too large, or not exactly one digit stands out from its ground.
     """
-    return normalise(decode(data, name), name)
+    return normalise(decode(source, name), name)
 
 
 def normalise(grey: Grey, name: str) -> Intensities:

@@ -16,6 +16,8 @@ try:
 except ImportError as error:
     raise ExtraMissingError('images need Pillow; install it with pip install "mnist-runtime[image]"') from error
 
+FILE_LIMIT = 2**28
+"""Bytes of an image file."""
 PIXEL_LIMIT = 50_000_000
 """Pixels of an image; a telephone's camera takes 12 to 50 million, a decompression bomb claims more."""
 SMALLEST_SIDE = 8
@@ -32,16 +34,21 @@ Grey = NDArray[np.uint8]
 """Luminance 0-255, `[height, width]`."""
 
 
-def decode(data: bytes, name: str) -> Grey:
-    """Decode an image, the first of several, to at most 512 pixels a side; `name` is for the errors.
+def decode(source: bytes | Image.Image, name: str) -> Grey:
+    """Decode an image, the first of several in a file, to at most 512 pixels a side; `name` is for the errors.
 
     Raises:
-        DigitError: `data` is no image, or is damaged, too large or too small.
+        DigitError: `source` is no image, or is damaged, too large or too small.
     """
+    if not isinstance(source, (bytes, Image.Image)):
+        raise DigitError(f"{name} is of type {type(source).__name__}; give an image file, its bytes or a Pillow image")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a flaw either raises an error or does not matter
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            if isinstance(source, Image.Image):  # the caller's: neither closed nor drafted
+                _check_size(source, name)
+                return _luminance(source)
+            with Image.open(io.BytesIO(source), formats=_FORMATS) as image:
                 _check_size(image, name)
                 image.draft(None, (_WORKING_SIDE, _WORKING_SIDE))  # a JPEG's blocks are unpacked no larger
                 image.load()
