@@ -1,9 +1,9 @@
 """Publishing: the files of one export appear in a folder together, or the folder says that they did not.
 
-All files are staged first, so that a full disk changes nothing. Then manifest.json is replaced by one that says
-`incomplete`, which every reader refuses; the files are renamed into place, those that no longer belong are removed, and
-the new manifest comes last. A process killed in between therefore leaves the old set, the new set, or a folder that
-says it is neither. One exporter at a time does this in a folder.
+All places are checked and all files staged first, so that a folder in the way or a full disk changes nothing. Then
+manifest.json is replaced by one that says `incomplete`, which every reader refuses; the files are renamed into place,
+those that no longer belong are removed, and the new manifest comes last. A process killed in between therefore leaves
+the old set, the new set, or a folder that says it is neither. One exporter at a time does this in a folder.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ from filelock import FileLock, Timeout
 
 from mnist_export.errors import BusyError
 from mnist_runtime.errors import FileReadError, FileWriteError, IntegrityError, ManifestError
-from mnist_runtime.io.files import ensure_writable, staged, write_atomically
-from mnist_runtime.model.manifest import MANIFEST_SCHEMA, NAME, Manifest, read_manifest
+from mnist_runtime.io.files import ensure_writable, staged, write_atomically, write_errors
+from mnist_runtime.model.manifest import MANIFEST_SCHEMA, NAME, Manifest, is_below, read_manifest
 
 LOCK = ".mnist-export.lock"
 _PATIENCE = 60.0  # seconds; publishing itself takes some hundredths of one
@@ -56,7 +56,7 @@ def publish(folder: str | os.PathLike[str], made_from: Mapping[str, Any], files:
         The manifest as it now stands in the folder.
 
     Raises:
-        FileWriteError: naming the file.
+        FileWriteError: naming the file, for example because a folder or a link out of `folder` is in its place.
         BusyError: another exporter has been publishing into `folder` for a minute.
     """
     folder = Path(folder)
@@ -67,11 +67,13 @@ def publish(folder: str | os.PathLike[str], made_from: Mapping[str, Any], files:
         before = _manifest_before(folder)
         known = before.document["files"] if before else {}
         kept = _kept(before, made_from) if before else {}
+        old = [name for name in [NAME, *known] if is_below(folder, folder / name)]
+        _check_places(folder, old, new)
         commits = [stack.enter_context(staged(folder / file.name, file.data)) for file in new.values()]
         _write(folder, {**made_from, "incomplete": True, "files": {**known, **records}})
         for commit in commits:
             commit()
-        _sweep(folder, [NAME, *known, *new], keep={NAME, *kept, *new})
+        _sweep(folder, [*old, *new], keep={NAME, *kept, *new})
         _write(folder, {**made_from, "files": {**kept, **records}})
     return read_manifest(folder)
 
@@ -115,13 +117,27 @@ def _is_intact(manifest: Manifest, name: str) -> bool:
     return True
 
 
+def _check_places(folder: Path, old: Iterable[str], new: Iterable[str]) -> None:
+    """Check that `old` files can be removed and `new` ones put into `folder`, before anything is changed there.
+
+    Raises:
+        FileWriteError: a folder is in the place of a file, or a link leads out of `folder`.
+    """
+    for path in (folder / name for name in (*old, *new)):
+        if path.is_dir() and not path.is_symlink():
+            raise FileWriteError(f"cannot write {path}, because it is a folder; remove it, or choose another folder")
+        if not is_below(folder, path):
+            raise FileWriteError(f"cannot write {path}, because {path.parent} is a link out of {folder}; remove it")
+
+
 def _sweep(folder: Path, names: Iterable[str], *, keep: Container[str]) -> None:
     """Remove the files of `names` that are not to keep, and what killed exporters left of any."""
     for path in (folder / name for name in names):
-        for orphan in path.parent.glob(f".{path.name}.*.tmp"):
-            orphan.unlink(missing_ok=True)
-        if path.relative_to(folder).as_posix() not in keep:
-            path.unlink(missing_ok=True)
+        with write_errors(path):
+            obsolete = [] if path.relative_to(folder).as_posix() in keep else [path]
+            for each in [*path.parent.glob(f".{path.name}.*.tmp"), *obsolete]:
+                if os.path.lexists(each) and not (each.is_dir() and not each.is_symlink()):
+                    each.unlink(missing_ok=True)
 
 
 def _write(folder: Path, document: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -174,6 +175,58 @@ def test_a_file_that_cannot_be_staged_leaves_the_old_set(tmp_path: Path):
     with pytest.raises(FileWriteError, match="cannot write"):
         publish(tmp_path, _made_from("b"), _files({**NEW, "blocked/mnist.onnx": "nowhere"}))
     assert _verified(tmp_path) == OLD
+
+
+def test_nothing_behind_a_link_out_of_the_folder_is_removed_verified_or_replaced(tmp_path: Path):
+    outside, folder = tmp_path / "outside", tmp_path / "folder"
+    publish(folder, _made_from("a"), _files({**OLD, "sub/thesis.txt": "years of work"}))
+    (folder / "sub").rename(outside)
+    (folder / "sub").symlink_to(outside)
+    publish(folder, _made_from("a"), _files(OLD))
+    assert _verified(folder) == OLD
+    with pytest.raises(FileWriteError, match=r"sub is a link out of .*; remove it"):
+        publish(folder, _made_from("b"), _files({**NEW, "sub/thesis.txt": "none"}))
+    assert _verified(folder) == OLD
+    assert (outside / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("name", ["mnist.onnx", "mnist.uint8.onnx", "mnist.pt2", "manifest.json"])
+def test_a_folder_in_the_place_of_a_file_is_told_before_anything_changes(tmp_path: Path, name: str):
+    """Of a file that stays, goes or comes."""
+    publish(tmp_path, _made_from("a"), _files(OLD))
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).mkdir()
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(FileWriteError, match=f"{name}, because it is a folder; remove it"):
+        publish(tmp_path, _made_from("b"), _files(NEW))
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    (tmp_path / name).rmdir()
+    publish(tmp_path, _made_from("b"), _files(NEW))
+    assert _verified(tmp_path) == NEW
+
+
+def test_what_is_no_file_does_not_hold_up_an_export(tmp_path: Path):
+    """A pipe instead of the manifest, a file instead of a listed file's folder, a folder named as a temporary file."""
+    publish(tmp_path, _made_from("a"), _files({**OLD, "sub/mnist.onnx": "deep"}))
+    (tmp_path / "sub" / "mnist.onnx").unlink()
+    (tmp_path / "sub").rmdir()
+    (tmp_path / "sub").write_text("a file")
+    (tmp_path / ".mnist.onnx.0000.tmp").mkdir()
+    publish(tmp_path, _made_from("b"), _files(NEW))
+    assert _verified(tmp_path) == NEW
+    (tmp_path / "manifest.json").unlink()
+    os.mkfifo(tmp_path / "manifest.json")
+    publish(tmp_path, _made_from("a"), _files(OLD))
+    assert _verified(tmp_path) == OLD
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / LOCK).symlink_to(tmp_path / "thesis.txt")
+    with pytest.raises(FileWriteError, match="cannot lock"):
+        publish(tmp_path / "folder", _made_from("a"), _files(OLD))
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
 def test_a_lock_that_cannot_be_made_is_told(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,20 +32,29 @@ def reading(path: str | os.PathLike[str], wanted: str) -> Iterator[None]:
 
 
 def read_whole(path: str | os.PathLike[str], *, limit: int, wanted: str) -> bytes:
-    """Read the file at `path`, of 1 to `limit` bytes.
+    """Read the regular file at `path`, of 1 to `limit` bytes.
 
     Raises:
         FileMissingError: there is none.
-        FileReadError: it is a folder, empty, larger than `limit` or unreadable. All sentences end in `wanted`.
+        FileReadError: it is a folder, a pipe, a device, empty, larger than `limit` or unreadable. All sentences end in
+            `wanted`.
     """
-    with reading(path, wanted), Path(path).open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
+    with reading(path, wanted), open(path, "rb", opener=_open_at_once) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise FileReadError(f"{path} is a pipe or a device, not a file; {wanted}")
+        size = status.st_size
         data = file.read(limit + 1) if size <= limit else b""
     if max(size, len(data)) > limit:
         raise FileReadError(f"{path} is larger than {limit / 2**20:,.0f} MiB; {wanted}")
     if not data:
         raise FileReadError(f"{path} is empty; {wanted}")
     return data
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting for the other end, if the file is a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:

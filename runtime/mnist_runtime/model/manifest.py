@@ -1,7 +1,8 @@
 """manifest.json: the files that one export published into a folder, with their SHA-256.
 
 `mnist-export` writes the manifest last; until then, one with the field `incomplete` is in its place, and is refused. So
-is any file whose bytes differ from the manifest. File names are relative paths with "/" that cannot leave the folder.
+is any file whose bytes differ from the manifest. File names are relative paths with "/" that cannot leave the folder,
+not even through a symbolic link to another folder.
 """
 
 import contextlib
@@ -83,9 +84,11 @@ class Manifest:
 
         Raises:
             FileMissingError, FileReadError: it is not there, or cannot be read.
-            IntegrityError: its size or SHA-256 is not the one listed.
+            IntegrityError: its size or SHA-256 is not the one listed, or a symbolic link leads out of the folder.
         """
         entry, path = self.files[file], self.folder / file
+        if not is_below(self.folder, path):
+            raise IntegrityError(f"{path.parent} is a link out of {self.folder}, and is not followed; {_EXPORT_AGAIN}")
         wanted = f"{NAME} lists it; {_EXPORT_AGAIN}"
         try:
             size = path.stat().st_size
@@ -103,6 +106,11 @@ class Manifest:
     def find(self, format_: str) -> Entry | None:
         """Return the first file of a format ("onnx", "onnx-uint8", ...), or None if none was published."""
         return next((entry for entry in self.files.values() if entry.format == format_), None)
+
+
+def is_below(folder: Path, path: Path) -> bool:
+    """Return False if a symbolic link to another folder leads from `folder` to the folder of `path`."""
+    return Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(folder))
 
 
 def read_manifest(folder: str | os.PathLike[str], *, interrupted: bool = False) -> Manifest:

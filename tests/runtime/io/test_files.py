@@ -73,9 +73,11 @@ def test_files_of_a_wrong_size_are_refused(tmp_path, content, said):
         read_whole(tmp_path / "file", limit=5, wanted="give another")
 
 
-def test_an_endless_device_is_read_to_the_limit_only():
-    with pytest.raises(FileReadError, match="is larger than"):
-        read_whole("/dev/zero", limit=1000, wanted="give a file")
+def test_a_device_or_a_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("/dev/zero", tmp_path / "pipe"):
+        with pytest.raises(FileReadError, match="is a pipe or a device, not a file; give a file"):
+            read_whole(path, limit=1000, wanted="give a file")
 
 
 def test_a_missing_file_a_folder_and_an_impossible_name_say_what_to_give(tmp_path):

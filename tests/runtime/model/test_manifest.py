@@ -1,10 +1,11 @@
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from mnist_runtime import FileMissingError, IntegrityError, ManifestError
+from mnist_runtime import FileMissingError, FileReadError, IntegrityError, ManifestError
 from mnist_runtime.model.manifest import SIZE_LIMIT, Manifest, read_manifest
 
 
@@ -69,6 +70,31 @@ def test_a_folder_without_a_manifest_is_refused(tmp_path: Path):
 def test_a_name_that_could_leave_the_folder_is_refused(folder: Path, name: str):
     _write(folder, {name: _entry(b"x")})
     with pytest.raises(ManifestError, match="plain name"):
+        read_manifest(folder)
+
+
+def test_a_file_behind_a_link_out_of_the_folder_is_refused(folder: Path, tmp_path_factory: pytest.TempPathFactory):
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "mnist.onnx").write_bytes(b"x")
+    (folder / "sub").symlink_to(outside)
+    _write(folder, {"sub/mnist.onnx": _entry(b"x")})
+    with pytest.raises(IntegrityError, match=r"sub is a link out of .*, and is not followed"):
+        read_manifest(folder).read("sub/mnist.onnx")
+
+
+def test_links_within_the_folder_and_to_the_folder_are_followed(folder: Path, bundled: Path):
+    """Kubernetes mounts each file of a volume as a link within it."""
+    (folder / "data").mkdir()
+    (folder / "mnist.onnx").rename(folder / "data" / "mnist.onnx")
+    (folder / "mnist.onnx").symlink_to("data/mnist.onnx")
+    (folder / "linked").symlink_to(folder)
+    assert read_manifest(folder / "linked").read("mnist.onnx") == bundled.read_bytes()
+
+
+def test_a_manifest_that_is_a_pipe_is_refused_at_once(folder: Path):
+    (folder / "manifest.json").unlink()
+    os.mkfifo(folder / "manifest.json")
+    with pytest.raises(FileReadError, match="is a pipe or a device"):
         read_manifest(folder)
 
 
