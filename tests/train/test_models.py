@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from mnist_train import checkpoint
 from mnist_train.errors import MnistEdgeError, ModelError
 from mnist_train.fit import evaluate, fit
 from mnist_train.models import CNN, MLP, build, knows_no_digit
+from mnist_train.run import TrainingRun
+from mnist_train.settings import TrainingSettings
 
 OWN = """
 import torch
@@ -27,6 +30,25 @@ class Convolutional(nn.Module):
 
     def forward(self, pixels):
         return self.body(pixels)
+
+class Images(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(1, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 13 * 13, 10))
+
+class Rows(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rows, self.classify = nn.GRU(28, 32, batch_first=True), nn.Linear(32, 10)
+
+    def forward(self, rows):
+        return self.classify(self.rows(rows)[0].mean(1))
+
+class Extra(nn.Linear):
+    def __init__(self):
+        super().__init__(784, 10)
+
+    def get_extra_state(self):
+        return {"steps": 3}
 
 class Nine(nn.Linear):
     def __init__(self):
@@ -62,7 +84,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["linear", "mlp", "cnn", "own_models:Convolutional"])
+@pytest.mark.parametrize("name", ["linear", "mlp", "cnn", "own_models:Convolutional", "own_models:Images"])
 def test_one_loop_trains_every_model_and_the_checkpoint_brings_it_back(own, name, train_split, validation):
     torch.manual_seed(0)
     model = build(name)
@@ -104,14 +126,34 @@ def test_dropout_is_on_in_training_and_off_in_evaluation(validation):
         ("own_models:function", "not a class of torch.nn.Module"),
         ("own_models:Nine", r"float32 \(2, 9\)"),
         ("own_models:Pair", "returns tuple"),
-        ("own_models:Broken", "fails on two digits .AttributeError"),
-        ("own_models:Frozen", "no parameter to train"),
+        ("own_models:Broken", r"for \(2, 784\) it fails \(AttributeError.*for \(2, 1, 28, 28\) it fails"),
     ],
 )
 def test_what_does_not_classify_digits_is_refused_in_a_sentence(own, name, sentence):
     with pytest.raises(ModelError, match=sentence) as caught:
         build(name)
     assert isinstance(caught.value, MnistEdgeError)
+
+
+@pytest.mark.parametrize(
+    ("name", "names"), [("Images", {"0.weight", "0.bias", "3.weight", "3.bias"}), ("Rows", None), ("Extra", None)]
+)
+def test_a_class_of_pictures_is_found_out_by_trying_and_keeps_the_names_of_its_weights(own, name, names):
+    model = build(f"own_models:{name}")
+    assert model(torch.zeros(3, 784)).shape == (3, 10)
+    if names:
+        checkpoint.save(own / "mnist.safetensors", model, {"model": f"own_models:{name}"})
+        assert load_file(own / "mnist.safetensors").keys() == names
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("Extra", "_extra_state in its state dict.*remove get_extra_state"), ("Frozen", "no parameter to train")],
+)
+def test_what_could_not_be_trained_or_saved_is_refused_before_the_first_step(own, few, name, sentence):
+    settings = TrainingSettings(model=f"own_models:{name}", data=str(few), output_dir=str(own / "out"))
+    with pytest.raises(ModelError, match=sentence):
+        TrainingRun(settings)
 
 
 def test_the_command_trains_a_class_of_the_current_folder(own, run, few):

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from mnist_runtime.errors import first_line
 from mnist_runtime.io.files import read_whole, write_atomically
 from mnist_train.errors import CheckpointError, ModelError
-from mnist_train.models import build
+from mnist_train.models import build, unwrapped
 
 # One metadata key, because safetensors keeps several in a hash map, whose order changes the bytes from run to run.
 _KEY = "mnist_edge"
 _SIZE_LIMIT = 2**31  # bytes; more does not fit in one ONNX file, and could not be exported
-_WANTED = "give a checkpoint that mnist-train wrote"
+_WANTED = "give a checkpoint that mnist-train wrote, or name the class of other weights with mnist-export --model"
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def save(path: str | os.PathLike[str], module: nn.Module, record: dict[str, Any]
     Raises:
         FileWriteError: `path` cannot be written.
     """
-    data = pack(module.state_dict(), _KEY, record)
+    data = pack(unwrapped(module).state_dict(), _KEY, record)
     write_atomically(path, data)
     return hashlib.sha256(data).hexdigest()
 
@@ -62,7 +62,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     try:
         weights, record = unpack(data, _KEY)
         module = build(record["model"])
-        module.load_state_dict(weights)
+        unwrapped(module).load_state_dict(weights)
     except SafetensorError as error:
         raise CheckpointError(
             f"{path} is damaged or not a safetensors file ({first_line(error)}); {_WANTED}"

@@ -1,5 +1,7 @@
 """Models: modules from pixels float32 `[N, 784]` to logits float32 `[N, 10]` or `[N, 11]`.
 
+A module of somebody's own may take pictures `[N, 28, 28]` or `[N, 1, 28, 28]` instead.
+
 The first ten logits belong to the digits. Their softmax is the probability of each digit, given that the picture shows
 a digit. An eleventh logit belongs to what is no digit: entry 10 of the softmax over all eleven is its probability. So
 P(digit d) = P(d | a digit) * (1 - P(no digit)). A model of ten logits takes every picture for a digit.
@@ -9,11 +11,13 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import nn
 
 from mnist_runtime.digits import CLASSES, HEIGHT, PIXELS, WIDTH
+from mnist_runtime.errors import first_line
 from mnist_train.errors import ModelError
 
 
@@ -85,13 +89,30 @@ MODELS: dict[str, Callable[[], nn.Module]] = {"linear": MNISTLogistic, "mlp": ML
 """Models by their names for `--model` and in checkpoints; any other name is `package.module:Class`."""
 
 
+class Pictures(nn.Module):
+    """A module of pictures, behind a reshape from pixels float32 `[N, 784]`."""
+
+    shape: Final[tuple[int, ...]]
+
+    def __init__(self, module: nn.Module, shape: tuple[int, ...]) -> None:
+        """Reshape each digit to `shape`, (28, 28) or (1, 28, 28), before `module`."""
+        super().__init__()
+        self.module = module
+        self.shape = (-1, *shape)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return what the module returns for these pixels."""
+        logits: torch.Tensor = self.module(pixels.reshape(self.shape))
+        return logits
+
+
 def build(name: str) -> nn.Module:
     """Build "linear", "mlp", "cnn", or "package.module:Class" without arguments.
 
     `package.module` is imported from the Python path or the current folder; its code runs.
 
     Raises:
-        ModelError: the class cannot be built, or does not map float32 `[N, 784]` to float32 `[N, 10]` or `[N, 11]`.
+        ModelError: the class cannot be built, or does not classify digits.
     """
     if name in MODELS:
         return MODELS[name]()
@@ -102,8 +123,67 @@ def build(name: str) -> nn.Module:
         raise ModelError(
             f"{name} cannot be built without arguments ({type(error).__name__}: {error}); give every one a default"
         ) from error
-    _check(name, module)
-    return module
+    return for_pixels(module, name)
+
+
+_SHAPES = ((PIXELS,), (HEIGHT, WIDTH), (1, HEIGHT, WIDTH))
+"""Shapes that a module may take a digit in."""
+
+
+def for_pixels(module: nn.Module, name: str) -> nn.Module:
+    """Find out by trying how `module` takes digits, and return it, or it behind a reshape, for pixels `[N, 784]`.
+
+    The module is left in evaluation mode.
+
+    Raises:
+        ModelError: the module takes digits in no shape, or does not return float32 `[N, 10]` or `[N, 11]`.
+    """
+    obstacles = []
+    for shape in _SHAPES:
+        candidate = module if len(shape) == 1 else Pictures(module, shape)
+        obstacle = _obstacle(candidate.eval())
+        if obstacle is None:
+            return candidate
+        obstacles.append(f"for {(2, *shape)} it {obstacle}")
+    raise ModelError(
+        f"{name} does not classify two digits: {', '.join(obstacles)}; a model maps float32 [N, 784], [N, 28, 28] or "
+        "[N, 1, 28, 28] to float32 [N, 10], or [N, 11] with a logit for what is no digit"
+    )
+
+
+def _obstacle(module: nn.Module) -> str | None:
+    """Run `module` on two digits, not on one, which a convolution takes for a channel; return what it does wrong."""
+    try:
+        with torch.no_grad():
+            logits = module(torch.zeros(2, PIXELS))
+    except Exception as error:  # noqa: BLE001  # a user's code can raise anything
+        return f"fails ({type(error).__name__}: {first_line(error)})"
+    if not isinstance(logits, torch.Tensor):
+        return f"returns {type(logits).__name__}"
+    if logits.shape not in {(2, 10), (2, 11)} or logits.dtype != torch.float32:
+        return f"returns {logits.dtype} {tuple(logits.shape)}"
+    return None
+
+
+def require_trainable(module: nn.Module, name: str) -> None:
+    """Raise before the first step if `module` cannot be trained, or its weights cannot be saved.
+
+    Raises:
+        ModelError: naming what is in the way.
+    """
+    extra = [key for key, value in module.state_dict().items() if not isinstance(value, torch.Tensor)]
+    if extra:
+        raise ModelError(
+            f"{name} keeps {', '.join(extra)} in its state dict, and a checkpoint holds tensors only; "
+            "remove get_extra_state, or register what it returns as a buffer"
+        )
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        raise ModelError(f"{name} has no parameter to train; give it one")
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """Return the module that holds the weights by the names that its author gave them."""
+    return module.module if isinstance(module, Pictures) else module
 
 
 def _find(name: str) -> Callable[[], nn.Module]:
@@ -129,24 +209,3 @@ def knows_no_digit(model: nn.Module) -> bool:
     with torch.no_grad():
         logits: torch.Tensor = model.eval()(torch.zeros(1, PIXELS, device=device))
     return logits.shape[1] > len(CLASSES)
-
-
-def _check(name: str, module: nn.Module) -> None:
-    """Run `module` on two digits, in evaluation mode, which leaves the module unchanged."""
-    wanted = "a model maps float32 [N, 784] to float32 [N, 10], or [N, 11] with a logit for what is no digit"
-    try:
-        with torch.no_grad():
-            logits = module.eval()(torch.zeros(2, PIXELS))
-    except Exception as error:  # a user's code can raise anything
-        raise ModelError(f"{name} fails on two digits ({type(error).__name__}: {error}); {wanted}") from error
-    if not isinstance(logits, torch.Tensor) or logits.shape not in {(2, 10), (2, 11)} or logits.dtype != torch.float32:
-        got = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ModelError(f"{name} returns {got} for two digits, not float32 (2, 10); {wanted}")
-    extra = [key for key, value in module.state_dict().items() if not isinstance(value, torch.Tensor)]
-    if extra:
-        raise ModelError(
-            f"{name} keeps {', '.join(extra)} in its state dict, and a checkpoint holds tensors only; "
-            "remove get_extra_state, or register what it returns as a buffer"
-        )
-    if not any(p.requires_grad for p in module.parameters()):
-        raise ModelError(f"{name} has no parameter to train; give it one")

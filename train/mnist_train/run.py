@@ -25,7 +25,7 @@ from mnist_train.devices import choose_device, limit_threads
 from mnist_train.distributed import ALONE, ProcessGroup
 from mnist_train.errors import DataError, DivergenceError, GroupError
 from mnist_train.fit import CHANCE_LOSS, Epoch, Position, evaluate, fit
-from mnist_train.models import build, knows_no_digit
+from mnist_train.models import build, knows_no_digit, require_trainable
 from mnist_train.optimizers import SCHEDULES, make_optimizer
 from mnist_train.plots import require_matplotlib
 from mnist_train.resumable import FILE, State, load_state, save_state
@@ -77,6 +77,7 @@ class TrainingRun:
             self._require_digits_for_all()
             torch.manual_seed(settings.seed)
             self.model = build(settings.model).to(self.device)
+            require_trainable(self.model, settings.model)
             digests = {} if group.rank else dict(self.data.digests())
         self.digests = group.of_main(digests)
         limit_threads(self.model)
