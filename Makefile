@@ -18,7 +18,7 @@ SECONDS ?= 600
 # Engines that read ONNX, a set of requirements each; onnxruntime < 1.19 needs numpy 1.
 ENGINES := .venv-engines
 ENGINE_PACKAGES := onnxruntime==1.15.1,numpy==1.26.4 onnxruntime==1.20.1,numpy onnxruntime,numpy tract,numpy \
-  opencv-python-headless,numpy
+  opencv-python-headless,numpy ncnn,numpy
 
 EDGE_PACKAGES := gcc g++ clang libclang-rt-dev gcc-arm-none-eabi gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf \
   gcc-riscv64-linux-gnu gcc-s390x-linux-gnu libc6-dev-arm64-cross libc6-dev-armhf-cross libc6-dev-riscv64-cross \
@@ -55,6 +55,7 @@ test-edge: .venv/dev  ## mnist.h on nine processors, real, emulated and bare; in
 	REQUIRE_EDGE=1 $(BIN)/python -m pytest -n 2 tests/edge
 
 engines: .venv/dev  ## the exact network in other engines, each in an environment of its own: equal or not
+	@$(BIN)/python -m pip install --quiet --no-deps pnnx
 	@$(BIN)/python tests/edge/engines.py prepare $(ENGINES)/models
 	@for wanted in $(ENGINE_PACKAGES); do \
 	  folder=$(ENGINES)/$$wanted; \
@@ -63,6 +64,7 @@ engines: .venv/dev  ## the exact network in other engines, each in an environmen
 	  echo "$$wanted"; \
 	  $$folder/bin/python tests/edge/engines.py $$(echo $$wanted | sed 's/[-=,].*//') $(ENGINES)/models || exit 1; \
 	done
+	@$(ENGINES)/ncnn,numpy/bin/python tests/edge/engines.py ncnn_winograd $(ENGINES)/models
 	@npm install --silent --prefix $(ENGINES)/web onnxruntime-web && cp tests/edge/engine.mjs $(ENGINES)/web
 	@node $(ENGINES)/web/engine.mjs $(ENGINES)/models && $(BIN)/python tests/edge/engines.py web $(ENGINES)/models
 

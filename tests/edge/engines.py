@@ -4,6 +4,7 @@ Run by `make engines` in the engine's own environment: `python engines.py ENGINE
 and digits that `python engines.py prepare FOLDER` wrote.
 """
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,18 @@ def prepare(folder: Path) -> None:
     np.save(folder / "exact.npy", np.ldexp(network.logits(digits).astype(np.float64), network.exponent))
     np.save(folder / "linear.npy", Artifact.load(BUNDLED).run(digits, "logits")[0].astype(np.float64))
     (folder / "digits.bin").write_bytes(digits.tobytes())
+    for name, dtype in MODELS.items():
+        _convert_for_ncnn(folder, name, {"uint8": "u8", "float32": "f32"}[dtype])
+
+
+def _convert_for_ncnn(folder: Path, name: str, dtype: str) -> None:
+    """Convert a model with pnnx; ncnn's input is float32 already, and it has no cast."""
+    pnnx = Path(sys.executable).with_name("pnnx")
+    subprocess.run(
+        [pnnx, f"{name}.onnx", f"inputshape=[1,784]{dtype}", "fp16=0"], cwd=folder, check=True, capture_output=True
+    )
+    graph = folder / f"{name}.ncnn.param"
+    graph.write_text(graph.read_text().replace("Tensor.to ", "Split "))
 
 
 def onnxruntime(model: Path) -> Logits:
@@ -80,6 +93,29 @@ def opencv(model: Path) -> Logits:
         return net.forward("logits")
 
     return run
+
+
+def ncnn(model: Path, *, winograd: bool = False) -> Logits:
+    """Run in float32 alone, and with direct convolutions unless `winograd`, which is ncnn's default."""
+    import ncnn
+
+    net = ncnn.Net()
+    net.opt.use_vulkan_compute = net.opt.use_bf16_storage = False
+    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
+    net.opt.use_winograd_convolution = winograd
+    assert net.load_param(str(model.with_suffix(".ncnn.param"))) == 0
+    assert net.load_model(str(model.with_suffix(".ncnn.bin"))) == 0
+
+    def logits(digit: np.ndarray) -> np.ndarray:
+        extractor, pixels = net.create_extractor(), ncnn.Mat(digit)  # a view: `digit` must outlive it
+        extractor.input("in0", pixels)
+        return np.array(extractor.extract("out0")[1])
+
+    return lambda pixels: np.stack([logits(digit) for digit in pixels.astype(np.float32)])
+
+
+def ncnn_winograd(model: Path) -> Logits:
+    return ncnn(model, winograd=True)
 
 
 def main(engine: str, folder: Path) -> None:
