@@ -1,7 +1,10 @@
 """A new model takes over between two requests; one that cannot prove itself does not."""
 
 import asyncio
+import contextlib
 import io
+import os
+import resource
 import shutil
 import threading
 
@@ -163,6 +166,74 @@ def test_a_file_that_is_still_being_written_is_not_loaded(tmp_path, monkeypatch,
 
     asyncio.run(copy())
     assert [record.facts["sha256"] for record in caplog.records] == [[sha256(uint8)]]
+
+
+@pytest.fixture
+def watching(monkeypatch, caplog):
+    """Watch a path for a thousand times less long, and return a function that waits for the next events of the log."""
+    caplog.set_level("INFO", "mnist_serve")
+    monkeypatch.setattr(reload, "INTERVAL", 0.001)
+
+    @contextlib.asynccontextmanager
+    async def watch(model: ServedModel, path):
+        task = asyncio.create_task(reload.watch(model, path, Metrics(lambda: 0)))
+
+        async def wait_for(event: str) -> None:
+            while event not in [record.event for record in caplog.records]:
+                await asyncio.sleep(0)
+            caplog.clear()
+
+        yield wait_for
+        task.cancel()
+
+    return watch
+
+
+def test_a_folder_that_is_copied_manifest_first_is_loaded_once_it_is_whole(tmp_path, watching, float32, uint8):
+    """As `cp -r` and rsync do: in alphabetical order."""
+    source, folder = tmp_path / "source", tmp_path / "folder"
+    publish_into(source, uint8, "uint8")
+    folder.mkdir()
+    model = ServedModel(Classifier(float32))
+
+    async def copy() -> None:
+        async with watching(model, folder) as wait_for:
+            shutil.copy(source / "manifest.json", folder)
+            await wait_for("refused")
+            shutil.copy(source / "mnist.onnx", folder)
+            await wait_for("reloaded")
+
+    asyncio.run(copy())
+    assert model.classifier.digests == [sha256(uint8)]
+
+
+def test_a_model_that_could_not_be_read_for_a_while_is_tried_again(tmp_path, watching, float32, uint8):
+    path = tmp_path / "mnist.onnx"
+    path.write_bytes(uint8)
+    model = ServedModel(Classifier(float32))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def run_short_of_files() -> None:
+        async with watching(model, path) as wait_for:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            try:
+                await wait_for("refused")
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            await wait_for("reloaded")
+
+    asyncio.run(run_short_of_files())
+    assert model.classifier.digests == [sha256(uint8)]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "mnist.onnx"])
+def test_a_pipe_in_the_place_of_a_file_holds_up_nothing(serve, tmp_path, float32, uint8, name):
+    publish_into(tmp_path, float32, "float32")
+    server = serve("--model", tmp_path, "--reload")
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    server.wait_for("refused")
+    assert server.stop() == 0
 
 
 def test_a_folder_that_vanishes_changes_nothing(serve, tmp_path, float32, uint8, digits):

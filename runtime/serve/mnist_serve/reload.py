@@ -1,10 +1,13 @@
 """Replacement of the served model by a newly published one, if that proves itself on this machine."""
 
 import asyncio
+import contextlib
+import math
 from pathlib import Path
 
 from mnist_runtime.classifier import Classifier
-from mnist_runtime.model.manifest import NAME
+from mnist_runtime.errors import ArtifactError, FileReadError
+from mnist_runtime.model.manifest import NAME, read_manifest
 from mnist_serve.errors import UnprovenModelError
 from mnist_serve.log import log_event
 from mnist_serve.metrics import Metrics
@@ -12,6 +15,9 @@ from mnist_serve.model import ServedModel
 
 INTERVAL = 1.0
 """Seconds between two checks. A change is loaded once it looks the same twice, so that a copy can end."""
+
+_LONGEST_PAUSE = 300.0
+"""Seconds after which a refused model is tried again at the latest, because the reason may have been the machine's."""
 
 
 def load_proven(path: Path | None) -> Classifier:
@@ -30,35 +36,54 @@ def load_proven(path: Path | None) -> Classifier:
 
 
 async def watch(model: ServedModel, path: Path, metrics: Metrics) -> None:
-    """Watch the file or published folder that a model came from, for ever, and load what is new there."""
+    """Watch the file or published folder that a model came from, for ever, and load what is new there.
+
+    A refused model is tried again when anything changes, and after pauses that grow.
+    """
+    now = asyncio.get_running_loop().time
     seen = judged = None
+    pause = try_again = 0.0
     while True:
         await asyncio.sleep(INTERVAL)
         before, seen = seen, await asyncio.to_thread(_identity, path)
-        if seen not in (None, judged) and seen == before:
-            judged = seen
-            await _judge(model, path, metrics)
+        if seen is None or seen != before or (seen == judged and now() < try_again):
+            continue
+        pause = min(2 * pause, _LONGEST_PAUSE) if seen == judged else 8 * INTERVAL
+        judged = seen
+        try_again = math.inf if await _is_accepted(model, path, metrics) else now() + pause
 
 
-async def _judge(model: ServedModel, path: Path, metrics: Metrics) -> None:
+async def _is_accepted(model: ServedModel, path: Path, metrics: Metrics) -> bool:
+    """Replace the model by the one at `path`, and return True, unless that one is refused."""
     try:
         classifier = await asyncio.to_thread(load_proven, path)
     except Exception as error:  # noqa: BLE001  # whatever is wrong with the new model, the old one stays
         metrics.reloads.labels("refused").inc()
         log_event("refused", f"Refused a new model; the old one stays: {error}", reason=str(error))
-        return
+        return False
     if classifier.digests != model.classifier.digests:
         model.classifier = classifier
         metrics.reloads.labels("swapped").inc()
         metrics.model.info(model.info())
         message = f"Serving {model.name} (sha256 {classifier.digests[0][:12]}) from now on."
         log_event("reloaded", message, model=model.name, sha256=classifier.digests)
+    return True
 
 
-def _identity(path: Path) -> tuple[int, int, int] | None:
-    """Return what changes when something is published at `path`; None while nothing is there."""
+def _identity(path: Path) -> list[tuple[int, int, int] | None] | None:
+    """Return what changes with the files of the model at `path`; None while nothing is there."""
+    files = [path]
+    if path.is_dir():
+        files = [path / NAME]
+        with contextlib.suppress(ArtifactError, FileReadError):  # to be refused, and changed again
+            files += [path / file for file in read_manifest(path, interrupted=True).files]
+    identities = list(map(_status, files))
+    return identities if identities[0] else None
+
+
+def _status(file: Path) -> tuple[int, int, int] | None:
     try:
-        found = (path / NAME if path.is_dir() else path).stat()
+        found = file.stat()
     except OSError:
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns
