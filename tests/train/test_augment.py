@@ -7,7 +7,12 @@ from mnist_train import augment
 from mnist_train.augment import Augmented
 from mnist_train.data.batches import InMemory
 
-STEPS = [getattr(augment, name) for name in ("thicken", "thin", "deform", "coarsen", "blur", "tone", "strike", "veil")]
+NAMES = (
+    *("outline", "thicken", "thin", "deform", "coarsen", "blur", "tone", "strike", "veil", "invert", "speckle"),
+    *("add_noise", "augment"),
+)
+STEPS = [getattr(augment, name) for name in NAMES]
+RANDOM = [step for step in STEPS if step is not augment.outline]
 
 
 @pytest.fixture
@@ -34,7 +39,7 @@ def extent(pictures):
     return torch.stack([lit.any(dim=d).sum(dim=-1).squeeze(1) for d in (2, 3)]).amax(dim=0)
 
 
-@pytest.mark.parametrize("step", [*STEPS, augment.add_noise, augment.augment])
+@pytest.mark.parametrize("step", STEPS)
 def test_a_step_gives_other_pictures_within_black_and_white(pictures, generator, step):
     before = pictures.clone()
     changed = step(pictures, generator)
@@ -45,7 +50,7 @@ def test_a_step_gives_other_pictures_within_black_and_white(pictures, generator,
     assert torch.equal(pictures, before)
 
 
-@pytest.mark.parametrize("step", [*STEPS, augment.add_noise, augment.augment])
+@pytest.mark.parametrize("step", RANDOM)
 def test_the_seed_decides(pictures, device, step):
     first, again, other = (step(pictures, torch.Generator(device).manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again)
@@ -75,11 +80,27 @@ def test_a_box_keeps_all_ink_in_the_picture(device):
         assert boxed.sum().item() == pytest.approx(flag.sum().item(), rel=0.1)
 
 
-def test_deformed_digits_are_near_mnists_size_and_place(pictures, generator):
+def test_most_deformed_digits_are_near_mnists_size_and_place_and_some_are_not(pictures, generator):
     deformed = augment.deform(pictures, generator)
-    assert (centre(deformed) - 14).abs().max() < 3
-    assert extent(deformed).min() >= 15
-    assert extent(deformed).max() <= 26
+    off, size = (centre(deformed) - 14).abs().amax(dim=1), extent(deformed)
+    assert 0.8 < ((off < 2) & (size >= 17) & (size <= 24)).float().mean() < 0.97
+    assert off.max() < 5
+    assert size.min() >= 10
+    assert size.max() <= 26
+
+
+def test_a_deformation_of_no_strength_only_enlarges_the_canvas(pictures, device, generator):
+    canvas = augment.deformations(torch.zeros(2, 1, 1, device=device), generator)
+    assert canvas[0, 0, 0, 0].item() == pytest.approx(-9 / 7 * 27 / 28)
+    assert torch.equal(canvas[0, 0], canvas[1, 1].T)
+
+
+def test_an_outline_is_hollow(device, generator):
+    square = torch.zeros(1, 1, 28, 28, device=device)
+    square[:, :, 10:18, 10:18] = 1
+    outline = augment.outline(square, generator)
+    assert (outline[:, :, 10:18, 10:18] == 0).all()
+    assert outline.sum() == 10 * 10 - 8 * 8
 
 
 def test_strokes_get_thicker_and_thinner(pictures, generator):
@@ -96,21 +117,46 @@ def test_edges_get_softer(pictures, generator):
     assert steepest(augment.coarsen(pictures, generator)).mean() < steepest(pictures).mean()
 
 
-def test_a_strike_is_one_straight_line(device, generator):
-    struck = augment.strike(torch.zeros(50, 1, 28, 28, device=device), generator)
-    for picture in struck.squeeze(1):
+def test_a_strike_is_one_line_straight_or_zigzag_whole_or_dotted(device, generator):
+    struck = augment.strike(torch.zeros(200, 1, 28, 28, device=device), generator).squeeze(1)
+    width, lit = [], []
+    for picture in struck:
         points = picture.nonzero().float()
-        spread = torch.linalg.svdvals(points - points.mean(dim=0))
-        assert spread[1] / len(points) ** 0.5 < 1
+        spread = torch.linalg.svdvals(points - points.mean(dim=0)) / len(points) ** 0.5
+        width.append(spread[1].item())
+        lit.append(len(points) / (1 + spread[0].item()))
+    assert max(width) < 3
+    assert sum(each < 0.8 for each in width) > 50
+    assert sum(each > 1.1 for each in width) > 50
+    assert max(lit) > 2 * min(lit)
 
 
-def test_a_veil_brightens_the_background_alike_and_leaves_white_ink(device, generator):
-    square = torch.zeros(20, 1, 28, 28, device=device)
+def test_a_veil_is_even_or_uneven_and_leaves_the_ink_brighter_than_its_ground(device, generator):
+    square = torch.zeros(100, 1, 28, 28, device=device)
     square[:, :, 10:18, 10:18] = 1
     veiled = augment.veil(square, generator)
     assert (veiled[:, 0, 0, 0] > 0).all()
-    assert torch.equal(veiled[:, 0, 0, 0], veiled[:, 0, 27, 5])
-    assert (veiled[:, :, 10:18, 10:18] == 1).all()
+    ground = veiled[:, 0, :8].flatten(1)
+    is_even = (ground.amax(dim=1) - ground.amin(dim=1)) < 1e-6
+    assert 20 < is_even.sum() < 80
+    assert (veiled[:, 0, 10:18, 10:18].mean(dim=(1, 2)) > veiled[:, 0, :8].mean(dim=(1, 2))).all()
+
+
+def test_inverted_stripes_leave_the_middle_alone(pictures, generator):
+    inverted = augment.invert(pictures, generator)
+    assert torch.equal(inverted[:, :, 8:20, 8:20], pictures[:, :, 8:20, 8:20])
+    changed = inverted != pictures
+    assert torch.equal(inverted[changed], (1 - pictures)[changed])
+    sides = torch.stack([changed[:, 0, 0].all(dim=1), changed[:, 0, -1].all(dim=1)])
+    sides = torch.cat([sides, torch.stack([changed[:, 0, :, 0].all(dim=1), changed[:, 0, :, -1].all(dim=1)])])
+    assert (sides.sum(dim=1) > 50).all()
+
+
+def test_speckles_are_black_or_white_and_up_to_a_fifth_of_the_pixels(pictures, generator):
+    speckled = augment.speckle(pictures, generator)
+    changed = speckled != pictures
+    assert set(speckled[changed].unique().tolist()) == {0, 1}
+    assert 0.1 < changed.float().mean(dim=(1, 2, 3)).max() < 0.2
 
 
 def test_sometimes_is_a_share_of_the_pictures(pictures, generator):

@@ -1,6 +1,7 @@
 """mnist-train and mnist-data as people run them."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -111,7 +112,8 @@ def test_a_diverging_run_leaves_the_old_checkpoint(run, tmp_path):
 def test_a_terminal_shows_progress_and_ctrl_c_leaves_the_old_checkpoint(terminal, tmp_path):
     (tmp_path / "mnist.safetensors").write_text("from before")
     training = terminal("mnist-train", "--epochs", 1000, "--output-dir", tmp_path)
-    training.read(until="steps/s")
+    seen = training.read(until=", accuracy ")
+    assert re.search(r"epoch \d+/1000, loss \d\.\d{3}, accuracy ", seen)
     training.process.send_signal(signal.SIGINT)
     seen = training.read()
     assert training.process.returncode == 130

@@ -25,7 +25,7 @@ def test_two_digits_have_the_ink_of_both(validation):
     rng = np.random.default_rng(0)
     for _ in range(30):
         lit = no_digit.two_digits(validation, rng) > 100
-        assert max(np.ptp(np.flatnonzero(lit.any(axis=axis))) for axis in (0, 1)) > 60
+        assert np.ptp(np.flatnonzero(lit.any(axis=0))) > 40
 
 
 def test_a_half_is_less_than_the_digit_and_never_of_a_digit_whose_half_is_one(validation):
@@ -33,7 +33,7 @@ def test_a_half_is_less_than_the_digit_and_never_of_a_digit_whose_half_is_one(va
     for _ in range(30):
         lit = no_digit.half_digit(validation, rng) > 100
         assert lit.any()
-    assert not {0, 1, 6, 7, 9} & no_digit.HALVES.keys()
+    assert not {0, 1, 5, 6, 7, 9} & no_digit.HALVES.keys()
 
 
 def test_letters_that_look_like_digits_are_left_out():
@@ -62,7 +62,7 @@ def test_some_digits_give_their_place_to_what_is_no_digit(mixed):
     assert [len(labels) for _, labels in batches] == [300, 300, 300, 100]
     labels = torch.cat([labels for _, labels in batches])
     is_digit = labels != no_digit.NO_DIGIT
-    assert 0.08 < 1 - is_digit.float().mean() < 0.17
+    assert 0.07 < 1 - is_digit.float().mean() < 0.13
     pixels = torch.cat([pixels for pixels, _ in batches])
     assert (pixels[~is_digit] == 0.5).all()
     assert torch.equal(pixels[is_digit], torch.cat([pixels for pixels, _ in plain])[is_digit])

@@ -7,6 +7,7 @@ same device. Every function returns new pictures.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -21,7 +22,9 @@ BOX = 20
 CENTRE = 14.5
 """Distance of the ink's centre of mass from the left and upper border in pixels, as in MNIST."""
 
-_CANVAS = 36  # side in pixels of the canvas on which deformed ink is measured: it is larger than MNIST's box then
+_CANVAS = 9 / 7  # sides of a picture on the canvas where deformed ink is measured: ink may leave MNIST's box there
+_CARELESS = 0.1  # share of the pictures that are not where the recipe would put them
+_KNOTS = 7  # of an elastic field, along each side
 _TINY = 1e-6  # brightness of a blank picture, which has no centre
 _INK = 0.1  # share of the brightest pixel; the box is drawn around what is brighter
 
@@ -58,16 +61,19 @@ class Augmented:
 
 
 def augment(pictures: Tensor, generator: Generator) -> Tensor:
-    """Vary stroke, shape, resolution, sharpness, tone and noise: the order of pen, hand and scanner."""
+    """Vary stroke, shape, resolution, sharpness, tone and noise, in the order of pen, hand, paper and scanner."""
     for step in (
+        sometimes(0.02, outline),
         sometimes(0.25, thicken),
         sometimes(0.15, thin),
         sometimes(0.85, deform),
-        sometimes(1 / 6, coarsen),
+        sometimes(0.2, coarsen),
         sometimes(0.1, blur),
         tone,
         sometimes(0.03, strike),
         sometimes(0.04, veil),
+        sometimes(0.02, invert),
+        sometimes(0.02, speckle),
         sometimes(0.3, add_noise),
     ):
         pictures = step(pictures, generator)
@@ -94,26 +100,51 @@ def thin(pictures: Tensor, generator: Generator) -> Tensor:
     return pictures.lerp(-_largest(-pictures), _uniform(generator, 0, 1, len(pictures), 1, 1, 1))
 
 
+def outline(pictures: Tensor, generator: Generator) -> Tensor:  # noqa: ARG001  # a step
+    """Keep the edges of strokes only, as hollow digits have them: what 3x3 maxima add."""
+    return _largest(pictures) - pictures
+
+
 def deform(pictures: Tensor, generator: Generator) -> Tensor:
     """Rotate, shear, stretch and bend, by a strength of its own per picture, then set box and centre of mass.
 
     The ink's new box is measured on a trial. The result is sampled from `pictures` in one go, so it is blurred once.
     """
-    count = len(pictures)
-    strength = _uniform(generator, 0, 1, count, 1, 1)
-    maps = torch.eye(2, device=pictures.device).lerp(linear_maps(count, generator), strength) * (_CANVAS / WIDTH)
-    maps = torch.cat([maps, maps.new_zeros(count, 2, 1)], dim=2)
-    canvas = F.affine_grid(maps, [count, 1, _CANVAS, _CANVAS], align_corners=False)
-    canvas = canvas + elastic_fields(count, generator) * strength.unsqueeze(3)
-    maps = placements(_sample(pictures, canvas), generator)
-    grid = F.affine_grid(maps, [count, 1, HEIGHT, WIDTH], align_corners=False)
-    return _sample(pictures, _sample(canvas.movedim(3, 1), grid, "border").movedim(1, 3))
+    strength = _uniform(generator, 0, 1, len(pictures), 1, 1)
+    canvas = deformations(strength, generator)
+    frame = placements(_sample(pictures, canvas.movedim(1, 3)), generator)
+    return _sample(pictures, _sample(canvas, frame, "border").movedim(1, 3))
 
 
 def box(pictures: Tensor) -> Tensor:
     """Set box and centre of mass as MNIST and the image recipe do, and change nothing else."""
-    grid = F.affine_grid(placements(pictures), list(pictures.shape), align_corners=False)
-    return _sample(pictures, grid)
+    return _sample(pictures, placements(pictures))
+
+
+def deformations(strength: Tensor, generator: Generator) -> Tensor:
+    """Draw where in its picture each point of a canvas comes from, `[N, 2, 28, 28]`; x and y are -1 to 1.
+
+    A deformation is a linear map plus a smooth field, the bicubic interpolation of 7x7 random vectors (after Simard,
+    Steinkraus and Platt 2003), which are up to 0.1 of half a picture's width. Both are linear in their parameters, so
+    one matrix product makes the deformations of all pictures.
+
+    Args:
+        strength: Share `[N, 1, 1]` of the deformations drawn; 0 deforms nothing.
+        generator: Source of the randomness.
+    """
+    maps = torch.eye(2, device=strength.device).lerp(linear_maps(len(strength), generator), strength)
+    vectors = _uniform(generator, -0.1, 0.1, len(strength), 2, _KNOTS**2) * strength
+    parameters = torch.cat([maps * _CANVAS, vectors], dim=2).flatten(0, 1)
+    return (parameters @ _basis(strength.device)).reshape(-1, 2, HEIGHT, WIDTH)
+
+
+@cache
+def _basis(device: torch.device) -> Tensor:
+    """Return the fields `[2 + 49, 784]` that parameter 1 gives: x, y and a bump around each of 7x7 knots."""
+    y, x = torch.meshgrid(_centres(HEIGHT, device), _centres(WIDTH, device), indexing="ij")
+    knots = torch.eye(_KNOTS**2, device=device).reshape(-1, 1, _KNOTS, _KNOTS)
+    bumps = F.interpolate(knots, (HEIGHT, WIDTH), mode="bicubic", align_corners=True)
+    return torch.cat([torch.stack([x, y]).flatten(1), bumps.flatten(1)])
 
 
 def linear_maps(count: int, generator: Generator) -> Tensor:
@@ -126,29 +157,18 @@ def linear_maps(count: int, generator: Generator) -> Tensor:
     return torch.stack(rows, dim=1).reshape(count, 2, 2)
 
 
-def elastic_fields(count: int, generator: Generator) -> Tensor:
-    """Draw smooth displacements `[count, canvas, canvas, 2]`, up to 0.1 of half a picture's width.
-
-    Bicubic interpolation of 7x7 random vectors (after Simard, Steinkraus and Platt 2003), as two matrix products,
-    because torch's own interpolation takes four times as long.
-    """
-    vectors = _uniform(generator, -0.1, 0.1, count, 2, 7, 7)
-    identity = torch.eye(7, device=generator.device)[None, None]
-    basis = F.interpolate(identity, (_CANVAS, 7), mode="bicubic", align_corners=True).squeeze()
-    return (basis @ vectors @ basis.T).movedim(1, 3)
-
-
 def placements(pictures: Tensor, generator: Generator | None = None) -> Tensor:
-    """Measure where the ink of square pictures lies, and return affine maps `[N, 2, 3]` from MNIST's frame to it.
+    """Measure where the ink of square pictures lies, and return sampling points `[N, 28, 28, 2]` around it.
 
-    Sampled through its map, the ink's longest side is 20 pixels and its centre of mass lies at pixel (14, 14), unless
-    the ink would leave the frame. With a generator, the size varies by 8 % and the centre by 1 pixel.
+    Sampled there, the ink's longest side is 20 pixels and its centre of mass lies at pixel (14, 14), unless the ink
+    would leave the frame. With a generator, the size varies by 8 % and the centre by 1 pixel; one picture in ten is
+    placed with less care, as small as two thirds and as much as 3.5 pixels off.
     """
     side, ink = pictures.shape[-1], pictures.squeeze(1)
-    lit = ink > _INK * ink.amax(dim=(1, 2), keepdim=True)
-    pixels = torch.arange(side, dtype=torch.float32, device=pictures.device)
-    is_lit = torch.stack([lit.any(dim=1), lit.any(dim=2)], dim=1)  # [N, 2, side], columns before rows as in the maps
+    brightest = torch.stack([ink.amax(dim=1), ink.amax(dim=2)], dim=1)  # [N, 2, side]: of columns, of rows
     mass = torch.stack([ink.sum(dim=1), ink.sum(dim=2)], dim=1)
+    is_lit = brightest > _INK * brightest.amax(dim=2, keepdim=True)
+    pixels = torch.arange(side, dtype=torch.float32, device=pictures.device)
     first = torch.where(is_lit, pixels, side).amin(dim=2)
     last = torch.where(is_lit, pixels + 1, 0).amax(dim=2)
     centre = (mass @ (pixels + 0.5)) / mass.sum(dim=2).clamp_min(_TINY)
@@ -156,11 +176,15 @@ def placements(pictures: Tensor, generator: Generator | None = None) -> Tensor:
     scale = (last - first).amax(dim=1, keepdim=True).clamp_min(1) / BOX
     target = torch.full_like(centre, CENTRE)
     if generator is not None:
-        scale = scale * _uniform(generator, 0.92, 1.08, len(ink), 1)
-        target = target + _uniform(generator, -1, 1, len(ink), 2)
+        is_careless = _uniform(generator, 0, 1, len(ink), 1) < _CARELESS
+        size = torch.where(is_careless, _uniform(generator, 1, 1.5, len(ink), 1), 1)
+        scale = scale * size * _uniform(generator, 0.92, 1.08, len(ink), 1)
+        target = target + _uniform(generator, -1, 1, len(ink), 2) * torch.where(is_careless, 3.5, 1)
     target = target.minimum(WIDTH - (last - centre) / scale).maximum((centre - first) / scale)
     offset = (centre + (WIDTH / 2 - target) * scale) * (2 / side) - 1
-    return torch.cat([torch.diag_embed((scale * (WIDTH / side)).expand(-1, 2)), offset.unsqueeze(2)], dim=2)
+    points = offset.unsqueeze(2) + (scale * (WIDTH / side)).unsqueeze(2) * _centres(WIDTH, pictures.device)
+    x, y = points.unbind(dim=1)
+    return torch.stack([x[:, None, :].expand(-1, HEIGHT, -1), y[:, :, None].expand(-1, -1, WIDTH)], dim=3)
 
 
 def coarsen(pictures: Tensor, generator: Generator) -> Tensor:
@@ -185,19 +209,39 @@ def tone(pictures: Tensor, generator: Generator) -> Tensor:
 
 
 def strike(pictures: Tensor, generator: Generator) -> Tensor:
-    """Draw one straight line across each picture, up to 2 pixels wide, as a ruled sheet or a slip of the pen does."""
-    angle, distance = _uniform(generator, 0, math.pi, len(pictures)), _uniform(generator, -12, 12, len(pictures))
-    normals = torch.stack([angle.cos(), angle.sin(), -distance], dim=1)
-    pixels = torch.arange(HEIGHT, device=pictures.device) - (HEIGHT - 1) / 2
-    y, x = torch.meshgrid(pixels, pixels, indexing="ij")
-    away = (normals @ torch.stack([x, y, torch.ones_like(x)]).flatten(1)).abs().reshape(pictures.shape)
+    """Draw one line across each picture, up to 2 pixels wide: straight or zigzag, whole or dotted."""
+    across, along = _axes(pictures, _uniform(generator, 0, math.pi, len(pictures), 1, 1, 1))
+    zigzag, dots = (_uniform(generator, 0, 1, len(pictures), 1, 1, 1) for _ in range(2))
+    wave = (along / _uniform(generator, 6, 12, len(pictures), 1, 1, 1)) % 1
+    across = across + _uniform(generator, -12, 12, len(pictures), 1, 1, 1)
+    across = across + (zigzag < 0.5) * ((wave - 0.5).abs() * 8 - 2)
     width, brightness = (_uniform(generator, 0.3, 1, len(pictures), 1, 1, 1) for _ in range(2))
-    return pictures.maximum((width + 0.5 - away).clamp(0, 1) * brightness)
+    line = (width + 0.5 - across.abs()).clamp(0, 1) * brightness
+    return pictures.maximum(line * ((dots < 0.7) | (along % 4 < 2)))
 
 
 def veil(pictures: Tensor, generator: Generator) -> Tensor:
-    """Brighten the background by up to 0.4, evenly, and the ink by what is left to white."""
-    return pictures.lerp(torch.ones_like(pictures), _uniform(generator, 0, 0.4, len(pictures), 1, 1, 1))
+    """Brighten pictures by up to 0.6, as evenly as light or as unevenly as fog, at the cost of the ink's contrast."""
+    fog = torch.zeros_like(pictures)
+    for side in (3, 5, 9, 15):  # every octave brings half of what the one before brought
+        octave = _uniform(generator, 0, 2 / side, len(pictures), 1, side, side)
+        fog = fog + F.interpolate(octave, (HEIGHT, WIDTH), mode="bilinear")
+    even = torch.ones_like(pictures)
+    amount, evenness, cost = (_uniform(generator, 0, 1, len(pictures), 1, 1, 1) for _ in range(3))
+    return (pictures * (1 - 0.7 * amount * cost) + 0.6 * amount * fog.lerp(even, evenness.round())).clamp_(0, 1)
+
+
+def invert(pictures: Tensor, generator: Generator) -> Tensor:
+    """Turn black to white in a stripe on one or both sides of the picture's middle, 6 pixels from it or more."""
+    across, _ = _axes(pictures, _uniform(generator, 0, 1, len(pictures), 1, 1, 1).round() * (math.pi / 2))
+    first, second = (_uniform(generator, 6, 16, len(pictures), 1, 1, 1) for _ in range(2))
+    return torch.where((across > first) | (across < -second), 1 - pictures, pictures)
+
+
+def speckle(pictures: Tensor, generator: Generator) -> Tensor:
+    """Make up to a fifth of the pixels black or white."""
+    chosen = _uniform(generator, 0, 1, *pictures.shape) < _uniform(generator, 0, 0.2, len(pictures), 1, 1, 1)
+    return torch.where(chosen, _uniform(generator, 0, 1, *pictures.shape).round(), pictures)
 
 
 def add_noise(pictures: Tensor, generator: Generator) -> Tensor:
@@ -206,12 +250,24 @@ def add_noise(pictures: Tensor, generator: Generator) -> Tensor:
     return (pictures + noise * _uniform(generator, 0, 0.08, len(pictures), 1, 1, 1)).clamp_(0, 1)
 
 
+def _axes(pictures: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the pixels' coordinates from the middle, across and along a direction, `[N, 1, 28, 28]` each."""
+    x = _centres(WIDTH, pictures.device) * (WIDTH / 2)
+    y = _centres(HEIGHT, pictures.device)[:, None] * (HEIGHT / 2)
+    return x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
+
+
 def _largest(pictures: Tensor) -> Tensor:
     return F.max_pool2d(pictures, 3, stride=1, padding=1)
 
 
 def _sample(pictures: Tensor, grid: Tensor, padding: str = "zeros") -> Tensor:
     return F.grid_sample(pictures, grid, padding_mode=padding, align_corners=False)
+
+
+def _centres(count: int, device: torch.device) -> Tensor:
+    """Return where the centres of `count` pixels lie between -1 and 1."""
+    return (torch.arange(count, device=device) + 0.5) * (2 / count) - 1
 
 
 def _uniform(generator: Generator, low: float, high: float, *shape: int) -> Tensor:

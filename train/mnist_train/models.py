@@ -56,7 +56,7 @@ class MLP(nn.Module):
 
 
 class CNN(nn.Module):
-    """A convolutional network of 23,755 weights that also knows what is no digit.
+    """A convolutional network of 24,971 weights that also knows what is no digit.
 
     As C, with each pooling fused into the convolution before it, its activations take 5.5 KB: 12x12x16 and 10x10x32.
     """
@@ -64,13 +64,12 @@ class CNN(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            *_convolution(1, 16, 5),
-            nn.MaxPool2d(2),
+            *_convolution(1, 16, 5, pool=2),
             *_convolution(16, 32, 3),
-            *_convolution(32, 40, 3),
-            nn.MaxPool2d(2),
+            *_convolution(32, 32, 3, pool=2),
+            *_convolution(32, 32, 3),
             nn.Flatten(),
-            nn.Linear(40 * 4 * 4, len(CLASSES) + 1),
+            nn.Linear(32 * 2 * 2, len(CLASSES) + 1),
         )
         self.layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # trains a third faster
 
@@ -80,9 +79,17 @@ class CNN(nn.Module):
         return logits
 
 
-def _convolution(channels: int, outputs: int, side: int) -> tuple[nn.Module, ...]:
-    """Return a convolution without padding; its bias is that of the normalisation after it."""
-    return nn.Conv2d(channels, outputs, side, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+def _convolution(channels: int, outputs: int, side: int, pool: int = 1) -> list[nn.Module]:
+    """Return a convolution without padding, pooling, normalisation and ReLU.
+
+    The convolution's bias is that of the normalisation. The normalisation's gain stays 1, because the next layer can
+    scale its inputs, and because pooling can then come first: it leaves a quarter of the numbers to normalise, and the
+    exact network, which pools last, computes the same.
+    """
+    norm = nn.BatchNorm2d(outputs)
+    norm.weight.requires_grad = False
+    pooling = [nn.MaxPool2d(pool)] if pool > 1 else []
+    return [nn.Conv2d(channels, outputs, side, bias=False), *pooling, norm, nn.ReLU()]
 
 
 MODELS: dict[str, Callable[[], nn.Module]] = {"linear": MNISTLogistic, "mlp": MLP, "cnn": CNN}

@@ -36,6 +36,7 @@ FILES = ("mnist.safetensors", "metrics.jsonl")
 """Files that a run leaves in its output folder."""
 
 
+_SHOW_EVERY = 100  # steps; a loss is read when the loop has waited for the device anyway
 _NO_DIGITS = 0.24  # pictures of what is no digit per training digit; an epoch shows about half of them
 
 
@@ -141,7 +142,7 @@ class TrainingRun:
             tqdm(
                 total=self.settings.epochs * steps,
                 initial=(self.position.epoch - 1) * steps + self.position.step,
-                unit=" steps",
+                bar_format="{desc} {percentage:3.0f}% |{bar}| {remaining} left",  # short enough for 80 columns
                 leave=False,
                 disable=not sys.stderr.isatty(),
                 mininterval=0.2,
@@ -153,7 +154,7 @@ class TrainingRun:
             self._write(train, history, tested)
 
     def _announce(self, count: int, valid: Batches) -> None:
-        parameters = sum(p.numel() for p in self.model.parameters())
+        parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         where = f"{self.group.size} processes, {self.device.type}" if self.group.size > 1 else self.device
         self.echo(f"Training {self.settings.model} of {parameters:,} parameters on {count:,} digits ({where}).")
         if self.position.history or self.position.step:
@@ -168,6 +169,8 @@ class TrainingRun:
 
         def on_step() -> None:
             bar.update()
+            if position.step % _SHOW_EVERY == 0 and not bar.disable:
+                _show(bar, position, settings.epochs)
             if number := self.group.largest(signals.received):
                 raise Stopped(number, position, self.state if self._save() else None, self.group.command)
             if settings.checkpoint_every and position.step % settings.checkpoint_every == 0:
@@ -266,6 +269,13 @@ class TrainingRun:
         if isinstance(split, MappedSplit):
             return OnDisk(split.images, split.labels, self.device, shuffle, group.rank, group.size)
         return InMemory(*split.tensors(self.device), shuffle, group.rank, group.size)
+
+
+def _show(bar: "tqdm[Any]", position: Position, epochs: int) -> None:
+    """Show epoch, loss and validation accuracy beside the bar."""
+    loss = float(position.losses[position.step - _SHOW_EVERY : position.step].mean())
+    accuracy = f", accuracy {position.history[-1].valid_accuracy:.2%}" if position.history else ""
+    bar.set_description_str(f"epoch {position.epoch}/{epochs}, loss {loss:.3f}{accuracy}", refresh=False)
 
 
 class _DeferredSignals:

@@ -165,7 +165,7 @@ def _layers(module: nn.Module, digits: Intensities) -> list[_Affine]:
                 _check_affine(step, shape, last)
                 layers.append(_affine(step))
                 shape = tuple(step.after.shape[1:])
-            case nn.BatchNorm1d() | nn.BatchNorm2d() if last and last.activations is None and last.pool == 1:
+            case nn.BatchNorm1d() | nn.BatchNorm2d() if last and last.activations is None:
                 layers[-1] = _fold(last, step)
             case nn.ReLU() if last:  # after the pooling it does the same, because both keep the order of numbers
                 layers[-1] = replace(last, activations=_array(step.after))
@@ -215,6 +215,8 @@ def _fold(layer: _Affine, step: _Step) -> _Affine:
     if norm.running_mean is None:
         _refuse(step, "without running statistics")
     gain = 1 / np.sqrt(_array(norm.running_var) + norm.eps) * (1 if norm.weight is None else _array(norm.weight))
+    if layer.pool > 1 and not (gain > 0).all():  # a negative gain would make the largest number the least
+        _refuse(step, f"of negative gains after the pooling of {layer.name!r}")
     offset = 0 if norm.bias is None else _array(norm.bias)
     weight = layer.weight * gain.reshape(-1, *[1] * (layer.weight.ndim - 1))
     return replace(layer, weight=weight, bias=(layer.bias - _array(norm.running_mean)) * gain + offset)

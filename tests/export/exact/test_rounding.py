@@ -94,6 +94,21 @@ def _pictures(*layers: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Unflatten(1, (1, 28, 28)), *layers)
 
 
+def _pooled_first(gain: float) -> nn.Module:
+    norm = nn.BatchNorm2d(2)
+    norm.weight.data[1], norm.bias.data[1] = gain, 0.1
+    layers = nn.Conv2d(1, 2, 5), nn.MaxPool2d(2), norm, nn.ReLU(), nn.Flatten(), nn.Linear(288, 10)
+    return _pictures(*layers).eval()
+
+
+def test_a_norm_after_the_pooling_rounds_as_one_before_it(training_digits, golden):
+    module = _pooled_first(gain=0.5)
+    unflatten, convolution, pooling, norm, *rest = module
+    usual = nn.Sequential(unflatten, convolution, norm, pooling, *rest).eval()
+    one, other = (exact(each, training_digits) for each in (module, usual))
+    assert np.array_equal(one.logits(golden), other.logits(golden))
+
+
 @pytest.mark.parametrize(
     ("module", "sentence"),
     [
@@ -112,6 +127,7 @@ def _pictures(*layers: nn.Module) -> nn.Module:
         (_pictures(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(338, 10)), "'3' .AvgPool2d"),
         (_pictures(nn.Linear(28, 10), nn.Flatten(), nn.Linear(280, 10)), r"of inputs \(1, 28, 28\) where \(784,\)"),
         (nn.Sequential(nn.BatchNorm1d(784), nn.Linear(784, 10)), "'0' .BatchNorm1d. cannot"),
+        (_pooled_first(gain=-1), "'3' .BatchNorm2d of negative gains after the pooling of '1'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_exact_is_refused_by_the_name_of_its_layer(module, sentence, training_digits):
