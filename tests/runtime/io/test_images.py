@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -228,11 +229,53 @@ def test_a_hopeless_image_is_refused_and_not_guessed(picture, sentence):
         read_image(encode(picture), "page")
 
 
+def progressive(digit, side: int = 200) -> tuple[bytes, bytes, bytes]:
+    """A digit as a progressive JPEG: all but its last scan, that scan, and the end of the image."""
+    jpeg = encode(Image.fromarray(255 - digit).resize((side, side)), "JPEG", progressive=True)
+    start = jpeg.rindex(b"\xff\xda")
+    return jpeg[:start], jpeg[start:-2], jpeg[-2:]
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(test_split):
+    """Each goes over all pixels, and takes a few bytes."""
+    start, scan, end = progressive(test_split.images[0])
+    assert read_image(start + 80 * scan + end, "x").any()
+    for image in (start + 101 * scan + end, start + b"\xff\x02\xff\xff" + 101 * scan + end):
+        with pytest.raises(DigitError, match="more than 100 scans or 10,000 segments; save it again"):
+            read_image(image, "x")
+    start, scan, end = progressive(test_split.images[0], 3600)
+    with pytest.raises(DigitError, match="more than 77 scans"):
+        read_image(start + 80 * scan + end, "x")
+
+
+def test_bytes_that_look_like_scans_are_none(test_split):
+    """In a preview within the headers, and behind the end of the image, where telephones put a video."""
+    start, scan, end = progressive(test_split.images[0])
+    preview = b"\xff\xe1" + (2 + 4000).to_bytes(2) + b"\xff\xda\0\2" * 1000
+    assert read_image(start[:2] + preview + start[2:] + scan + end + b"\xff\xda" * 1000, "x").any()
+
+
+@pytest.mark.parametrize("part", [b"\xff\xfe\0\2", b"\xff", b"\xff\xe5\0\2"], ids=["comments", "padding", "extensions"])
+def test_a_jpeg_of_many_tiny_parts_is_refused_at_once(test_split, part):
+    start, scan, end = progressive(test_split.images[0])
+    with pytest.raises(DigitError, match=r"damaged image \(it has too many parts\)"):
+        read_image(start[:2] + 200_000 * part + start[2:] + scan + end, "x")
+    if len(part) > 1:  # between scans, where a library looks for them
+        with pytest.raises(DigitError, match="10,000 segments"):
+            read_image(start + scan + 10_000 * part + scan + end, "x")
+
+
+@pytest.mark.parametrize("chunk", [b"teSt", b"IDAT"])
+def test_a_png_of_many_tiny_chunks_is_refused_at_once(chunk):
+    png = encode(np.zeros((28, 28), np.uint8))
+    empty = bytes(4) + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    with pytest.raises(DigitError, match=r"damaged image \(it has too many parts\)"):
+        read_image(png[:33] + 100_000 * empty + png[33:], "x")
+
+
 def test_a_decompression_bomb_is_refused_before_it_is_unpacked():
     bomb = bytearray(encode(np.zeros((8, 8), np.uint8)))
     bomb[16:24] = (60_000).to_bytes(4, "big") * 2  # the width and height that the header claims
-    import zlib
-
     bomb[29:33] = zlib.crc32(bytes(bomb[12:29])).to_bytes(4, "big")
     with pytest.raises(DigitError, match="more than 50,000,000"):
         read_image(bytes(bomb), "bomb")

@@ -3,6 +3,7 @@
 import io
 import itertools
 import math
+import re
 import warnings
 from collections.abc import Iterator
 
@@ -22,6 +23,12 @@ PIXEL_LIMIT = 50_000_000
 """Pixels of an image; a telephone's camera takes 12 to 50 million, a decompression bomb claims more."""
 SMALLEST_SIDE = 8
 """Pixels of an image's side, or of its ink's; with fewer there is nothing to recognise."""
+
+_READ_LIMIT = 100_000  # reads of a file; Pillow reads each marker, chunk and padding byte by itself, in microseconds
+_SCAN_LIMIT, _SCANNED_LIMIT = 100, 20 * PIXEL_LIMIT  # scans of a JPEG, and their pixels; encoders write some ten scans
+_SEGMENT_LIMIT = 10_000  # segments of a JPEG
+_JPEG = b"\xff\xd8"
+_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)  # in a scan, 0 and D0-D7 are data (T.81, B.1.1.5)
 
 _WORKING_SIDE = 512  # pixels; larger images are reduced by a whole factor
 _TILE = 64  # pixels of a reduced image's side that are made at a time
@@ -48,8 +55,10 @@ def decode(source: bytes | Image.Image, name: str) -> Grey:
             if isinstance(source, Image.Image):  # the caller's: neither closed nor drafted
                 _check_size(source, name)
                 return _luminance(source)
-            with Image.open(io.BytesIO(source), formats=_FORMATS) as image:
+            with Image.open(_Frugal(source), formats=_FORMATS) as image:
                 _check_size(image, name)
+                if source.startswith(_JPEG):
+                    _check_scans(source, image.width * image.height, name)
                 image.draft(None, (_WORKING_SIDE, _WORKING_SIDE))  # a JPEG's blocks are unpacked no larger
                 image.load()
                 return _luminance(image)
@@ -62,6 +71,40 @@ def decode(source: bytes | Image.Image, name: str) -> Grey:
     except Exception as error:  # Pillow's decoders raise whatever their parsing ran into
         reason = error or type(error).__name__
         raise DigitError(f"{name} is a damaged image ({reason}); copy or save it again") from error
+
+
+class _Frugal(io.BytesIO):
+    """A file that is read so often at most, because a few bytes can keep a parser busy for long."""
+
+    _reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._reads += 1
+        if self._reads > _READ_LIMIT:
+            raise ValueError("it has too many parts")
+        return super().read(size)
+
+
+def _check_scans(jpeg: bytes, pixels: int, name: str) -> None:
+    """Refuse a JPEG of so many scans that decoding it takes long: each scan goes over all pixels (ITU-T T.81, annex B).
+
+    Raises:
+        DigitError: there are too many scans, or too many segments between them.
+    """
+    scans = segments = at = 0
+    limit = min(_SCAN_LIMIT, _SCANNED_LIMIT // pixels)
+    while marker := _MARKER.search(jpeg, at):
+        kind, at = marker[1], marker.end()
+        if kind == b"\xd9":  # end of the image
+            return
+        if kind >= b"\xc0" and kind != b"\xd8":  # has a segment
+            at += int.from_bytes(jpeg[at : at + 2])
+            segments += 1
+        scans += kind == b"\xda"
+        if scans > limit or segments > _SEGMENT_LIMIT:
+            raise DigitError(
+                f"{name} is a JPEG of more than {limit} scans or {_SEGMENT_LIMIT:,} segments; save it again"
+            )
 
 
 def _check_size(image: Image.Image, name: str) -> None:
