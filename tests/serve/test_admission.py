@@ -1,6 +1,7 @@
 """Admission, metrics, the access log, and deadlines on any ASGI server."""
 
 import asyncio
+import gc
 import json
 import math
 import re
@@ -173,6 +174,29 @@ def test_a_body_that_does_not_arrive_is_a_408_on_any_asgi_server(app):
     }
     assert b'requests_total{route="/v2/models/{model}/infer",status="408"} 1.0' in app.metrics.text()
     assert app.gate.in_flight == 0
+
+
+@pytest.mark.parametrize("values", [200_000, 500])
+def test_a_refused_body_is_freed_before_the_client_reads_why(app, values):
+    """A large one is parsed in a thread, a small one in the event loop."""
+    data = "[" + ",".join(["1.5"] * values) + "]"
+    body = f'{{"inputs":[{{"name":"pixels","datatype":"FP32","shape":[1,784],"data":{data}}}]}}'.encode()
+    held = []
+
+    class Watched(Exchange):
+        async def send(self, message):
+            held.extend(each for each in gc.get_objects() if type(each) is list and each[:2] == [1.5, 1.5])
+            await super().send(message)
+
+    exchange = Watched([{"type": "http.request", "body": body}])
+    gc.collect()
+    gc.disable()
+    try:
+        exchange.run(app, INFER)
+    finally:
+        gc.enable()
+    assert exchange.sent[0]["status"] == 400
+    assert not held
 
 
 @pytest.mark.parametrize("reads", [0, 1, 2, 5])

@@ -205,8 +205,8 @@ def test_memory_for_pipelined_requests_is_bounded(server):
     with server.connect() as connection:
 
         def send() -> None:
-            connection.sendall(b"GET /v2 HTTP/1.1\r\n\r\n" * 3000)
-            connection.sendall(b"POST /v2/models/mnist/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size)
+            connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n" * 3000)
+            connection.sendall(b"POST /v2/models/mnist/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size)
             connection.sendall(bytes(size))
 
         sending = threading.Thread(target=ignoring_resets, args=[send])
@@ -224,7 +224,7 @@ def test_the_log_has_the_status_that_the_client_got(serve):
     """Even for a request whose response does not depend on its malformed body."""
     server = serve()
     connection = server.connect()
-    connection.sendall(b"GET /v2/models/mnist HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+    connection.sendall(b"GET /v2/models/mnist HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
     assert server.answer(connection)[0] == 400
     assert server.wait_for("request")["status"] == 400
 
@@ -253,9 +253,9 @@ def test_an_upgrade_to_http2_is_ignored(server, digits, body):
 
 
 def test_an_upgrade_request_has_the_same_deadline(hasty, digits):
-    head = b"POST /v2/models/mnist/infer HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 9\r\n\r\n"
+    head = b"POST /v2/models/mnist/infer HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
     connection = hasty.connect()
-    connection.sendall(head + b"{")
+    connection.sendall(head + b"Content-Length: 9\r\n\r\n{")
     assert hasty.answer(connection)[0] == 408
 
 
@@ -284,7 +284,9 @@ def test_requests_that_cannot_be_parsed_are_logged_and_counted(serve, digits):
     [
         b"GET /v2 HTTP/1.1\r\nX-Whole: " + b"x" * MAX_HEAD + b"\r\n\r\n",
         b"POST /v2 HTTP/1.1\r\nContent-Length: 1\r\nX-Whole: " + b"x" * MAX_HEAD + b"\r\n\r\n.",
-        b"GET /v2 HTTP/1.1\r\nConnection: keep-alive\r\n\r\nGET /v2 HTTP/1.1\r\nX: " + b"x" * MAX_HEAD + b"\r\n\r\n",
+        b"GET /v2 HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\nGET /v2 HTTP/1.1\r\nX: "
+        + b"x" * MAX_HEAD
+        + b"\r\n\r\n",
         b"GET /v2 HTTP/1.1\r\nX-Long: " + b"x" * (MAX_HEAD + 1),
         b"GET /v2 HTTP/1.1\r\n" + b"X-Many: x\r\n" * (MAX_HEAD // 11 + 1),
         b"GET /" + b"x" * (MAX_HEAD + 1),
@@ -375,7 +377,7 @@ def test_malformed_bytes_are_refused_after_the_responses_before_them(server, lar
         (b"\x16\x03\x01\x02\x00\x01\x00", "invalid method encountered"),
         (b"hello\r\n\r\n", "invalid method encountered"),
         (b"GET /v2 HTTP/9.9\r\n\r\n", "invalid http version"),
-        (b"GET http://[::1 HTTP/1.1\r\n\r\n", "invalid URL"),
+        (b"GET http://[::1 HTTP/1.1\r\nHost: x\r\n\r\n", "invalid URL"),
     ],
 )
 def test_bytes_that_are_not_http_get_400(server, sent, reason):
@@ -384,6 +386,37 @@ def test_bytes_that_are_not_http_get_400(server, sent, reason):
     status, said = server.answer(connection)
     assert status == 400
     assert said["error"] == f"the request is not HTTP/1.1 ({reason})"
+
+
+@pytest.mark.parametrize("hosts", ["", "Host: x\r\nHost: x\r\n", "Host: x\r\nHOST: y\r\n"])
+def test_a_request_without_one_host_gets_400(server, hosts):
+    """A proxy and the server might disagree about whom it is for (RFC 9112, section 3.2)."""
+    connection = server.connect()
+    connection.sendall(f"GET /v2 HTTP/1.1\r\n{hosts}\r\n".encode())
+    status, said = server.answer(connection)
+    assert status == 400
+    assert said["error"] == "a request of HTTP/1.1 must have one Host header; send the server's name in it"
+
+
+def test_a_request_of_http_1_0_needs_no_host(server):
+    with server.connect() as connection:
+        connection.sendall(b"GET /v2/health/live HTTP/1.0\r\n\r\n")
+        assert connection.recv(15) == b"HTTP/1.1 200 OK"
+
+
+def test_a_body_in_tiny_pieces_is_refused(server, digits):
+    """Each piece costs as much as a large one, and would keep others waiting."""
+    connection = server.connect()
+    connection.sendall(CHUNKED % b"mnist" + b"1\r\n \r\n" * 1100)
+    status, said = server.answer(connection)
+    assert status == 400
+    assert said["error"] == "the body comes in pieces of less than 64 bytes; send it in larger ones"
+    body = json.dumps(server.document(digits)).encode()
+    pieces = [body[at : at + 64] for at in range(0, len(body), 64)] + [b" "] * 1000
+    with server.connect() as connection:
+        connection.sendall(CHUNKED % b"mnist" + b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces))
+        connection.sendall(b"0\r\n\r\n")
+        assert connection.recv(15) == b"HTTP/1.1 200 OK"
 
 
 def test_connect_gets_400(server):

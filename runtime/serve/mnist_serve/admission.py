@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -109,6 +110,7 @@ class Application:
         except ClientDisconnect:
             pass
         except Exception as error:
+            _free(error)
             if response.status != _DISCONNECTED:
                 raise
             await _refuse(error, scope, body, response)
@@ -188,6 +190,13 @@ async def _refuse(error: Exception, scope: Scope, body: Body, response: _Respons
     await response.send({"type": "http.response.body"})
 
 
+def _free(error: BaseException | None) -> None:
+    """Free what the frames of an error hold, such as a body and its numbers, before the client reads the response."""
+    while error:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
 def _render(error: Exception, scope: Scope) -> JSONResponse:
     """Return `{"error": ...}` with the status and headers of an error."""
     if isinstance(error, RequestError):
@@ -196,7 +205,7 @@ def _render(error: Exception, scope: Scope) -> JSONResponse:
         return JSONResponse({"error": "the server failed at this request; its log says why"}, 500)
     path, methods = scope["path"][:80], sorted((error.headers or {}).get("Allow", "").split(", "))
     sentences = {
-        404: f"there is nothing at {path}; the protocol begins at /v2",
+        404: f"there is nothing at {path}; the protocol begins at /v2, and no path ends in a slash",
         405: f"{path} does not accept {scope['method']}; use {' or '.join(methods)}",
     }
     sentence = sentences.get(error.status_code, error.detail)

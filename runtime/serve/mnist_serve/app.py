@@ -49,7 +49,7 @@ def create_app(
 
 def _router(routes: Sequence[Route], model: str, infer: InferEndpoint) -> ASGIApp:
     """Return Starlette's router behind a shortcut to `infer`, which saves inference a twelfth of its time."""
-    router = Router(routes)
+    router = Router(routes, redirect_slashes=False)  # behind a proxy, Starlette's redirects lead to another scheme
     path = f"/v2/models/{model}/infer"
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:

@@ -25,6 +25,9 @@ from mnist_serve.errors import RequestError
 MAX_HEAD = 2**16
 """Bytes of one request's line and headers, or of what surrounds the chunks of its body."""
 
+_PARTS, _PART = 1024, 64
+"""Parts in which any body may come, and bytes that each further part must have on average."""
+
 
 class Connection(HttpToolsProtocol):
     """A connection that refuses heads that are too large or too slow, and everything that cannot be parsed."""
@@ -40,6 +43,8 @@ class Connection(HttpToolsProtocol):
         self._unparsed = 0
         """Bytes received since the parser last completed a head or a part of a body."""
         self._is_in_head = False
+        self._room = 0
+        """Parts in which the rest of the body may come, times the bytes that each must have."""
         self._unfinished: RequestResponseCycle | None = None
         """The request whose body is not complete."""
         self._error: RequestError | None = None
@@ -80,13 +85,19 @@ class Connection(HttpToolsProtocol):
             return  # `_parse` begins again
         if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD:
             raise _too_large()
+        if self.parser.get_http_version() == "1.1" and [name for name, _ in self.headers].count(b"host") != 1:
+            raise RequestError("a request of HTTP/1.1 must have one Host header; send the server's name in it")
         super().on_headers_complete()
+        self._room = _PARTS * _PART
         self.headers = []  # trailers land here, and may be ignored (RFC 9110, section 6.5.1)
         self._unparsed, self._is_in_head, self._unfinished = 0, False, self.cycle
 
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
         self._unparsed = 0
+        self._room += len(body) - _PART
+        if self._room < 0:
+            raise RequestError(f"the body comes in pieces of less than {_PART} bytes; send it in larger ones")
 
     def on_message_complete(self) -> None:
         if self._unfinished:

@@ -161,6 +161,7 @@ def _binary_head(model: str, outputs: tuple[Output, ...], count: int) -> bytes:
 
 
 def _length(text: bytes, size: int) -> int:
+    text = text.strip()
     if text.isdigit() and len(text) < 20 and (length := int(text)) <= size:
         return length
     raise RequestError(

@@ -21,7 +21,6 @@ DIGIT_DATATYPES = ("FP32", "UINT8")
 
 _REPR = Repr()
 _REPR.maxlevel, _REPR.maxstring = 1, 40
-_KINDS: dict[str, set[type]] = {"FP32": {int, float}, "UINT8": {int}}
 
 
 def check_shape(shape: object) -> int:
@@ -64,10 +63,14 @@ def from_json(data: object, datatype: str, count: int) -> Intensities | Pixels:
     if len(values) != count * PIXELS:
         needed = f"the shape [{count}, {PIXELS}] needs {count * PIXELS:,} values"
         raise RequestError(f"{needed}, but the data of pixels has {len(values):,}; make shape and data agree")
-    kinds = set(map(type, values)) - _KINDS[datatype]
-    if kinds:
-        wanted = "whole numbers from 0 to 255" if datatype == "UINT8" else "numbers"
-        raise RequestError(f"{datatype} data must be {wanted}, but a {_json_name(kinds.pop())} is among them")
+    kinds = set(map(type, values))
+    wanted = "whole numbers from 0 to 255" if datatype == "UINT8" else "numbers"
+    odd = [_json_name(kind) for kind in kinds - {int, float}]
+    if not odd and datatype == "UINT8" and float in kinds:
+        odd = ["fraction" for value in values if value % 1]
+        values = [int(value) for value in values]
+    if odd:
+        raise RequestError(f"{datatype} data must be {wanted}, but a {odd[0]} is among them")
     try:
         array = np.array(values, np.int64 if datatype == "UINT8" else np.float64)
     except OverflowError as error:
@@ -91,4 +94,4 @@ def _flat(rows: Sequence[Any], count: int) -> list[Any]:
 
 
 def _json_name(kind: type) -> str:
-    return {bool: "boolean", str: "string", float: "fraction", list: "list", dict: "object"}.get(kind, "null")
+    return {bool: "boolean", str: "string", list: "list", dict: "object"}.get(kind, "null")
