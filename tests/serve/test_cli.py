@@ -29,6 +29,7 @@ def test_help_and_version_need_neither_numpy_nor_the_servers_libraries():
         (["--timeout", "inf"], "'--timeout': inf is not a positive number"),
         (["--max-body", "16MB"], "'--max-body'"),
         (["--reload"], "--reload needs a --model FILE or FOLDER to watch."),
+        (["--cors-origin", "https://a/"], "'https://a/' is no origin; give one such as https://example.org"),
         (["--frobnicate"], "No such option"),
     ],
 )

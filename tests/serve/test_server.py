@@ -3,6 +3,7 @@
 import json
 import signal
 import socket
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -31,6 +32,62 @@ def test_the_server_listens_on_ipv6(serve):
     server = serve("--host", "::1")
     assert server.url.startswith("http://[::1]:")
     assert server.http.get("/v2/health/ready").status_code == 200
+
+
+def test_the_server_listens_on_a_unix_socket_and_removes_it(serve, home, tmp_path, digits):
+    path = tmp_path / "mnist.sock"
+    with socket.socket(socket.AF_UNIX) as left_by_a_killed_server:
+        left_by_a_killed_server.bind(str(path))
+    server = serve("--uds", path)
+    assert server.url == f"unix:{path}"
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://x") as http:
+        answer = http.post(INFER, json=server.document(digits[:1]))
+    assert answer.json()["outputs"][2]["data"] == [7]
+    assert server.wait_for("request", status=200)["client"] == "-"
+    second = subprocess.run(
+        [server.process.args[0], "--uds", path], capture_output=True, cwd=home, text=True, check=False
+    )
+    assert second.returncode == 1
+    assert second.stderr.endswith(f"Error: cannot listen on {path} (Address already in use); give another --uds\n")
+    assert server.stop() == 0
+    assert not path.exists()
+
+
+def test_a_socket_that_cannot_be_made_exits_1(run, home, tmp_path):
+    (tmp_path / "file").write_text("no socket")
+    for path in (tmp_path / "file", tmp_path / "absent" / "socket", tmp_path / ("x" * 200)):
+        result = run("mnist-serve", "--uds", path, cwd=home)
+        assert result.returncode == 1
+        assert result.stderr.decode().splitlines()[-1].startswith(f"Error: cannot listen on {path} (")
+    assert (tmp_path / "file").read_text() == "no socket"
+
+
+def test_a_host_that_is_no_name_exits_1(run, home):
+    result = run("mnist-serve", "--host", "a..b", cwd=home)
+    assert result.returncode == 1
+    *_, last = result.stderr.decode().splitlines()
+    assert last == "Error: cannot listen on a..b, because that is no host name; give another --host"
+
+
+def test_pages_of_the_named_origins_alone_may_read_answers(serve, digits):
+    server = serve("--cors-origin", "https://example.org", "--cors-origin", "http://localhost:3000")
+    asked = {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "inference-header-content-length",
+    }
+    for origin, allowed in (("https://example.org", True), ("http://localhost:3000", True), ("http://else.org", False)):
+        preflight = server.http.options(INFER, headers={"Origin": origin, **asked})
+        assert preflight.status_code == (200 if allowed else 400)
+        for document in (server.document(digits[:1]), {}):
+            answer = server.http.post(INFER, json=document, headers={"Origin": origin})
+            assert answer.headers.get("access-control-allow-origin") == (origin if allowed else None)
+            assert answer.headers["access-control-expose-headers"] == "Inference-Header-Content-Length"
+
+
+def test_no_page_elsewhere_may_read_answers_by_default(server, digits):
+    answer = server.http.post(INFER, json=server.document(digits[:1]), headers={"Origin": "https://example.org"})
+    assert answer.status_code == 200
+    assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])

@@ -28,6 +28,13 @@ def _check_name(ctx: click.Context, param: click.Parameter, value: str) -> str:
     return value
 
 
+def _check_origins(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/?#\s]+", value):
+            raise click.BadParameter(f"{value!r} is no origin; give one such as https://example.org", ctx, param)
+    return values
+
+
 def _check_timeout(ctx: click.Context, param: click.Parameter, value: float) -> float:
     if not 0 < value < math.inf:
         raise click.BadParameter(f"{value:g} is not a positive number of seconds", ctx, param)
@@ -41,6 +48,17 @@ def _check_timeout(ctx: click.Context, param: click.Parameter, value: float) -> 
 @click.option("--name", default="mnist", callback=_check_name, help="Model name in URLs.")
 @click.option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 means all.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, help="Port to listen on; 0 picks a free one.")
+@click.option(
+    "--uds", type=click.Path(path_type=Path), metavar="PATH", help="Unix socket to listen on, instead of host and port."
+)
+@click.option(
+    "--cors-origin",
+    "cors_origins",
+    multiple=True,
+    callback=_check_origins,
+    metavar="URL",
+    help="Origin whose pages may send requests, such as https://example.org; * means all. Repeat for several.",
+)
 @click.option("--max-batch", type=_COUNT, default=64, metavar="N", help="Digits per run of the model.")
 @click.option(
     "--max-delay-us",
@@ -84,6 +102,8 @@ def serve(
     name: str,
     host: str,
     port: int,
+    uds: Path | None,
+    cors_origins: tuple[str, ...],
     max_batch: int,
     max_delay_us: int,
     max_body: int,
@@ -107,7 +127,7 @@ def serve(
         from mnist_serve.log import log_event, logging_to_stderr
         from mnist_serve.model import ServedModel
         from mnist_serve.reload import load_proven
-        from mnist_serve.server import run
+        from mnist_serve.server import listen, listen_unix, run
 
     with logging_to_stderr(log_format, requests=access_log) as log:
         path = choose_model(model, lambda sentence: log_event("model", sentence))
@@ -115,6 +135,12 @@ def serve(
             raise click.UsageError("--reload needs a --model FILE or FOLDER to watch.")
         served = ServedModel(load_proven(path), name)
         limits = Limits(max_body, max_concurrency, timeout)
+        batching = Batching(max_batch, max_delay_us)
         watched = path if reload else None
-        answered = run(served, host, port, limits, Batching(max_batch, max_delay_us), log=log, watched=watched)
+        listener = listen_unix(uds) if uds else listen(host, port)
+        try:
+            answered = run(served, listener, limits, batching, log=log, cors_origins=cors_origins, watched=watched)
+        finally:
+            if uds:
+                uds.unlink(missing_ok=True)
     return 0 if answered else FAILURE

@@ -3,15 +3,19 @@
 import asyncio
 import contextlib
 import ctypes
+import errno
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from mnist_serve.admission import Gate, Limits
 from mnist_serve.app import create_app
@@ -35,27 +39,24 @@ _KEEP_ALIVE = 75
 
 def run(
     model: ServedModel,
-    host: str,
-    port: int,
+    listener: socket.socket,
     limits: Limits,
     batching: Batching,
     *,
     log: LogQueue,
+    cors_origins: Sequence[str] = (),
     watched: Path | None = None,
 ) -> bool:
     """Serve until SIGTERM or SIGINT, and return True if every accepted request has been answered.
 
-    A model that is published at `watched` meanwhile replaces the one that is served.
-
-    Raises:
-        ListenError: nothing can listen on that host and port.
+    Pages from `cors_origins` may send requests. A model that is published at `watched` meanwhile replaces the one that
+    is served.
     """
-    listener = _listen(host, port)
     _share_one_arena()
     app = create_app(model, limits=limits, batching=batching, routes=routes(lambda: model.classifier))
     log.on_drop = app.metrics.dropped.inc
     config = uvicorn.Config(
-        app,
+        _allow(app, cors_origins) if cors_origins else app,
         http=partial(Connection, timeout=limits.timeout, refusal=app.refusal),  # type: ignore[arg-type]  # a factory
         ws="none",
         lifespan="off",
@@ -106,16 +107,49 @@ class _Server(uvicorn.Server):
         log_event("stopped", "Stopped." if not self.force_exit else "Stopped at once, after a second signal.")
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """Listen on a TCP port.
+
+    Raises:
+        ListenError: nothing can listen there.
+    """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except UnicodeError as error:  # of a host name with an empty part
+        raise ListenError(f"cannot listen on {host}, because that is no host name; give another --host") from error
     except OSError as error:
         reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise ListenError(f"cannot listen on {host} port {port} ({reason}); give another --host or --port") from error
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # connections inherit it
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
     return listener
+
+
+def listen_unix(path: Path) -> socket.socket:
+    """Listen on a Unix socket, in the place of one that a killed server left.
+
+    Raises:
+        ListenError: nothing can listen there.
+    """
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        if path.is_socket() and listener.connect_ex(str(path)) == errno.ECONNREFUSED:
+            path.unlink()
+            listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(path))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        raise ListenError(f"cannot listen on {path} ({error.strerror or error}); give another --uds") from error
+    return listener
+
+
+def _allow(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """Let pages from other origins use the protocol (CORS)."""
+    length = "Inference-Header-Content-Length"
+    return CORSMiddleware(
+        app, origins, ("GET", "POST"), allow_headers=("Content-Encoding", length), expose_headers=(length,)
+    )
 
 
 def _share_one_arena() -> None:
@@ -126,9 +160,12 @@ def _share_one_arena() -> None:
 
 
 def _announce(model: ServedModel, listener: socket.socket) -> None:
-    host, port = listener.getsockname()[:2]
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    is_local = ip_address(host).is_loopback
+    if listener.family == socket.AF_UNIX:
+        url, is_local = f"unix:{listener.getsockname()}", True
+    else:
+        host, port = listener.getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        is_local = ip_address(host).is_loopback
     reach = "this machine alone (--host 0.0.0.0 opens it to others)" if is_local else "other machines too"
     digests = model.classifier.digests
     message = f"Serving {model.name} (sha256 {digests[0][:12]}) at {url}, to {reach}."
