@@ -109,6 +109,8 @@ FORMATS = {
         Format("onnx-uint8", "mnist.uint8.onnx", "uint8", "mnist_export.onnx:OnnxUint8"),
         Format("onnx-exact", "mnist.exact.onnx", "uint8", "mnist_export.exact.formats:OnnxExact", lossy=True),
         Format("c", "mnist.h", "uint8", "mnist_export.exact.formats:C", lossy=True),
+        Format("js", "mnist.mjs", "uint8", "mnist_export.exact.formats:Js", lossy=True),
+        Format("html", "mnist.html", "uint8", "mnist_export.exact.formats:Html", lossy=True),
         Format("torchscript", "mnist.torchscript.pt", "float32", "mnist_export.torchscript:TorchScript"),
         Format("pt2", "mnist.pt2", "float32", "mnist_export.pt2:Pt2"),
         Format("triton", "triton/mnist/1/model.onnx", "float32", "mnist_export.triton:Triton"),

@@ -1,4 +1,4 @@
-"""What the tests of mnist.h on other processors share: two networks, their headers and the integers they must give."""
+"""What the tests of printed programs share: two networks, their prints and the integers they must give."""
 
 import os
 import shutil
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from mnist_export.exact.c import to_header
+from mnist_export.exact.js import to_module
 from mnist_export.exact.network import ExactNetwork
 from mnist_export.exact.rounding import exact
 from mnist_export.golden import golden_digits
@@ -24,9 +25,10 @@ TEST_DIGITS = 1000
 
 @dataclass(frozen=True)
 class Printed:
-    """One network as a header, and what it must compute."""
+    """One network as a header and as a module, and what it must compute."""
 
     header: bytes
+    module: bytes
     network: ExactNetwork
     digits: np.ndarray
     """The test digits, uint8 `[N, 784]`."""
@@ -36,9 +38,11 @@ class Printed:
 
 def _print(module: nn.Module, count: int) -> Printed:
     network = exact(module.eval(), load_split("train").images[:500].reshape(-1, 784))
-    header = to_header(network, golden_digits(load_split("valid")), origin="a test", logits_sha256="0" * 64)
+    golden = golden_digits(load_split("valid"))
+    header = to_header(network, golden, origin="a test", logits_sha256="0" * 64)
+    module = to_module(network, golden, checkpoint="0" * 64, validation_sha256="0" * 64)
     digits = load_split("test").images[:count].reshape(-1, 784)
-    return Printed(header, network, digits, network.logits(digits))
+    return Printed(header, module, network, digits, network.logits(digits))
 
 
 @pytest.fixture(scope="session")
@@ -67,9 +71,11 @@ def convolutional() -> Printed:
 @pytest.fixture(scope="session")
 def tool() -> Callable[[str], str]:
     """The path of a tool; without it the test is skipped, or fails under REQUIRE_EDGE=1, as in `make test-edge`."""
+    npm = Path(__file__).parents[2] / ".venv-engines/npm/node_modules"  # where `make test-edge` installs from npm
+    places = [os.environ["PATH"], str(npm / ".bin"), str(npm / "hermes-engine-cli/linux64-bin")]
 
     def find(name: str) -> str:
-        path = shutil.which(name)
+        path = shutil.which(name, path=os.pathsep.join(places))
         if not path and os.environ.get("REQUIRE_EDGE") != "1":
             pytest.skip(f"there is no {name}; make test-edge installs it")
         assert path, f"there is no {name}"

@@ -1,53 +1,18 @@
 """C of an exact network: one header for every compiler, with golden digits that prove it where it runs."""
 
 import itertools
-import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_export.exact.network import Convolution, ExactNetwork, Layer, Shape
+from mnist_export.exact.network import Convolution, ExactNetwork
+from mnist_export.exact.stage import HASH_FACTOR, HASH_START, Stage, golden_checksums, pack, stages
 from mnist_runtime.digits import CLASSES, PIXELS, Intensities
 
 _WIDTH = 116  # columns of a table's lines
-_HASH_START, _HASH_FACTOR = 2166136261, 16777619  # FNV-1a, 32 bits: http://www.isthe.com/chongo/tech/comp/fnv/
-_LONGEST_RUN = 255  # zeros, in the packed golden digits
-
-
-@dataclass(frozen=True)
-class _Stage:
-    """One layer as C computes it: channels last, as vectors want them."""
-
-    number: int
-    layer: Layer
-    inputs: Shape
-    outputs: Shape
-
-    @property
-    def weight(self) -> NDArray[np.int8]:
-        """Weights, int8 `[outputs, rows, columns, channels]`; the window of a linear layer is the whole input."""
-        window = self.layer.weight.shape[2:] if isinstance(self.layer, Convolution) else self.inputs[1:]
-        kernels = self.layer.weight.reshape(self.layer.weight.shape[0], self.inputs[0], *window)
-        return np.ascontiguousarray(kernels.transpose(0, 2, 3, 1))
-
-    @property
-    def size(self) -> int:
-        """Bytes of the activations that the layer writes; none in the last layer."""
-        return 0 if self.layer.shift is None else math.prod(self.outputs)
-
-    @property
-    def tables(self) -> int:
-        """Bytes of the layer's tables."""
-        return self.weight.size + len(self.weight) * (4 if self.layer.shift is None else 5)
-
-    @property
-    def stack(self) -> int:
-        """Bytes of the layer's arrays on the stack."""
-        return 2 * self.weight[0].size + 4 * len(self.weight) if isinstance(self.layer, Convolution) else 0
 
 
 def to_header(network: ExactNetwork, golden: Intensities, *, origin: str, logits_sha256: str) -> bytes:
@@ -59,20 +24,19 @@ def to_header(network: ExactNetwork, golden: Intensities, *, origin: str, logits
         origin: What the network was made from, for the head comment.
         logits_sha256: SHA-256 of the logits of the validation digits, for the head comment.
     """
-    shapes = network.shapes()
-    stages = [_Stage(i + 1, layer, shapes[i], shapes[i + 1]) for i, layer in enumerate(network.layers)]
-    parts = [_head(network, stages, origin, logits_sha256), _prologue(network, stages)]
-    parts += [part for stage in stages for part in (_tables(stage), _function(stage))]
-    parts += [_network(stages), _selftest(network, stages, golden)]
+    layers = stages(network)
+    parts = [_head(network, layers, origin, logits_sha256), _prologue(network, layers)]
+    parts += [part for stage in layers for part in (_tables(stage), _function(stage))]
+    parts += [_network(layers), _selftest(network, layers, golden)]
     return "\n".join(parts).encode("ascii")
 
 
-def _head(network: ExactNetwork, stages: list[_Stage], origin: str, logits_sha256: str) -> str:
+def _head(network: ExactNetwork, stages: list[Stage], origin: str, logits_sha256: str) -> str:
     layers = "\n".join(
-        f" *   {stage.number}  {_description(stage):<80} 2^{bound.bit_length()}"
+        f" *   {stage.number}  {stage.description:<80} 2^{bound.bit_length()}"
         for stage, bound in zip(stages, network.bounds(), strict=True)
     )
-    tables, stack = sum(stage.tables for stage in stages), max(stage.stack for stage in stages)
+    tables, stack = sum(map(_table_bytes, stages)), max(map(_stack_bytes, stages))
     buffer = "1 byte" if len(stages) == 1 else f"{_buffer_size(stages):,} bytes"
     return f"""\
 /* mnist.h - reads a handwritten digit, with the same result on every processor
@@ -104,31 +68,23 @@ def _head(network: ExactNetwork, stages: list[_Stage], origin: str, logits_sha25
  */"""
 
 
-def _description(stage: _Stage) -> str:
-    layer, shape = stage.layer, stage.inputs
-    if not isinstance(layer, Convolution):
-        return f"linear, {math.prod(shape)} to {stage.outputs[0]}"
-    rows, columns = layer.weight.shape[2:]
-    what = f"convolution {rows}x{columns}"
-    what += f", stride {layer.stride}" if layer.stride > 1 else ""
-    what += f", padding {layer.padding}" if layer.padding else ""
-    if layer.pool > 1:
-        what += f", then the largest of each {layer.pool}x{layer.pool}"
-    return f"{what}: {_size(shape)} to {_size(stage.outputs)}"
+def _table_bytes(stage: Stage) -> int:
+    return stage.weight.size + len(stage.weight) * (4 if stage.layer.shift is None else 5)
 
 
-def _size(shape: Shape) -> str:
-    channels, rows, columns = shape
-    return f"{rows}x{columns}x{channels}"
+def _stack_bytes(stage: Stage) -> int:
+    """Return the bytes of the layer's arrays on the stack."""
+    size = 2 * stage.weight[0].size + 4 * len(stage.weight)
+    return size if isinstance(stage.layer, Convolution) else 0
 
 
-def _buffer_size(stages: Sequence[_Stage]) -> int:
+def _buffer_size(stages: Sequence[Stage]) -> int:
     """Return the most bytes that a layer's inputs and outputs take together; pixels are the caller's."""
     sizes = [0, *(stage.size for stage in stages)]
     return max(1, *(one + other for one, other in itertools.pairwise(sizes)))  # C has no empty arrays
 
 
-def _prologue(network: ExactNetwork, stages: Sequence[_Stage]) -> str:
+def _prologue(network: ExactNetwork, stages: Sequence[Stage]) -> str:
     return f"""
 #ifndef MNIST_H
 #define MNIST_H
@@ -154,11 +110,11 @@ static inline uint8_t mnist_activation(int32_t sum, uint8_t shift)
 }}"""
 
 
-def _tables(stage: _Stage) -> str:
+def _tables(stage: Stage) -> str:
     n, layer = stage.number, stage.layer
     rows, columns, channels = stage.weight.shape[1:]
     tables = [
-        f"\n/* Layer {n}: {_description(stage)} */\n\n/* [{len(stage.weight)}][{rows}][{columns}][{channels}] */",
+        f"\n/* Layer {n}: {stage.description} */\n\n/* [{len(stage.weight)}][{rows}][{columns}][{channels}] */",
         _array("int8_t", f"mnist_weight{n}", stage.weight.reshape(len(stage.weight), -1)),
         _array("int32_t", f"mnist_bias{n}", layer.bias[None]),
     ]
@@ -173,7 +129,7 @@ def _array(kind: str, name: str, rows: NDArray[np.integer[Any]]) -> str:
     return f"static const {kind} {name}[{rows.size}] = {{\n{body}\n}};"
 
 
-def _function(stage: _Stage) -> str:
+def _function(stage: Stage) -> str:
     layer = stage.layer
     body = _convolution(stage, layer) if isinstance(layer, Convolution) else _linear(stage)
     result = "int32_t *logits" if layer.shift is None else "uint8_t *out"
@@ -184,7 +140,7 @@ static inline void mnist_layer{stage.number}(const uint8_t *in, {result})
 }}"""
 
 
-def _linear(stage: _Stage) -> str:
+def _linear(stage: Stage) -> str:
     n, outputs, inputs = stage.number, stage.outputs[0], stage.weight[0].size
     result = f"out[i] = mnist_activation(sum, mnist_shift{n}[i]);" if stage.size else "logits[i] = sum;"
     body = f"""\
@@ -194,7 +150,7 @@ int32_t sum = mnist_bias{n}[i];
     return f"const int8_t *weight = mnist_weight{n};\n{_loop('i', outputs, body)}"
 
 
-def _convolution(stage: _Stage, layer: Convolution) -> str:
+def _convolution(stage: Stage, layer: Convolution) -> str:
     """Copy each window into one piece, where it lies ready for every output, and take the sums of products."""
     n, (outputs, height, width), size = stage.number, stage.outputs, stage.weight[0].size
     sums = f"""\
@@ -209,7 +165,7 @@ int32_t sum = mnist_bias{n}[i];
     return f"int16_t window[{size}];\nint32_t sums[{outputs}];\n{_loop('y', height, _loop('x', width, body))}"
 
 
-def _window(stage: _Stage, layer: Convolution) -> str:
+def _window(stage: Stage, layer: Convolution) -> str:
     rows, columns, channels = stage.weight.shape[1:]
     _, height, width = stage.inputs
     top, left = (_place(axis, layer) for axis in ("y", "x"))
@@ -252,7 +208,7 @@ def _indent(text: str) -> str:
     return textwrap.indent(text, "    ")
 
 
-def _network(stages: Sequence[_Stage]) -> str:
+def _network(stages: Sequence[Stage]) -> str:
     size = _buffer_size(stages)
     place, lines = "pixels", []
     for stage in stages:
@@ -267,19 +223,19 @@ def _network(stages: Sequence[_Stage]) -> str:
     steps = _indent("\n".join(lines if len(stages) > 1 else ["(void)buffer;", *lines]))
     return f"""
 /* Checksums: FNV-1a over values, with which any one that changes changes the sum. */
-#define MNIST_HASH {_HASH_START}u
+#define MNIST_HASH {HASH_START}u
 
 static inline uint32_t mnist_hash8(uint32_t hash, const uint8_t *values, int32_t n)
 {{
     while (n--)
-        hash = (hash ^ *values++) * {_HASH_FACTOR}u;
+        hash = (hash ^ *values++) * {HASH_FACTOR}u;
     return hash;
 }}
 
 static inline uint32_t mnist_hash32(uint32_t hash, const int32_t *values, int32_t n)
 {{
     while (n--)
-        hash = (hash ^ (uint32_t)*values++) * {_HASH_FACTOR}u;
+        hash = (hash ^ (uint32_t)*values++) * {HASH_FACTOR}u;
     return hash;
 }}
 
@@ -315,10 +271,10 @@ static inline int mnist_predict(const uint8_t *pixels)
 }}"""
 
 
-def _selftest(network: ExactNetwork, stages: Sequence[_Stage], golden: Intensities) -> str:
-    packed = _pack(golden)
+def _selftest(network: ExactNetwork, stages: Sequence[Stage], golden: Intensities) -> str:
+    packed = pack(golden)
     table = _array("uint8_t", "mnist_golden", np.frombuffer(packed + bytes(1), np.uint8)[None])
-    checksums = _golden_checksums(network, golden)
+    checksums = golden_checksums(network, golden)
     tables = _indent("\n".join(map(_table_check, stages)))
     hexadecimal = ",\n    ".join("{" + ", ".join(f"0x{value:08x}u" for value in row) + "}" for row in checksums)
     return f"""
@@ -358,37 +314,10 @@ static inline int mnist_selftest(void)
 """
 
 
-def _table_check(stage: _Stage) -> str:
+def _table_check(stage: Stage) -> str:
     n, layer = stage.number, stage.layer
     hash_ = f"mnist_hash8(MNIST_HASH, (const uint8_t *)mnist_weight{n}, {stage.weight.size})"
     hash_ = f"mnist_hash32({hash_}, mnist_bias{n}, {layer.bias.size})"
-    value = _hash(layer.bias, _hash(stage.weight.view(np.uint8)))
     if layer.shift is not None:
-        hash_, value = f"mnist_hash8({hash_}, mnist_shift{n}, {layer.shift.size})", _hash(layer.shift, value)
-    return f"if ({hash_}\n        != 0x{value:08x}u)\n    return {n};"
-
-
-def _golden_checksums(network: ExactNetwork, golden: Intensities) -> list[list[int]]:
-    """Return, for each digit, the checksums of its pixels and of each layer's outputs, channels last."""
-    outputs = [values.transpose(0, 2, 3, 1) for values in network.activations(golden)]
-    return [[_hash(values[digit]) for values in outputs] for digit in range(len(golden))]
-
-
-def _hash(values: NDArray[np.integer[Any]], start: int = _HASH_START) -> int:
-    for value in values.ravel().tolist():
-        start = ((start ^ (value & 0xFFFFFFFF)) * _HASH_FACTOR) & 0xFFFFFFFF
-    return start
-
-
-def _pack(digits: Intensities) -> bytes:
-    """Replace each run of zeros, up to 255 of them, by a 0 and its length."""
-    packed = bytearray()
-    for digit in digits.tolist():
-        for ink, run in itertools.groupby(digit):
-            n = len(list(run))
-            packed += (
-                bytes([ink] * n)
-                if ink
-                else b"".join(bytes([0, min(n - i, _LONGEST_RUN)]) for i in range(0, n, _LONGEST_RUN))
-            )
-    return bytes(packed)
+        hash_ = f"mnist_hash8({hash_}, mnist_shift{n}, {layer.shift.size})"
+    return f"if ({hash_}\n        != 0x{stage.checksum:08x}u)\n    return {n};"

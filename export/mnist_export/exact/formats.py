@@ -1,6 +1,7 @@
-"""The formats `onnx-exact` and `c`: one exact network, printed twice, and held to equality."""
+"""The formats of exact networks: one network, printed in several languages, and every print held to equality."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from onnx import ModelProto
 
 from mnist_export.errors import ExportError
 from mnist_export.exact.c import to_header
+from mnist_export.exact.js import to_module
 from mnist_export.exact.network import ExactNetwork
 from mnist_export.exact.onnx import OPSET, to_graph
 from mnist_export.exact.rounding import CALIBRATION_DIGITS, exact
@@ -20,7 +22,10 @@ from mnist_export.golden import GOLDEN, VALIDATION, Expected, Proof
 from mnist_export.onnx import Onnx
 from mnist_runtime.digits import PIXELS, Intensities, as_intensities
 from mnist_runtime.model.comparison import Reference
-from mnist_runtime.model.header import Header, logits_sha256
+from mnist_runtime.model.header import Header
+from mnist_runtime.model.javascript import JavaScript
+from mnist_runtime.model.program import Program, logits_sha256
+from mnist_runtime.page import module_of, offline
 from mnist_train.data.bundled import load_split
 
 if TYPE_CHECKING:
@@ -47,8 +52,35 @@ class OnnxExact(Onnx):
         return {**super().describe(bundle), "opset": OPSET, **_description(bundle)}
 
 
-class C(Recipe):
-    """The exact network as a C header, compiled and run here before it is published."""
+class _Printed(Recipe):
+    """The exact network as a program, which is run here before it is published."""
+
+    def expect(self, bundle: "Bundle") -> Expected:
+        """Return the logits of the exact network, each without tolerance."""
+        return bundle.once(expect_exactly)
+
+    def describe(self, bundle: "Bundle") -> Mapping[str, Any]:
+        """Return the digest that two machines compare."""
+        return _description(bundle)
+
+    def load(self, data: bytes) -> Compute:
+        """Make a program of `data`, let it test itself, and run it as a process."""
+        program = self.program(data)
+        if program.selftest():
+            raise ExportError(f"its self-test returns {program.selftest()}")
+
+        def compute(digits: Intensities) -> tuple[NDArray[np.float32], None]:
+            return np.ldexp(program.logits(digits).astype(np.float32), program.exponent), None
+
+        return compute
+
+    @abstractmethod
+    def program(self, data: bytes) -> Program:
+        """Return the program of an artifact."""
+
+
+class C(_Printed):
+    """The exact network as a C header."""
 
     def build(self, bundle: "Bundle", expected: Expected) -> bytes:
         """Print the header."""
@@ -59,24 +91,38 @@ class C(Recipe):
             logits_sha256=_description(bundle)["logits_sha256"],
         )
 
-    def load(self, data: bytes) -> Compute:
-        """Compile `data`, let it test itself, and run it as a process."""
-        header = Header(data, self.format.file)
-        if header.selftest():
-            raise ExportError(f"its self-test returns {header.selftest()}")
+    def program(self, data: bytes) -> Program:
+        """Compile the header."""
+        return Header(data, self.format.file)
 
-        def compute(digits: Intensities) -> tuple[NDArray[np.float32], None]:
-            return np.ldexp(header.logits(digits).astype(np.float32), header.exponent), None
 
-        return compute
+class Js(_Printed):
+    """The exact network as a JavaScript module."""
 
-    def expect(self, bundle: "Bundle") -> Expected:
-        """Return the logits of the exact network, each without tolerance."""
-        return bundle.once(expect_exactly)
+    def build(self, bundle: "Bundle", expected: Expected) -> bytes:
+        """Print the module."""
+        return to_module(
+            bundle.once(network),
+            expected.sets[GOLDEN].digits,
+            checkpoint=bundle.checkpoint.sha256,
+            validation_sha256=_description(bundle)["logits_sha256"],
+        )
 
-    def describe(self, bundle: "Bundle") -> Mapping[str, Any]:
-        """Return the digest that two machines compare."""
-        return _description(bundle)
+    def program(self, data: bytes) -> Program:
+        """Run the module in node."""
+        return JavaScript(data, self.format.file)
+
+
+class Html(Js):
+    """The page of mnist-serve with the JavaScript module inside."""
+
+    def build(self, bundle: "Bundle", expected: Expected) -> bytes:
+        """Print the module into the page."""
+        return offline(super().build(bundle, expected))
+
+    def program(self, data: bytes) -> Program:
+        """Run the module that is inside the page in node."""
+        return super().program(module_of(data))
 
 
 def network(bundle: "Bundle") -> ExactNetwork:

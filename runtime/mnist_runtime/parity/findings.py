@@ -13,11 +13,16 @@ from mnist_runtime.errors import ArtifactError, IntegrityError, MnistRuntimeErro
 from mnist_runtime.io.files import read_whole
 from mnist_runtime.model.artifact import SIZE_LIMIT, WANTED, Artifact
 from mnist_runtime.model.comparison import Comparison
-from mnist_runtime.model.header import Header, find_compiler, logits_sha256
+from mnist_runtime.model.header import Header
+from mnist_runtime.model.javascript import JavaScript
 from mnist_runtime.model.manifest import Entry, Manifest, read_manifest
+from mnist_runtime.model.program import logits_sha256
 
 EXACT = "equal, bit for bit"
 """Proof of an exact network: no logit may differ from the integers that were published."""
+
+_PROGRAMS: dict[str, type[Header] | type[JavaScript]] = {".h": Header, ".mjs": JavaScript}
+"""Programs that test themselves, by the suffix of their file."""
 
 
 @dataclass(frozen=True)
@@ -58,18 +63,18 @@ class Finding:
 
 
 def verify_file(path: Path, digits: Intensities | Pixels | None = None) -> Finding:
-    """Check the seal of the .onnx file at `path` and replay its golden digits, or compile a .h file and run it.
+    """Check the seal of the .onnx file at `path` and replay its golden digits, or run a program's self-test.
 
     Args:
         path: Path of a model that mnist-export wrote.
         digits: Digits whose logits to digest, uint8 or float32 `[N, 784]`.
 
     Raises:
-        OptionError: the model is C, and there is no compiler.
+        OptionError: the model is C or JavaScript, and there is no compiler or node.
         DigitError: the digits are no multiples of 1/256, and the model takes uint8.
     """
-    if path.suffix == ".h":
-        return _compile(str(path), lambda: read_whole(path, limit=SIZE_LIMIT, wanted=WANTED), digits)
+    if path.suffix in _PROGRAMS:
+        return _test_program(str(path), lambda: read_whole(path, limit=SIZE_LIMIT, wanted=WANTED), digits)
     return _examine(str(path), lambda: Artifact.load(path), digits)
 
 
@@ -98,8 +103,9 @@ def _verify_entry(manifest: Manifest, entry: Entry) -> Finding:
 
     if entry.file.endswith(".onnx"):
         return _examine(entry.file, load)
-    if entry.file.endswith(".h") and find_compiler():
-        return _compile(entry.file, lambda: manifest.read(entry.file))
+    program = _PROGRAMS.get(Path(entry.file).suffix)
+    if program and program.is_possible():
+        return _test_program(entry.file, lambda: manifest.read(entry.file))
     try:
         manifest.read(entry.file)
     except MnistRuntimeError as error:
@@ -107,30 +113,27 @@ def _verify_entry(manifest: Manifest, entry: Entry) -> Finding:
     return Finding(entry.file, entry.sha256, None, None, None, None)
 
 
-def _compile(file: str, read: Callable[[], bytes], digits: Intensities | Pixels | None = None) -> Finding:
-    """Compile a header, and ask its self-test."""
+def _test_program(file: str, read: Callable[[], bytes], digits: Intensities | Pixels | None = None) -> Finding:
+    """Make a program of a C header or a JavaScript module, and ask its self-test."""
     try:
         data = read()
-        header = Header(data, file)
+        program = _PROGRAMS[Path(file).suffix](data, file)
     except OptionError:
         raise
     except MnistRuntimeError as error:
         return Finding(file, None, None, None, str(error), "integrity")
     sha256 = hashlib.sha256(data).hexdigest()
-    if failed := header.selftest():
-        problem = (
-            f"{file} is not at parity: mnist_selftest() returns {failed}, and its head says of which digit and layer "
-            "that tells; do not deploy it on this machine"
-        )
+    if failed := program.selftest():
+        digit, layer = divmod(failed, 100)
+        place = f"golden digit {digit} differs from layer {layer} on" if digit else f"layer {layer} is damaged"
+        problem = f"{file} is not at parity: its self-test says that {place}; do not deploy it on this machine"
         return Finding(file, sha256, None, None, problem, "numbers")
-    digest = None if digits is None else logits_sha256(header.logits(as_intensities(digits)))
-    return Finding(
-        file, sha256, None, None, None, None, proof=f"compiled by {header.compiler}, {EXACT}", logits_sha256=digest
-    )
+    digest = None if digits is None else logits_sha256(program.logits(as_intensities(digits)))
+    return Finding(file, sha256, None, None, None, None, proof=f"{program.how}, {EXACT}", logits_sha256=digest)
 
 
 def _digest(artifact: Artifact, digits: Intensities | Pixels) -> str:
-    """Return the SHA-256 of the logits: of integers, as mnist.h computes them, where the network is exact."""
+    """Return the SHA-256 of the logits: of integers, as programs compute them, where the network is exact."""
     (logits,) = artifact.run(digits, "logits")
     exponent = artifact.metadata.get("exponent")
     return logits_sha256(logits if exponent is None else np.ldexp(logits, -int(exponent)).astype(np.int32))

@@ -1,7 +1,8 @@
-"""mnist-export writes both prints of one exact network, or a sentence."""
+"""mnist-export writes every print of one exact network, or a sentence."""
 
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from mnist_export.formats import FORMATS
 from mnist_export.gate import ParityError, judge
 from mnist_runtime import Classifier
 from mnist_runtime.model.header import Header
+from mnist_runtime.model.javascript import JavaScript
 from mnist_runtime.model.manifest import read_manifest
+from mnist_runtime.page import module_of
 
 
 def test_both_prints_compute_the_integers_whose_digest_the_manifest_holds(everything, validation):
@@ -40,7 +43,23 @@ def test_the_linear_model_loses_no_accuracy_worth_a_tenth_of_a_point(everything)
     assert record["agreement"] > 0.99
 
 
-@pytest.mark.parametrize("name", ["mnist.exact.onnx", "mnist.h"])
+needs_node = pytest.mark.skipif(not shutil.which("node"), reason="there is no node")
+in_node = [pytest.param(name, marks=needs_node) for name in ("mnist.mjs", "mnist.html")]
+
+
+@needs_node
+def test_the_module_and_the_page_compute_the_same_integers(everything, validation):
+    records = read_manifest(everything).document["files"]
+    module, page = ((everything / name).read_bytes() for name in ("mnist.mjs", "mnist.html"))
+    assert module_of(page) == module
+    integers = JavaScript(module, "mnist.mjs").logits(validation.images.reshape(-1, 784))
+    digest = hashlib.sha256(integers.astype("<i4").tobytes()).hexdigest()
+    assert {records[name]["logits_sha256"] for name in ("mnist.h", "mnist.mjs", "mnist.html")} == {digest}
+    assert digest in module.decode()
+    assert len(page) <= 100_000
+
+
+@pytest.mark.parametrize("name", ["mnist.exact.onnx", "mnist.h", *in_node])
 def test_one_bit_of_one_logit_is_refused(checkpoint, validation, name):
     bundle = Bundle(checkpoint, validation)
     format_ = next(format_ for format_ in FORMATS.values() if format_.file == name)
@@ -93,6 +112,14 @@ def test_without_a_compiler_no_header_is_published(run, trained, tmp_path):
     assert result.returncode == 1
     assert result.stderr.count(b"\n") == 1
     assert b"this machine has no compiler 'no-such-compiler'; install one, or name yours" in result.stderr
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_without_node_no_module_is_published(run, trained, tmp_path):
+    arguments = (trained / "mnist.safetensors", "--format", "js", "--output-dir", tmp_path)
+    result = run("mnist-export", *arguments, env={"PATH": str(tmp_path)})
+    assert (result.returncode, result.stderr.count(b"\n")) == (1, 1)
+    assert b"mnist.mjs is JavaScript, and this machine has no node; install Node.js" in result.stderr
     assert not (tmp_path / "manifest.json").exists()
 
 

@@ -2,13 +2,15 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 
 from mnist_runtime.model.manifest import read_manifest
 
-FILES = ["mnist.exact.onnx", "mnist.h"]
+needs_node = pytest.mark.skipif(not shutil.which("node"), reason="there is no node")
+FILES = ["mnist.exact.onnx", "mnist.h", pytest.param("mnist.mjs", marks=needs_node)]
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -41,12 +43,54 @@ def test_a_folder_s_header_is_compiled_where_there_is_a_compiler(run, everything
     assert (without.returncode, b"mnist.h: as published" in without.stdout) == (0, True)
 
 
+@needs_node
+def test_a_folder_s_module_is_run_where_there_is_node(run, everything, tmp_path):
+    whole = run("mnist-parity", everything).stdout
+    assert b"mnist.mjs: run by node v" in whole
+    assert b"mnist.html: as published" in whole
+    without = run("mnist-parity", everything, env={"PATH": str(tmp_path)})
+    assert (without.returncode, b"mnist.mjs: as published" in without.stdout) == (0, True)
+
+
+@needs_node
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        (b"this is no module", b"does not run here (SyntaxError"),
+        (b"export const about = {};", b"does not run here (SyntaxError"),
+    ],
+)
+def test_what_is_no_module_of_ours_is_one_sentence(run, tmp_path, source, sentence):
+    (tmp_path / "mnist.mjs").write_bytes(source)
+    result = run("mnist-parity", tmp_path / "mnist.mjs")
+    assert (result.returncode, result.stderr.count(b"\n")) == (1, 1)
+    assert sentence in result.stderr
+
+
+@needs_node
+def test_a_damaged_module_is_found_and_the_layer_named(run, everything, tmp_path):
+    source = (everything / "mnist.mjs").read_bytes()
+    (tmp_path / "mnist.mjs").write_bytes(
+        source.replace(b'"bias": "', b'"bias": "A', 1).replace(b'=", "shift', b'", "shift', 1)
+    )
+    result = run("mnist-parity", tmp_path / "mnist.mjs")
+    assert result.returncode == 1
+    assert b"its self-test says that layer 1 is damaged" in result.stderr
+
+
+def test_a_machine_without_node_is_told_so(run, tmp_path):
+    (tmp_path / "mnist.mjs").write_text("")
+    result = run("mnist-parity", tmp_path / "mnist.mjs", env={"PATH": str(tmp_path)})
+    assert (result.returncode, result.stderr.count(b"\n")) == (1, 1)
+    assert b"mnist.mjs is JavaScript, and this machine has no node; install Node.js" in result.stderr
+
+
 def test_a_damaged_header_is_found_and_the_layer_named(run, everything, tmp_path):
     source = (everything / "mnist.h").read_bytes()
     (tmp_path / "mnist.h").write_bytes(source.replace(b"mnist_bias1[10] = {\n    ", b"mnist_bias1[10] = {\n    1"))
     result = run("mnist-parity", tmp_path / "mnist.h")
     assert result.returncode == 1
-    assert b"mnist_selftest() returns 1" in result.stderr
+    assert b"its self-test says that layer 1 is damaged" in result.stderr
 
 
 def test_what_cannot_be_done_is_one_sentence(run, everything, tmp_path):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mnist_runtime.errors import ArtifactError, OptionError
-from mnist_runtime.model.header import Header, logits_sha256
+from mnist_runtime.model.header import Header
+from mnist_runtime.model.program import logits_sha256
 
 SOURCE = b"""
 #include <stdint.h>

@@ -1,14 +1,12 @@
-"""The page to draw a digit on: one self-contained HTML file, and the answer to the image that it sends.
+"""The page to draw a digit on, and the answer to the image that it sends.
 
 The browser only draws. Drawings and uploads go through `mnist_runtime.io.images`, as every image does.
 """
 
-import base64
 import hashlib
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from anyio import CapacityLimiter, to_thread
 from starlette.requests import Request
@@ -19,16 +17,13 @@ from mnist_runtime.classifier import Classifier
 from mnist_runtime.cpus import usable_cpus
 from mnist_runtime.errors import DigitError
 from mnist_runtime.io.images import read_image
+from mnist_runtime.page import served
 from mnist_serve.errors import RequestError
-
-_FOLDER = Path(__file__).parent
-_STYLE = '<link rel="stylesheet" href="page.css">'
-_SCRIPT = '<script type="module" src="page.js"></script>'
 
 
 def routes(current: Callable[[], Classifier]) -> list[Route]:
     """Return `GET /`, the page, and `POST /digit`, which answers an image with the classifier of `current()`."""
-    html, policy = _assemble()
+    html, policy = served()
     headers = {
         "Content-Security-Policy": policy,
         "X-Content-Type-Options": "nosniff",
@@ -53,23 +48,6 @@ def routes(current: Callable[[], Classifier]) -> list[Route]:
         return JSONResponse(answer)
 
     return [Route("/", page), Route("/digit", digit, methods=["POST"])]
-
-
-def _assemble() -> tuple[bytes, str]:
-    """Return the page in one piece, and the policy that lets only its own style and script work in it."""
-    html, style, script = ((_FOLDER / name).read_text("utf-8") for name in ("index.html", "page.css", "page.js"))
-    for tag, inline in ((_STYLE, f"<style>{style}</style>"), (_SCRIPT, f'<script type="module">{script}</script>')):
-        html = html.replace(tag, inline)
-    policy = (
-        f"default-src 'none'; style-src {_source(style)}; script-src {_source(script)}; connect-src 'self'; "
-        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"  # data: is the tab's icon
-    )
-    return html.encode(), policy
-
-
-def _source(text: str) -> str:
-    """Return a text's SHA-256 as a source of a Content-Security-Policy."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _answer(image: bytes, classifier: Classifier) -> dict[str, object]:

@@ -1,19 +1,24 @@
 // The page's behaviour: strokes become a picture, the picture one question at a time, the answer what is shown.
+// With a network inside the page, the question goes to the network, and else to the server that the page came from.
 
 const SIDE = 28; // units of the sheet's side: one is a pixel of the model's image
 const PEN = 2.4; // units of a stroke's width: once the server has scaled a digit to 20, about that of MNIST's own
 const MARGIN = 4; // units of empty paper around the sheet, by which the server tells ink from background
-const FINE = 7; // pixels a unit of what is sent: 252 a side, and beyond 256 the server would reduce it
+const FINE = 7; // pixels per unit of the picture: 252 a side, because the server reduces pictures beyond 256
 const PATIENCE = 10_000; // ms to wait for an answer
 const RETRY = 2_000; // ms between attempts to reach a server that is away or busy
 const AWAY = "the server does not answer; the sheet is kept, and sent again until it does";
+const BLOCKED = "the network inside this page is damaged: its SHA-256 is not the published one; get the page again";
 const TOO_LARGE = "the image is larger than this server takes; crop it to the digit, or make it smaller";
 const BLANK = { strokes: [], image: null, file: null };
 
 const get = (id) => document.getElementById(id);
 const [frame, sheet, answer] = [get("frame"), get("sheet"), get("answer")];
-const reading = document.createElement("canvas"); // the drawing as the server gets it: white on black, whatever the theme
+const reading = document.createElement("canvas"); // the drawing as it is read: white on black, whatever the theme
 reading.width = reading.height = FINE * (SIDE + 2 * MARGIN);
+const inside = get("network") !== null; // a network travels in this page
+const { mnist } = globalThis; // that network, unless the policy of the page refused it
+get("damage").hidden = true; // this script runs
 
 // What is on the sheet: the newest state of a history that only grows, or is undone. A state holds strokes, or an image.
 
@@ -145,7 +150,7 @@ document.addEventListener("keydown", (event) => {
 // Images: opened, pasted or dropped, and sent as they are.
 
 async function read(file) {
-  if (!file) return;
+  if (!file || inside) return;
   const image = await createImageBitmap(file).catch(() => null); // what the browser cannot show, the server judges
   enter({ ...BLANK, image, file });
 }
@@ -160,7 +165,7 @@ get("file").addEventListener("change", (event) => {
 document.addEventListener("paste", (event) => read(event.clipboardData.files[0]));
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
-  frame.classList.add("over");
+  frame.classList.toggle("over", !inside);
 });
 document.addEventListener("dragleave", (event) => {
   if (!event.relatedTarget) frame.classList.remove("over");
@@ -251,7 +256,9 @@ async function keepUp() {
   announce();
 }
 
-async function ask(state) {
+const ask = inside ? askNetwork : askServer;
+
+async function askServer(state) {
   const started = performance.now();
   try {
     const signal = AbortSignal.timeout(PATIENCE);
@@ -265,15 +272,38 @@ async function ask(state) {
   }
 }
 
+async function askNetwork(state) {
+  const damage = await proof;
+  if (damage) return { state: "refused", error: damage };
+  try {
+    const started = performance.now();
+    const { data } = paintReading(state).getImageData(0, 0, reading.width, reading.height);
+    const grey = Uint8Array.from({ length: data.length / 4 }, (_, i) => data[4 * i]);
+    const pixels = mnist.normalise(grey, reading.width, reading.height);
+    const prepared = performance.now();
+    const prediction = mnist.predict(pixels);
+    const ended = performance.now();
+    const times = { roundTrip: ended - started, preprocessing_ms: prepared - started, inference_ms: ended - prepared };
+    return { state: "answered", ...prediction, ...times, pixels, sha256: mnist.about.checkpoint };
+  } catch ({ message }) {
+    return { state: "refused", error: message };
+  }
+}
+
 function body(state) {
   if (state.file) return state.file;
-  const context = reading.getContext("2d");
+  paintReading(state);
+  return new Promise((resolve) => reading.toBlob(resolve, "image/png"));
+}
+
+function paintReading(state) {
+  const context = reading.getContext("2d", { willReadFrequently: inside });
   context.fillStyle = "#000";
   context.setTransform(1, 0, 0, 1, 0, 0);
   context.fillRect(0, 0, reading.width, reading.height);
   context.setTransform(FINE, 0, 0, FINE, FINE * MARGIN, FINE * MARGIN);
   paintStrokes(context, state.strokes, "#fff");
-  return new Promise((resolve) => reading.toBlob(resolve, "image/png"));
+  return context;
 }
 
 // Showing.
@@ -284,6 +314,11 @@ const bars = Array.from({ length: 10 }, (_, digit) => {
   return get("bars").appendChild(row);
 });
 
+const VERDICTS = {
+  digit: (probability) => `Probability ${probability}`,
+  unsure: (probability) => `Not sure: probability ${probability}`,
+  "no digit": () => "That is no digit",
+};
 const percent = (probability) => `${(100 * probability).toFixed(2)}\u00a0%`;
 const milliseconds = (ms) => `${ms < 1 ? ms.toPrecision(2) : ms.toFixed(1)} ms`;
 
@@ -302,14 +337,14 @@ function show(said) {
   get("sentence").textContent = sentence(said);
 }
 
-function sentence({ state, probability, error }) {
+function sentence({ state, verdict, probability, error }) {
   if (state === "blank") return "Nothing drawn yet";
-  if (state === "answered") return `Probability ${percent(probability)}`;
+  if (state === "answered") return VERDICTS[verdict ?? "digit"](percent(probability));
   return `${error[0].toUpperCase()}${error.slice(1)}.`;
 }
 
-function showPixels(pixels) {
-  const context = get("seen").getContext("2d");
+function showPixels(pixels, canvas = get("seen")) {
+  const context = canvas.getContext("2d");
   const image = context.createImageData(SIDE, SIDE);
   pixels.forEach((intensity, i) => image.data.set([intensity, intensity, intensity, 255], 4 * i));
   context.putImageData(image, 0, 0);
@@ -334,6 +369,66 @@ function announce() {
   if (busy || pen.drawing) return;
   const said = get("sentence").textContent;
   get("announcement").textContent = answer.dataset.state === "answered" ? `${get("label").textContent}. ${said}` : said;
+}
+
+// The proof: the golden digits, replayed by the network inside this page.
+
+let proof = inside && prove();
+
+if (inside) {
+  get("proof").addEventListener("toggle", ({ target }) => {
+    if (target.open && "proven" in target.dataset) proof = prove();
+  });
+}
+
+/** Replay the golden digits, and return what is damaged as a sentence; the empty string if nothing is. */
+async function prove() {
+  if (!mnist) return refute(BLOCKED);
+  const { about, damaged } = mnist;
+  get("published").textContent = about.goldenSha256;
+  get("validation").textContent = about.logitsSha256;
+  get("checkpoint").textContent = about.checkpoint;
+  if (damaged) return refute(`the weights of layer ${damaged} inside this page are damaged; get the page again`);
+  const [golden, computed] = [get("golden"), []];
+  golden.replaceChildren();
+  for (const { pixels, logits, layer } of mnist.replay()) {
+    showGolden(golden, pixels, layer < 0);
+    if (layer >= 0) return refute(misfit(golden.children.length, layer));
+    computed.push(...logits);
+    await new Promise((resolve) => setTimeout(resolve)); // lets strokes and painting go first
+  }
+  get("computed").textContent = await sha256(Int32Array.from(computed));
+  get("proven").textContent = `${golden.children.length} of ${golden.children.length} equal, bit for bit, in this browser`;
+  get("proof").dataset.proven = "";
+  return "";
+}
+
+function misfit(digit, layer) {
+  if (layer === 0) return `golden digit ${digit} inside this page is damaged; get the page again`;
+  return `layer ${layer} makes something else of golden digit ${digit} than was published; use another browser`;
+}
+
+function refute(damage) {
+  get("damage").textContent = get("proven").textContent = sentence({ error: damage });
+  get("damage").classList.add("found");
+  get("damage").hidden = false;
+  return damage;
+}
+
+function showGolden(list, pixels, equal) {
+  const tile = list.appendChild(document.createElement("li"));
+  const canvas = tile.appendChild(document.createElement("canvas"));
+  canvas.width = canvas.height = SIDE;
+  canvas.role = "img";
+  canvas.ariaLabel = `${list.children.length}: ${equal ? "equal" : "differs"}`;
+  tile.className = equal ? "equal" : "differs";
+  showPixels(pixels, canvas);
+}
+
+async function sha256(integers) {
+  if (!globalThis.crypto?.subtle) return "not computed, because the browser keeps SHA-256 from pages over plain HTTP";
+  const digest = await crypto.subtle.digest("SHA-256", integers);
+  return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 show({ state: "blank" });

@@ -1,0 +1,48 @@
+"""One mnist.mjs that `mnist-export` wrote, run by this machine's node as a program that answers digits."""
+
+import shutil
+
+from mnist_runtime.errors import OptionError
+from mnist_runtime.model.program import Program, folder_for, run
+
+_PROGRAM = """\
+import { readFileSync } from "node:fs";
+import { about, logits, selftest } from "./mnist.mjs";
+
+if (process.argv.length > 2) {
+  const { digit, layer } = selftest();
+  console.log(about.outputs, about.exponent, 100 * digit + layer);
+} else {
+  const digits = readFileSync(0);
+  const answers = Buffer.alloc((digits.length / 784) * about.outputs * 4);
+  for (let start = 0, place = 0; start < digits.length; start += 784) {
+    for (const logit of logits(digits.subarray(start, start + 784))) place = answers.writeInt32LE(logit, place);
+  }
+  process.stdout.write(answers);
+}
+"""
+
+
+class JavaScript(Program):
+    """A module that node runs; it gets the rights of this process."""
+
+    def __init__(self, source: bytes, name: str) -> None:
+        """Put `source` into a temporary folder that lives as long as this object, and run it there.
+
+        Raises:
+            OptionError: there is no node.
+            ArtifactError: it does not run, or is no module of ours.
+        """
+        node = shutil.which("node")
+        if not node:
+            raise OptionError(f"{name} is JavaScript, and this machine has no node; install Node.js")
+        folder = folder_for(self)
+        (folder / "mnist.mjs").write_bytes(source)
+        (folder / "main.mjs").write_text(_PROGRAM)
+        version = run(name, [node, "--version"], "run").decode().strip()
+        super().__init__(name, [node, str(folder / "main.mjs")], f"run by node {version}")
+
+    @staticmethod
+    def is_possible() -> bool:
+        """Return True if this machine has node."""
+        return bool(shutil.which("node"))

@@ -1,0 +1,81 @@
+"""A program in another language that computes an exact network: digits go in on stdin, logits come out on stdout."""
+
+import hashlib
+import subprocess
+import tempfile
+import weakref
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_runtime.digits import Intensities
+from mnist_runtime.errors import ArtifactError
+
+_TIMEOUT = 300  # seconds to compile or to run: a hundred times what either takes
+
+
+class Program:
+    """A running network: call `logits` on digits, `selftest` for its own verdict."""
+
+    def __init__(self, name: str, command: list[str], how: str) -> None:
+        """Ask the program about its network.
+
+        Args:
+            name: Name of the artifact in errors.
+            command: Command of the program. With the argument "about" it prints the number of logits, the exponent and
+                the result of the self-test; without, it turns digits on stdin into logits, int32 little-endian.
+            how: Description of how it was made to run, in words: "compiled by cc".
+
+        Raises:
+            ArtifactError: it does not run.
+        """
+        self._name = name
+        self._command = command
+        self.how = how
+        """Description of how the program was made to run: "compiled by cc"."""
+        self.outputs, self.exponent, self._selftest = map(int, run(name, [*command, "about"], "run").split())
+
+    def logits(self, digits: Intensities) -> NDArray[np.int32]:
+        """Compute the integer logits, int32 `[N, outputs]`, of digits uint8 `[N, 784]`.
+
+        Raises:
+            ArtifactError: the program fails.
+        """
+        answers = run(self._name, self._command, "run", digits.tobytes())
+        return np.frombuffer(answers, "<i4").reshape(len(digits), self.outputs).astype(np.int32)
+
+    def selftest(self) -> int:
+        """Return the result of the self-test here: 0, or `100 * digit + layer` of the first difference."""
+        return self._selftest
+
+
+def folder_for(owner: object) -> Path:
+    """Make a temporary folder that lives as long as `owner`."""
+    folder = Path(tempfile.mkdtemp(prefix="mnist-program-"))
+    weakref.finalize(owner, rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def run(name: str, command: list[str], verb: str, data: bytes = b"") -> bytes:
+    """Run a command that is to `verb` the artifact `name`, and return its stdout.
+
+    Raises:
+        ArtifactError: it fails; the error has the first line of its stderr.
+    """
+    try:
+        done = subprocess.run(command, input=data, capture_output=True, timeout=_TIMEOUT, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ArtifactError(f"{name} does not {verb} here ({error}); export it again") from error
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").split("\n")
+        reason = next((line for line in lines if "rror" in line), lines[0]) or f"exit code {done.returncode}"
+        raise ArtifactError(f"{name} does not {verb} here ({reason.strip()}); export it again")
+    return done.stdout
+
+
+def logits_sha256(logits: NDArray[Any]) -> str:
+    """Return the SHA-256, in hex, of logits as they lie in memory row by row, little-endian."""
+    return hashlib.sha256(np.ascontiguousarray(logits, logits.dtype.newbyteorder("<")).tobytes()).hexdigest()

@@ -1,0 +1,47 @@
+"""A module is run by node, or refused in one sentence."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from mnist_runtime.errors import ArtifactError, OptionError
+from mnist_runtime.model.javascript import JavaScript
+
+SOURCE = b"""
+export const about = { outputs: 10, exponent: -3 };
+export const selftest = () => ({ passed: true, digit: 0, layer: 0 });
+export const logits = (pixels) => Int32Array.from({ length: 10 }, (_, i) => -pixels[i] * 1000);
+"""
+
+needs_node = pytest.mark.skipif(not shutil.which("node"), reason="there is no node")
+
+
+@needs_node
+def test_logits_come_back_as_integers_of_32_bits(test_split):
+    module = JavaScript(SOURCE, "mnist.mjs")
+    digits = test_split.images[:7].reshape(-1, 784).copy()
+    digits[:, :10] = np.arange(70).reshape(7, 10)
+    assert np.array_equal(module.logits(digits), np.arange(70).reshape(7, 10) * -1000)
+    assert module.logits(digits[:0]).shape == (0, 10)
+    assert (module.selftest(), module.outputs, module.exponent) == (0, 10, -3)
+    assert module.how.startswith("run by node v")
+
+
+@needs_node
+def test_a_self_test_that_fails_tells_digit_and_layer():
+    assert JavaScript(SOURCE.replace(b"digit: 0, layer: 0", b"digit: 7, layer: 2"), "mnist.mjs").selftest() == 702
+
+
+@needs_node
+@pytest.mark.parametrize("source", [b"export const = 1;", b"export const about = {};", b"throw new Error('no');"])
+def test_what_does_not_run_is_no_artifact(source):
+    with pytest.raises(ArtifactError, match=r"mnist.mjs does not run here .*Error.*; export it again"):
+        JavaScript(source, "mnist.mjs")
+
+
+def test_a_machine_without_node_is_told_to_install_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not JavaScript.is_possible()
+    with pytest.raises(OptionError, match=r"mnist.mjs is JavaScript, and this machine has no node; install Node.js"):
+        JavaScript(SOURCE, "mnist.mjs")

@@ -1,0 +1,57 @@
+"""The page in one piece: for a server and with a module inside, each under a policy that lets only its own code work."""
+
+import base64
+import hashlib
+import re
+
+from mnist_runtime.page import module_of, offline, served
+
+MODULE = b'export const about = { checkpoint: "abc" };\n// any text\n'
+
+
+def policy_of(text):
+    return dict(each.strip().split(" ", 1) for each in text.split(";"))
+
+
+def sources(page, tag):
+    texts = re.findall(rf"<{tag}[^>]*>(.*?)</{tag}>", page, re.DOTALL)
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts]
+    return " ".join(f"'sha256-{digest}'" for digest in digests)
+
+
+def test_the_page_of_a_server_asks_that_server_alone():
+    page, policy = served()
+    parts = policy_of(policy)
+    assert parts["connect-src"] == "'self'"
+    assert parts["frame-ancestors"] == "'none'"
+    assert parts["script-src"] == sources(page.decode(), "script")
+    assert module_of(page) == b""
+
+
+def test_the_page_with_a_module_asks_nobody_and_carries_its_policy():
+    page = offline(MODULE).decode()
+    (policy,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]+)">', page)
+    parts = policy_of(policy)
+    assert parts.pop("img-src") == "data:"
+    assert parts.pop("style-src") == sources(page, "style")
+    assert parts.pop("script-src") == sources(page, "script")
+    assert set(parts.values()) == {"'none'"}
+    assert {"default-src", "connect-src", "base-uri", "form-action"} == set(parts)
+    assert page.index("http-equiv") < page.index("<style>") < page.index("<script")
+
+
+def test_the_module_is_in_the_page_as_it_is():
+    assert module_of(offline(MODULE)) == MODULE
+    assert offline(MODULE) == offline(MODULE)
+
+
+def test_both_pages_have_the_same_elements_style_and_script():
+    plain, inside = served()[0].decode(), offline(MODULE).decode()
+    inside = re.sub(r'<script type="module" id="network">.*?</script>\n', "", inside, flags=re.DOTALL)
+    assert re.sub(r"<meta http-equiv[^>]*>\n", "", inside) == plain
+
+
+def test_no_handler_and_no_style_is_inline_and_no_other_host_is_named():
+    page = offline(MODULE).decode()
+    assert not re.findall(r"<[^>]* (?:on[a-z]+|style)=", page)
+    assert set(re.findall(r"https?://[^\s'\"]+", page)) == {"http://www.w3.org/2000/svg"}  # the name of SVG, no address
