@@ -24,6 +24,8 @@ EDGE_PACKAGES := gcc g++ clang libclang-rt-dev gcc-arm-none-eabi gcc-aarch64-lin
   gcc-riscv64-linux-gnu gcc-s390x-linux-gnu libc6-dev-arm64-cross libc6-dev-armhf-cross libc6-dev-riscv64-cross \
   libc6-dev-s390x-cross qemu-user qemu-system-arm
 
+EDGE_NPM := typescript@7.0.2 hermes-engine-cli@0.12.0
+
 .PHONY: demo quick test test-browser test-edge engines test-ray check bench soak compat fuzz model clean
 
 demo: .venv/demo .venv-edge/demo  ## train, export, prove parity, and recognise a digit without torch
@@ -45,13 +47,17 @@ test: check  ## every test that needs nothing but Python, doctests and branch co
 	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/browser --ignore tests/edge --ignore tests/score/with_ray \
 	  -rs --cov --cov-report=term-missing:skip-covered
 
-test-browser: .venv/dev  ## the page in a real Chromium, which must be there
+test-browser: .venv/dev  ## the page in a real Chromium, which must be there, served and from a file
 	REQUIRE_CHROMIUM=1 $(BIN)/python -m pytest tests/browser
 
-test-edge: .venv/dev  ## mnist.h on nine processors, real, emulated and bare; installs compilers and emulators (Debian)
+test-edge: .venv/dev  ## mnist.h on nine processors, mnist.mjs in node and Hermes; installs what that takes (Debian, npm)
 	@dpkg -s $(EDGE_PACKAGES) > /dev/null 2>&1 || { \
 	  as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	  $$as_root apt-get update && $$as_root apt-get install --yes --no-install-recommends $(EDGE_PACKAGES); }
+	@command -v node npm > /dev/null || { as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	  $$as_root apt-get update && $$as_root apt-get install --yes --no-install-recommends nodejs npm; }
+	@test -d $(ENGINES)/npm/node_modules || npm install --silent --prefix $(ENGINES)/npm $(EDGE_NPM)
+	@chmod +x $(ENGINES)/npm/node_modules/hermes-engine-cli/linux64-bin/hermes
 	REQUIRE_EDGE=1 $(BIN)/python -m pytest -n 2 tests/edge
 
 engines: .venv/dev  ## the exact network in other engines, each in an environment of its own: equal or not

@@ -1,4 +1,4 @@
-"""The page in one piece: for a server and with a module inside, each under a policy that lets only its own code work."""
+"""The page in one piece, for a server and with a module inside, each under a policy of its own code alone."""
 
 import base64
 import hashlib

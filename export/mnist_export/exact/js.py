@@ -32,6 +32,7 @@ def to_module(network: ExactNetwork, golden: Intensities, *, checkpoint: str, va
         "logitsSha256": validation_sha256,
         "goldenSha256": logits_sha256(network.logits(golden).astype(np.int32)),
         "exponent": network.exponent,
+        "thresholds": {"confidence": [], "odds": 1},
         "layers": [_layer(stage, bound) for stage, bound in zip(stages(network), network.bounds(), strict=True)],
         "golden": base64.b64encode(pack(golden)).decode("ascii"),
         "checksums": golden_checksums(network, golden),

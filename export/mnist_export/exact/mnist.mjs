@@ -42,6 +42,8 @@
  * @property {string} logitsSha256 SHA-256 of the logits of MNIST's 10,000 validation digits, int32, little-endian.
  * @property {string} goldenSha256 SHA-256 of the logits of the golden digits, int32, little-endian.
  * @property {number} exponent
+ * @property {{confidence: number[][], odds: number}} thresholds Pairs of a stated risk and the least confidence that
+ *   keeps it, and the odds of no digit against the label above which the verdict is "no digit".
  * @property {Layer[]} layers
  * @property {string} golden The golden digits, base64; after a 0 comes how many there are in a row.
  * @property {number[][]} checksums FNV-1a of each golden digit, and of what each layer makes of it.
@@ -49,7 +51,7 @@
 
 // mnist-export prints the network here.
 /** @type {Network} */
-const NETWORK = { checkpoint: "", logitsSha256: "", goldenSha256: "", exponent: 0, layers: [], golden: "", checksums: [] };
+const NETWORK = { checkpoint: "", logitsSha256: "", goldenSha256: "", exponent: 0, thresholds: { confidence: [], odds: 1 }, layers: [], golden: "", checksums: [] };
 
 const SIDE = 28;
 const PIXELS = SIDE * SIDE;
@@ -96,18 +98,49 @@ export function logits(pixels) {
 }
 
 /**
+ * @typedef {object} Prediction
+ * @property {number} label The class of the largest logit, 0 to 9.
+ * @property {number} probability Of the label, given that the pixels show a digit.
+ * @property {number[]} probabilities Of all ten.
+ * @property {number} no_digit The probability that the pixels show no digit; 0 if the network has no logit for it.
+ * @property {"digit" | "unsure" | "no digit"} verdict
+ */
+
+/**
  * Recognise a digit.
  * @param {ArrayLike<number>} pixels 784 integers, 0 to 255.
- * @returns {{label: number, probability: number, probabilities: number[], verdict: "digit"}}
+ * @param {number} [maxError] Largest share of wrong labels among those whose verdict is "digit", such as 0.001; the
+ *   largest risk up to it that the network states decides, or, if not given, the least. 1 asks for no confidence.
+ * @returns {Prediction}
  */
-export function predict(pixels) {
-  const scores = Array.from(logits(pixels).subarray(0, CLASSES), (logit) => logit * 2 ** NETWORK.exponent);
-  const largest = Math.max(...scores);
-  const powers = scores.map((score) => Math.exp(score - largest));
-  const total = powers.reduce((sum, power) => sum + power);
-  const label = scores.indexOf(largest);
-  const probabilities = powers.map((power) => power / total);
-  return { label, probability: probabilities[label], probabilities, verdict: "digit" };
+export function predict(pixels, maxError) {
+  const least = leastConfidence(maxError);
+  const scores = Array.from(logits(pixels), (logit) => logit * 2 ** NETWORK.exponent);
+  const [digits, others] = [scores.slice(0, CLASSES), scores.slice(CLASSES)];
+  const largest = Math.max(...digits);
+  const powers = digits.map((score) => Math.exp(score - largest));
+  const probabilities = powers.map((power) => power / sum(powers));
+  const label = digits.indexOf(largest);
+  const probability = probabilities[label];
+  const no_digit = others.length ? 1 / (1 + sum(digits.map((score) => Math.exp(score - others[0])))) : 0;
+  const confidence = probability * (1 - no_digit);
+  const sure = confidence < least ? "unsure" : "digit";
+  const verdict = no_digit > confidence * NETWORK.thresholds.odds ? "no digit" : sure;
+  return { label, probability, probabilities, no_digit, verdict };
+}
+
+/**
+ * Return the least confidence of the verdict "digit".
+ * @param {number} [maxError]
+ */
+function leastConfidence(maxError) {
+  const stated = [...NETWORK.thresholds.confidence, [1, 0]].sort(([risk], [other]) => risk - other);
+  if (maxError === undefined) return stated[0][1];
+  const kept = stated.filter(([risk]) => risk <= maxError && maxError <= 1);
+  if (!kept.length) {
+    throw new RangeError(`maxError is ${maxError}, and ${stated[0][0]}, this network's least risk, to 1 is wanted`);
+  }
+  return kept[kept.length - 1][1];
 }
 
 /**

@@ -1,7 +1,7 @@
 """The page to draw a digit on, as one HTML file: for a server that answers it, or with a network inside.
 
-The source lies beside this file. It is here because `mnist-serve` serves the page and `mnist-export` puts a network into
-it, and both stand on mnist-runtime alone.
+The source lies beside this file. It is here because `mnist-serve` serves the page, `mnist-export` puts a network into
+it, and mnist-runtime is all that both stand on.
 """
 
 import base64

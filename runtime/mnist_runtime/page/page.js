@@ -314,18 +314,13 @@ const bars = Array.from({ length: 10 }, (_, digit) => {
   return get("bars").appendChild(row);
 });
 
-const VERDICTS = {
-  digit: (probability) => `Probability ${probability}`,
-  unsure: (probability) => `Not sure: probability ${probability}`,
-  "no digit": () => "That is no digit",
-};
 const percent = (probability) => `${(100 * probability).toFixed(2)}\u00a0%`;
 const milliseconds = (ms) => `${ms < 1 ? ms.toPrecision(2) : ms.toFixed(1)} ms`;
 
 function show(said) {
   answer.dataset.state = said.state;
   const answered = said.state === "answered";
-  get("label").textContent = answered ? said.label : "–";
+  get("label").textContent = answered && said.verdict !== "no digit" ? said.label : "–";
   bars.forEach((row, digit) => {
     row.classList.toggle("best", answered && digit === said.label);
     row.querySelector("b").style.setProperty("--probability", answered ? said.probabilities[digit] : 0);
@@ -337,9 +332,12 @@ function show(said) {
   get("sentence").textContent = sentence(said);
 }
 
-function sentence({ state, verdict, probability, error }) {
+function sentence({ state, verdict, probability, no_digit, error }) {
   if (state === "blank") return "Nothing drawn yet";
-  if (state === "answered") return VERDICTS[verdict ?? "digit"](percent(probability));
+  if (state === "answered") {
+    if (verdict === "no digit") return `That is no digit (${percent(no_digit)})`;
+    return verdict === "unsure" ? `I am not sure (${percent(probability)})` : `Probability ${percent(probability)}`;
+  }
   return `${error[0].toUpperCase()}${error.slice(1)}.`;
 }
 
@@ -368,7 +366,8 @@ function showModel(sha256) {
 function announce() {
   if (busy || pen.drawing) return;
   const said = get("sentence").textContent;
-  get("announcement").textContent = answer.dataset.state === "answered" ? `${get("label").textContent}. ${said}` : said;
+  const label = get("label").textContent;
+  get("announcement").textContent = label === "–" ? said : `${label}. ${said}`;
 }
 
 // The proof: the golden digits, replayed by the network inside this page.
