@@ -5,6 +5,8 @@ import base64
 import hashlib
 import io
 import re
+import threading
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -97,7 +99,7 @@ def test_an_image_is_answered_as_the_runtime_answers_it(ask, model, digit, form)
 
 
 @pytest.mark.parametrize(
-    "image", [b"", b"no image", encode(np.full((90, 90), 200, np.uint8))], ids=["empty", "text", "blank"]
+    "image", [b"", b"\x89no image", encode(np.full((90, 90), 200, np.uint8))], ids=["empty", "text", "blank"]
 )
 def test_an_image_without_a_digit_gets_422_and_one_sentence(ask, image):
     response = ask("POST", "/digit", content=image)
@@ -105,6 +107,83 @@ def test_an_image_without_a_digit_gets_422_and_one_sentence(ask, image):
     with pytest.raises(ValueError, match="the image") as refusal:
         read_image(image, "the image")
     assert response.json() == {"error": str(refusal.value)}
+
+
+@pytest.mark.parametrize(
+    "send",
+    [
+        lambda image: {"files": {"file": image}},
+        lambda image: {"files": {"a": (None, "text"), "b": ("x.png", image)}, "data": {"c": "\r\n\r\n"}},
+        lambda image: {"content": b"data:image/png;base64," + base64.b64encode(image)},
+        lambda image: {"content": b"DATA:;BASE64," + base64.encodebytes(image)},
+        lambda image: {"content": "data:image/png," + quote(image)},
+        lambda image: {"content": image, "headers": {"Content-Type": "application/x-www-form-urlencoded"}},
+    ],
+    ids=[
+        "form",
+        "form with other fields",
+        "data URL",
+        "data URL in lines",
+        "data URL in per cent",
+        "curl --data-binary",
+    ],
+)
+def test_an_image_may_come_in_a_form_or_a_data_url(ask, model, digit, send):
+    image = encode(digit)
+    assert ask("POST", "/digit", **send(image)).json()["pixels"] == read_image(image, "digit").tolist()
+
+
+FORM = "multipart/form-data; boundary="
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "says"),
+    [
+        (base64.b64encode(bytes(90)), "", "the body is no image file; send the bytes of one image file"),
+        (b"\x93NUMPY\1\0", "", "the body is no image file; send"),
+        (b'{"image": 1}', "application/json", "the body is no image file; send"),
+        (b"data:;base64,%%%", "", "the data URL holds no base64"),
+        (b"", "multipart/form-data", "the form has no file among its first 100 fields; send"),
+        (b"--x\r\nfilename\r\n\r\n", FORM + "x", "the form has no file"),
+        (b"--x\r\n\r\n\r\n" * 10_000 + b"--x\r\nfilename\r\n\r\n\r\n--x--", FORM + "x", "the form has no file"),
+        (b"--\xff\r\n", FORM.encode() + b'"\xff', "the form has no file"),
+    ],
+)
+def test_what_is_no_image_is_told_what_to_send(ask, body, content_type, says):
+    response = ask("POST", "/digit", content=body, headers={"Content-Type": content_type})
+    assert response.status_code == 422
+    assert response.json()["error"].startswith(says)
+    assert "a data URL" in response.json()["error"]
+
+
+def test_a_client_that_leaves_keeps_no_place(digit):
+    """Its picture is decoded to the end, because a decoder cannot be interrupted."""
+    decoding, done = threading.Event(), threading.Event()
+
+    class Slow(Classifier):
+        def classify(self, pixels):
+            decoding.set()
+            done.wait()
+            return super().classify(pixels)
+
+    slow = Slow()
+    app = create_app(ServedModel(slow), routes=routes(lambda: slow))
+    messages = [{"type": "http.request", "body": encode(digit)}]
+
+    async def receive():
+        if messages:
+            return messages.pop()
+        await asyncio.to_thread(decoding.wait)
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        pytest.fail(f"{message} was sent to nobody")
+
+    scope = {"type": "http", "method": "POST", "path": "/digit", "headers": [], "query_string": b"", "root_path": ""}
+    asyncio.run(app(scope, receive, send))
+    assert app.gate.in_flight == 0
+    assert b'requests_total{route="/digit",status="499"} 1.0' in app.metrics.text()
+    done.set()
 
 
 def test_an_image_that_is_too_large_is_refused_before_it_is_read(ask):

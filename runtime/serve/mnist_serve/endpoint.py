@@ -56,11 +56,11 @@ class InferEndpoint:
             self._batcher.arrived()
         if request is None:
             loop = asyncio.get_running_loop()
-            return await _unless_disconnected(
+            return await unless_disconnected(
                 receive, loop.run_in_executor(self._threads, self._infer_alone, body, json_length)
             )
         computing = self._batcher.join(request.digits)
-        outputs = await (_unless_disconnected(receive, computing) if self._batcher.is_waiting else computing)
+        outputs = await (unless_disconnected(receive, computing) if self._batcher.is_waiting else computing)
         return render(request, outputs, self._model.name)
 
     def _infer_alone(self, body: bytes, json_length: bytes | None) -> InferResponse:
@@ -68,7 +68,7 @@ class InferEndpoint:
         return render(request, self._batcher.compute(request.digits), self._model.name)
 
 
-async def _unless_disconnected(receive: Receive, result: "asyncio.Future[T]") -> T:
+async def unless_disconnected(receive: Receive, result: "asyncio.Future[T]") -> T:
     """Return a result, or cancel it if the client disconnects first.
 
     Raises:

@@ -3,12 +3,12 @@
 The browser only draws. Drawings and uploads go through `mnist_runtime.io.images`, as every image does.
 """
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Callable
 from functools import partial
 
-from anyio import CapacityLimiter, to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -18,7 +18,9 @@ from mnist_runtime.cpus import usable_cpus
 from mnist_runtime.errors import DigitError
 from mnist_runtime.io.images import read_image
 from mnist_runtime.page import served
+from mnist_serve.endpoint import unless_disconnected
 from mnist_serve.errors import RequestError
+from mnist_serve.pictures import DaemonThreads, picture_in
 
 
 def routes(current: Callable[[], Classifier]) -> list[Route]:
@@ -31,7 +33,7 @@ def routes(current: Callable[[], Classifier]) -> list[Route]:
         "Cache-Control": "no-cache",  # cached, and revalidated by its ETag
         "ETag": f'"{hashlib.sha256(html).hexdigest()[:32]}"',
     }
-    decoders = CapacityLimiter(usable_cpus())  # a large photograph takes some 200 MiB while it is decoded
+    decoders = DaemonThreads(usable_cpus())  # a large photograph takes some 200 MiB while it is decoded
 
     async def page(request: Request) -> Response:
         known = request.headers.get("if-none-match", "").split(",")
@@ -40,9 +42,12 @@ def routes(current: Callable[[], Classifier]) -> list[Route]:
         return Response(html, media_type="text/html", headers=headers)
 
     async def digit(request: Request) -> Response:
-        image = await request.body()
+        body = await request.body()
+        work = partial(_answer, body, request.headers.get("content-type", ""), current())
         try:
-            answer = await to_thread.run_sync(partial(_answer, image, current()), limiter=decoders)
+            answer = await unless_disconnected(
+                request.receive, asyncio.get_running_loop().run_in_executor(decoders, work)
+            )
         except DigitError as error:
             raise RequestError(str(error), 422) from error
         return JSONResponse(answer)
@@ -50,10 +55,10 @@ def routes(current: Callable[[], Classifier]) -> list[Route]:
     return [Route("/", page), Route("/digit", digit, methods=["POST"])]
 
 
-def _answer(image: bytes, classifier: Classifier) -> dict[str, object]:
+def _answer(body: bytes, content_type: str, classifier: Classifier) -> dict[str, object]:
     """Return a JSON-serialisable dict: the prediction, the pixels it was made from, times and the model's digest."""
     started = time.perf_counter()
-    pixels = read_image(image, "the image")
+    pixels = read_image(picture_in(body, content_type), "the image")
     prepared = time.perf_counter()
     prediction = classifier.classify(pixels)
     classified = time.perf_counter()

@@ -63,7 +63,7 @@ def decode(source: bytes | Image.Image, name: str) -> Grey:
                 image.load()
                 return _luminance(image)
     except UnidentifiedImageError as error:
-        raise DigitError(f"{name} is not an image that Pillow reads, nor a .npy or .npz; give one of those") from error
+        raise DigitError(f"{name} is not an image that Pillow reads; save it as PNG or JPEG") from error
     except Image.DecompressionBombError as error:
         raise DigitError(f"{name} claims more than {PIXEL_LIMIT:,} pixels; crop it to the digit") from error
     except DigitError:

@@ -1,0 +1,90 @@
+"""Pictures that clients send: where they are in a body, and the threads that decode them."""
+
+import base64
+import binascii
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from email.message import Message
+from functools import partial
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, TypeVar
+from urllib.parse import unquote_to_bytes
+
+from mnist_serve.errors import RequestError
+
+T = TypeVar("T")
+
+_WANTED = (
+    "send the bytes of one image file (curl --data-binary @digit.png), a form with one (curl -F file=@digit.png), or a "
+    "data URL"
+)
+_PARTS = 100  # of a form
+
+
+def picture_in(body: bytes, content_type: str) -> bytes:
+    """Return the image file in a body: the body itself, the first file of a form, or the content of a data URL.
+
+    Raises:
+        RequestError: the body is something else.
+    """
+    if content_type.lower().startswith("multipart/form-data"):
+        return _file_in_form(body, content_type)
+    if body[:5].lower() == b"data:":
+        return _content_of_data_url(body)
+    if body.startswith(b"\x93NUMPY") or (body and body[:32].isascii() and body[:32].decode().isprintable()):
+        raise RequestError(f"the body is no image file; {_WANTED}", 422)
+    return body
+
+
+def _file_in_form(body: bytes, content_type: str) -> bytes:
+    """Return the first file of a form (RFC 7578)."""
+    header = Message()
+    header["Content-Type"] = content_type
+    boundary = (header.get_boundary() or "").encode("utf-8", "surrogateescape")
+    parts = (b"\r\n" + body).split(b"\r\n--" + boundary, _PARTS + 2) if boundary else []
+    for part in parts[1:-1]:
+        head, _, content = part.partition(b"\r\n\r\n")
+        if b"filename" in head.lower():
+            return content
+    raise RequestError(f"the form has no file among its first {_PARTS} fields; {_WANTED}", 422)
+
+
+def _content_of_data_url(url: bytes) -> bytes:
+    """Return the content of a data URL (RFC 2397)."""
+    kind, _, content = url.partition(b",")
+    data = unquote_to_bytes(content)
+    if not kind.rstrip().lower().endswith(b";base64"):
+        return data
+    try:
+        return base64.b64decode(b"".join(data.split()), validate=True)
+    except binascii.Error as error:
+        raise RequestError(f"the data URL holds no base64 ({error}); {_WANTED}", 422) from error
+
+
+class DaemonThreads(Executor):
+    """Threads whose work nobody waits for when the process ends, because a decoder cannot be interrupted."""
+
+    def __init__(self, count: int) -> None:
+        """Start up to `count` threads, each with the first work that it gets."""
+        self._missing = count
+        self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
+
+    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
+        """Call a function in one of the threads, unless its future is cancelled before."""
+        future: Future[T] = Future()
+        self._work.put((future, partial(function, *args, **kwargs)))
+        if self._missing:
+            self._missing -= 1
+            Thread(target=self._run, name="mnist-serve pictures", daemon=True).start()
+        return future
+
+    def _run(self) -> None:
+        while True:
+            future, call = self._work.get()
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(call())
+                except BaseException as error:  # noqa: BLE001  # whatever it is belongs to who waits
+                    future.set_exception(error)
+            del future, call
