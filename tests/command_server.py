@@ -5,6 +5,7 @@ arguments, environment, folder, streams and end; only what is fixed when an inte
 the server's. Usage: command_server.py DESCRIPTOR, of one end of a socket pair.
 """
 
+import functools
 import importlib
 import importlib.metadata
 import json
@@ -54,9 +55,18 @@ def serve(control: socket.socket) -> list[str]:
         return request["words"]
 
 
+def remember_operators() -> None:
+    """Build the table of ONNX operators once, which torch.onnx.export builds anew in two seconds at every call."""
+    from torch.onnx._internal._lazy_import import onnxscript_apis
+
+    onnxscript_apis.get_torchlib_ops = functools.cache(onnxscript_apis.get_torchlib_ops)
+    onnxscript_apis.get_torchlib_ops()
+
+
 def main() -> None:
     for name in PRELOADED:
         importlib.import_module(name)
+    remember_operators()
     command, *arguments = serve(socket.socket(fileno=int(sys.argv[1])))
     sys.path[0] = str(Path(command).parent)  # as the interpreter has it for a script
     name = Path(command).name

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from mnist_export.formats import DEFAULT, Format, named
 from mnist_export.gate import ParityError, Verdict, judge
 from mnist_export.golden import Expected, expect
-from mnist_export.network import prepare
+from mnist_export.network import Normalised, prepare
+from mnist_export.normalisation import Normalisation
 from mnist_export.onnx import OPSET, for_opset, trace
 from mnist_export.publish import File, publish
 from mnist_runtime import __version__
@@ -26,6 +27,7 @@ from mnist_runtime.digits import CLASSES
 from mnist_runtime.io.files import ensure_writable
 from mnist_train.checkpoint import Checkpoint, load
 from mnist_train.data.bundled import Split, load_split
+from mnist_train.models import unwrapped
 
 T = TypeVar("T")
 
@@ -123,7 +125,9 @@ class Bundle:
     @property
     def made_from(self) -> dict[str, Any]:
         """Provenance of all files together, for manifest.json."""
+        record = self.checkpoint.record
         return {
+            **{name: record[name] for name in ("normalisation",) if name in record},
             "checkpoint": {"sha256": self.checkpoint.sha256, "size": self.checkpoint.size},
             "classes": list(CLASSES),
             "tools": _tools(),
@@ -165,6 +169,8 @@ def export(
     formats: Sequence[str] = DEFAULT,
     output_dir: str | os.PathLike[str] = "artifacts",
     *,
+    mean: float | None = None,
+    std: float | None = None,
     opset: int = OPSET,
     max_accuracy_drop: float = 0.1,
     on_gated: Callable[[Gated], object] = lambda _: None,
@@ -172,10 +178,12 @@ def export(
     """Turn a trained model into artifacts, prove each against it, and publish them together.
 
     Args:
-        source: A checkpoint, its path, or a module that takes pixels float32 `[N, 784]` to logits float32 `[N, 10]`;
-            a module is copied, to the CPU and into evaluation mode.
+        source: A checkpoint, its path, or a module that takes float32 `[N, 784]`, `[N, 28, 28]` or `[N, 1, 28, 28]` to
+            logits float32 `[N, 10]`; a module is copied, to the CPU and into evaluation mode.
         formats: Names of `mnist_export.formats.FORMATS`, or "all".
         output_dir: Where the artifacts and manifest.json go; made if missing.
+        mean: Mean that training subtracted from pixels in [0, 1] (intensity / 255); it becomes part of the artifacts.
+        std: Deviation that training then divided by.
         opset: Of the ONNX formats, 13 to 18.
         max_accuracy_drop: Accuracy that an exact format may lose on the validation digits, in percentage points.
         on_gated: Called with every artifact as it passes; nothing is published yet.
@@ -185,13 +193,22 @@ def export(
 
     Raises:
         UnknownFormatError: a format is none of ours.
+        OptionError: `mean` and `std` are no mean and deviation of pixels in [0, 1].
         ExportError: the module cannot be turned into a format. Nothing was published.
         ParityError: an artifact does not compute what was trained. Nothing was published.
         CheckpointError, FileReadError, FileWriteError, BusyError: as their names say.
     """
     chosen = named(formats)
+    normalisation = Normalisation.of(mean, std)
     ensure_writable(output_dir)
-    bundle = Bundle(_checkpoint(source), load_split("valid"), opset=opset, max_accuracy_drop=max_accuracy_drop)
+    checkpoint = _checkpoint(source)
+    if normalisation:
+        checkpoint = replace(
+            checkpoint,
+            module=Normalised(checkpoint.module, normalisation).eval(),
+            record={**checkpoint.record, "normalisation": asdict(normalisation)},
+        )
+    bundle = Bundle(checkpoint, load_split("valid"), opset=opset, max_accuracy_drop=max_accuracy_drop)
     gated = []
     for format_ in chosen:
         gated.append(bundle.build(format_))
@@ -206,7 +223,9 @@ def _checkpoint(source: str | os.PathLike[str] | Checkpoint | nn.Module) -> Chec
     if isinstance(source, str | os.PathLike):
         return load(source)
     module = prepare(source)
-    weights = {name: tensor.clone() for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
+    weights = {
+        name: tensor.clone() for name, tensor in unwrapped(module).state_dict().items() if isinstance(tensor, Tensor)
+    }
     data = safetensors.torch.save(weights)
     record = {"model": f"{type(source).__module__}:{type(source).__qualname__}"}
     return Checkpoint(module, record, hashlib.sha256(data).hexdigest(), len(data))

@@ -9,12 +9,15 @@ import click
 
 from mnist_export.errors import UnknownFormatError
 from mnist_export.formats import ALL, DEFAULT, FORMATS, named
+from mnist_export.normalisation import Normalisation
 from mnist_runtime import __version__
 from mnist_runtime.console.command import Command
+from mnist_runtime.errors import OptionError
 
 if TYPE_CHECKING:
     from mnist_export.bundle import Gated
     from mnist_export.gate import ParityError, Verdict
+    from mnist_train.checkpoint import Checkpoint
 
 _BOUNDS = {
     "exact": "none: every logit equal, bit for bit, to the integers of the exact network",
@@ -34,6 +37,15 @@ def _known(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tup
 
 @click.command("mnist-export", cls=Command)
 @click.argument("checkpoint", type=click.Path(path_type=Path), default="artifacts/mnist.safetensors")
+@click.option(
+    "--model",
+    metavar="NAME",
+    help="Class of a CHECKPOINT that torch.save or safetensors wrote: package.module:Class.",
+)
+@click.option(
+    "--mean", type=float, metavar="MEAN", help="Mean that training subtracted from pixels in 0..1 (intensity / 255)."
+)
+@click.option("--std", type=float, metavar="STD", help="Deviation that training then divided by.")
 @click.option(
     "--format",
     "formats",
@@ -72,6 +84,9 @@ def _known(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tup
 @click.version_option(__version__)
 def export(
     checkpoint: Path,
+    model: str | None,
+    mean: float | None,
+    std: float | None,
     formats: tuple[str, ...],
     output_dir: Path,
     opset: int,
@@ -81,6 +96,9 @@ def export(
 ) -> None:
     """Turn CHECKPOINT (default artifacts/mnist.safetensors) into artifacts that carry their own proof.
 
+    CHECKPOINT is a file of mnist-train, or with --model a state dict of torch.save or safetensors. --mean and --std put
+    a normalisation into the artifacts.
+
     Each artifact is loaded back, run as a device will run it, and compared with the trained module. If one artifact
     differs by more than rounding, none is published. Artifacts of an earlier export of the same checkpoint stay; those
     of another checkpoint are removed.
@@ -88,9 +106,12 @@ def export(
     Exit codes: 0 all published; 1 none; 2 wrong usage; 130 interrupted.
     """
     from mnist_runtime.io.files import ensure_writable
-    from mnist_train.checkpoint import load
 
-    trained = load(checkpoint)
+    try:
+        Normalisation.of(mean, std)
+    except OptionError as error:
+        raise click.UsageError(f"--mean and --std: {error}.") from error
+    trained = _load(checkpoint, model)
     ensure_writable(output_dir)
     if report_dir:
         from mnist_export import report  # before the work: it may be missing
@@ -99,12 +120,15 @@ def export(
 
     from mnist_export import bundle
     from mnist_export.gate import ParityError
+    from mnist_export.summary import NOTE, summarise, to_text
 
     try:
         gated = bundle.export(
             trained,
             formats,
             output_dir,
+            mean=mean,
+            std=std,
             opset=opset,
             max_accuracy_drop=max_accuracy_drop,
             on_gated=(lambda _: None) if as_json else _print_gated,
@@ -112,8 +136,9 @@ def export(
     except ParityError as error:
         _print_refused(error, as_json=as_json)
         raise
-    if report_dir:
-        report.write_report(report_dir, gated, trained.sha256)
+    summary = summarise(gated) if report_dir or ALL in formats else None
+    if report_dir and summary:
+        report.write_report(report_dir, gated, trained.sha256, summary)
     if as_json:
         click.echo(json.dumps([_as_json(artifact) for artifact in gated], indent=2))
         return
@@ -122,6 +147,18 @@ def export(
     click.echo(f"Wrote {output_dir / 'manifest.json'}")
     if report_dir:
         click.echo(f"Wrote {report_dir / 'index.html'} and {report_dir / 'report.md'}")
+    if summary:
+        click.echo(f"\n{to_text(summary)}\n{NOTE}")
+
+
+def _load(checkpoint: Path, model: str | None) -> "Checkpoint":
+    if model is None:
+        from mnist_train.checkpoint import load
+
+        return load(checkpoint)
+    from mnist_export.weights import load_weights
+
+    return load_weights(checkpoint, model)
 
 
 def _print_gated(artifact: "Gated") -> None:

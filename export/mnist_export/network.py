@@ -16,9 +16,12 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
 from mnist_export.errors import ExportError
+from mnist_export.normalisation import Normalisation
 from mnist_runtime.digits import CLASSES, LEVELS, PIXELS, Intensities
 from mnist_runtime.errors import first_line
 from mnist_runtime.model.comparison import Logits
+from mnist_train.errors import ModelError
+from mnist_train.models import for_pixels
 
 _BATCH = 10_000
 _SIZES = (1, 3)
@@ -30,12 +33,13 @@ _SUM = 1e-3
 
 
 def prepare(source: object) -> nn.Module:
-    """Return a copy of the module `source` on the CPU, in evaluation mode, with plain weights.
+    """Return a copy of the module `source` for pixels `[N, 784]` on the CPU, in evaluation mode, with plain weights.
 
     Weight normalisation, spectral normalisation, pruning and other parametrisations become the weights they stand for.
+    Trying tells if the module takes `[N, 784]`, `[N, 28, 28]` or `[N, 1, 28, 28]`.
 
     Raises:
-        ExportError: `source` is no module, or one whose weights cannot be read.
+        ExportError: `source` is no module, one whose weights cannot be read, or one that does not classify digits.
     """
     _refuse(source)
     assert isinstance(source, nn.Module)  # noqa: S101  # for mypy; _refuse has checked
@@ -51,7 +55,34 @@ def prepare(source: object) -> nn.Module:
         ) from error
     for each in module.modules():
         _fold(each)
-    return module
+    try:
+        return for_pixels(module, type(source).__qualname__)
+    except ModelError as error:
+        raise ExportError(str(error)) from error
+
+
+class Normalised(nn.Module):
+    """A module whose pixels were normalised in training, for pixels that are intensity / 256."""
+
+    def __init__(self, module: nn.Module, normalisation: Normalisation) -> None:
+        """Put the normalisation before `module`, as one product and one sum."""
+        super().__init__()
+        self.module = module
+        scale = LEVELS / (LEVELS - 1) / normalisation.std  # from intensity / 256 to intensity / 255, and normalised
+        offset = -normalisation.mean / normalisation.std
+        self.scale: Tensor
+        self.offset: Tensor
+        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32), persistent=False)
+        self.register_buffer("offset", torch.tensor(offset, dtype=torch.float32), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the module's logits for the normalised pixels."""
+        logits: Tensor = self.module(self.of(pixels))
+        return logits
+
+    def of(self, pixels: Tensor) -> Tensor:
+        """Return the normalised pixels."""
+        return pixels * self.scale + self.offset
 
 
 def _refuse(source: object) -> None:

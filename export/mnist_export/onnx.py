@@ -152,10 +152,11 @@ def to_onnx(graph: ModelProto, properties: Mapping[str, str]) -> bytes:
 
 
 def uint8_graph(float_graph: ModelProto) -> ModelProto:
-    """Return the same graph for raw uint8 pixels: one Cast, and 1/256 folded into the first linear layer's weights.
+    """Return the same graph for raw uint8 pixels: one Cast, and 1/256 folded into what the pixels are multiplied by.
 
-    1/256 is a power of two, so scaling the weights instead of the pixels changes no bit of any logit. If the pixels
-    meet another operator first, or a weight is too small to be divided exactly, a Mul scales the pixels instead.
+    1/256 is a power of two, so scaling the first linear layer's weights, or the factor of a normalisation, instead of
+    the pixels changes no bit of any logit. If the pixels meet another operator first, or a weight is too small to be
+    divided exactly, a Mul scales the pixels instead.
     """
     model = _copy(float_graph)
     graph = model.graph
@@ -237,7 +238,7 @@ def for_opset(model: ModelProto, opset: int) -> ModelProto:
 def _fold_scale(graph: GraphProto) -> bool:
     """Divide by 256 the weights that the pixels meet; return False if that is impossible or inexact."""
     readers = [node for node in graph.node if "pixels" in node.input]
-    if len(readers) != 1 or readers[0].op_type not in {"Gemm", "MatMul"} or readers[0].input[0] != "pixels":
+    if len(readers) != 1 or readers[0].op_type not in {"Gemm", "MatMul", "Mul"} or readers[0].input[0] != "pixels":
         return False
     name = readers[0].input[1]
     weight = next((tensor for tensor in graph.initializer if tensor.name == name), None)

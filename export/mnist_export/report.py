@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, numpy_helper
 
+from mnist_export.summary import NOTE, Table
 from mnist_runtime.io.files import write_atomically
 from mnist_train.plots import (
     BLUE,
@@ -37,17 +38,15 @@ if TYPE_CHECKING:
 
 require_matplotlib()
 
-Table = tuple[list[str], list[list[str]]]
-"""A heading and rows."""
 
-
-def write_report(folder: str | os.PathLike[str], gated: Sequence["Gated"], checkpoint: str) -> None:
+def write_report(folder: str | os.PathLike[str], gated: Sequence["Gated"], checkpoint: str, summary: Table) -> None:
     """Write index.html, report.md and their pictures into `folder`, made if missing.
 
     Args:
         folder: Where to.
         gated: The artifacts, at least one.
         checkpoint: SHA-256 of what they were made from, in hex.
+        summary: Table of `mnist_export.summary.summarise` over the same artifacts.
 
     Raises:
         FileWriteError: naming the file.
@@ -56,14 +55,15 @@ def write_report(folder: str | os.PathLike[str], gated: Sequence["Gated"], check
     graphs = {artifact.data: artifact for artifact in reversed(gated) if artifact.format.is_onnx}
     for artifact in reversed(graphs.values()):  # each once: "triton" has the bytes of "onnx"
         pictures[f"{artifact.format.name}.png"] = to_png(_draw_graph(artifact))
-    tables = [_summary(gated), _parity(gated)]
+    tables = [_with_shares(summary, gated), _parity(gated)]
     page = to_page(
         "What was exported, and how it was proved",
         f"<p>Checkpoint <code>{checkpoint}</code></p>",
         *(to_table(rows, heading) for heading, rows in tables),
+        f"<p>{NOTE}</p>",
         *(to_image(name, _alt(name)) for name in pictures),
     )
-    card = [f"Checkpoint `{checkpoint}`", *map(_markdown_table, tables)]
+    card = [f"Checkpoint `{checkpoint}`", *map(_markdown_table, tables), NOTE]
     for name, picture in pictures.items():
         write_atomically(Path(folder) / name, picture)
     write_atomically(Path(folder) / "report.md", ("\n\n".join(card) + "\n").encode())
@@ -75,15 +75,12 @@ def _alt(picture: str) -> str:
     return known.get(picture, f"The graph of {Path(picture).stem}")
 
 
-def _summary(gated: Sequence["Gated"]) -> Table:
-    heading = ["format", "file", "bytes", "accuracy", "of the module", "same labels", "bit-equal logits"]
-    rows = []
-    for artifact in gated:
-        verdict = artifact.verdict
-        shares = (verdict.accuracy, verdict.module_accuracy, verdict.agreement, verdict.bit_equal)
-        size = f"{len(artifact.data):,}"
-        rows.append([artifact.format.name, artifact.format.file, size, *(f"{share:.2%}" for share in shares)])
-    return heading, rows
+def _with_shares(summary: Table, gated: Sequence["Gated"]) -> Table:
+    heading, rows = summary
+    verdicts = [artifact.verdict for artifact in gated]
+    shares = [(verdict.module_accuracy, verdict.agreement, verdict.bit_equal) for verdict in verdicts]
+    wider = [[*row, *(f"{share:.2%}" for share in more)] for row, more in zip(rows, shares, strict=True)]
+    return [*heading, "of the module", "same labels", "bit-equal logits"], wider
 
 
 def _parity(gated: Sequence["Gated"]) -> Table:

@@ -1,5 +1,6 @@
 """What the export room's tests share: modules that are not linear, and an export of every format."""
 
+import functools
 import importlib.util
 import shutil
 from pathlib import Path
@@ -12,6 +13,14 @@ from mnist_export.golden import Expected, expect
 from mnist_export.onnx import trace
 from mnist_train.checkpoint import Checkpoint, load
 from mnist_train.data.bundled import Split
+
+
+@pytest.fixture(scope="session", autouse=True)
+def operators() -> None:
+    """Build the table of ONNX operators once, as command_server.py does."""
+    from torch.onnx._internal._lazy_import import onnxscript_apis
+
+    onnxscript_apis.get_torchlib_ops = functools.cache(onnxscript_apis.get_torchlib_ops)
 
 
 @pytest.fixture(scope="session")

@@ -45,12 +45,12 @@ class Recurrent(nn.Module):
 class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b = nn.Linear(784, 784), nn.Linear(784, 784)
+        self.first, self.a, self.b = nn.Linear(784, 32), nn.Linear(32, 32), nn.Linear(32, 32)
         self.b.weight = self.a.weight
-        self.c = nn.Linear(784, 10)
+        self.c = nn.Linear(32, 10)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.c(torch.relu(self.b(torch.relu(self.a(pixels)))))
+        return self.c(torch.relu(self.b(torch.relu(self.a(self.first(pixels))))))
 
 
 class Extra(Linear):

@@ -18,6 +18,7 @@ def report(run, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
                  "--report", folder / "shown")  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert b"index.html" in result.stdout
+    assert "\nformat " in result.stdout.decode(), "the table over the formats comes last"
     return folder / "shown"
 
 

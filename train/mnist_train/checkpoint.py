@@ -19,7 +19,8 @@ from mnist_train.models import build, unwrapped
 
 # One metadata key, because safetensors keeps several in a hash map, whose order changes the bytes from run to run.
 _KEY = "mnist_edge"
-_SIZE_LIMIT = 2**31  # bytes; more does not fit in one ONNX file, and could not be exported
+SIZE_LIMIT = 2**31
+"""Largest file of weights, in bytes; more does not fit in one ONNX file, and could not be exported."""
 _WANTED = "give a checkpoint that mnist-train wrote, or name the class of other weights with mnist-export --model"
 
 
@@ -58,7 +59,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         CheckpointError: the file is cut short, not ours, does not fit its model, or its model cannot be imported.
     """
     path = Path(path)
-    data = read_whole(path, limit=_SIZE_LIMIT, wanted=_WANTED)
+    data = read_whole(path, limit=SIZE_LIMIT, wanted=_WANTED)
     try:
         weights, record = unpack(data, _KEY)
         module = build(record["model"])

@@ -32,7 +32,7 @@ class DivergenceError(MnistEdgeError, ArithmeticError):
 
 
 class CheckpointError(MnistEdgeError, ValueError):
-    """A file that `mnist-train` did not write as a checkpoint."""
+    """A file that is no checkpoint of `mnist-train`, or holds no weights that fit the model."""
 
 
 class ConfigError(MnistEdgeError, ValueError):

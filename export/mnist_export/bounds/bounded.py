@@ -4,6 +4,7 @@ Values are float64. Bounds are float32, which is enough for them and four times 
 that computes a bound rounds it up by more than float32 can have rounded it down.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ class Bounded:
     @property
     def magnitude(self) -> Tensor:
         """Absolute values, float32."""
-        return self.value.abs().float()
+        return self.value.float().abs_()
 
     @property
     def nonzero(self) -> Tensor:
@@ -51,8 +52,8 @@ class Bounded:
     def rounded(self, roundings: float = 1.0, further: Tensor | float = 0.0) -> "Bounded":
         """Return the value after an engine has rounded it, and terms of `further` magnitude, `roundings` times."""
         u = roundings * UNIT_ROUNDOFF
-        error = self.error * (_UP * (1 + u)) + (_UP * u * (self.magnitude + further) + SMALLEST_NORMAL)
-        return Bounded(self.value, error)
+        rounding = (self.magnitude + further).mul_(_UP * u).add_(SMALLEST_NORMAL)
+        return Bounded(self.value, self.error.mul(_UP * (1 + u)).add_(rounding))
 
 
 def gamma(n: Tensor) -> Tensor:
@@ -62,27 +63,35 @@ def gamma(n: Tensor) -> Tensor:
     return torch.stack([torch.minimum(LAMBDA * n.sqrt(), n) * UNIT_ROUNDOFF, nu / (1 - nu)])
 
 
+def underflow(terms: int) -> float:
+    """Return a magnitude whose rounding, in `summed`, is the error of so many products that underflow.
+
+    Each is off by the smallest normal number at most, and n <= min(8 sqrt(n), n) * (1 + sqrt(terms)) for n terms.
+    """
+    return SMALLEST_NORMAL / UNIT_ROUNDOFF * (1 + math.sqrt(terms))
+
+
 def summed(value: Tensor, error: Tensor, magnitude: Tensor, n: Tensor, terms: int) -> Bounded:
     """Return a sum of products.
 
     Args:
         value: Exact sums, float64.
-        error: Error of the exact sum of the computed terms, float32 `[2, *value.shape]` or a scalar.
-        magnitude: Exact sums of the terms' absolute values, with the bias, float32.
+        error: Error of the exact sum of the computed terms, float32 `[2, *value.shape]`; it is overwritten.
+        magnitude: Exact sums of the terms' absolute values, with the bias and `underflow(terms)`, float32.
         n: Terms that are not surely zero, and further roundings; broadcasts to `value`.
         terms: Terms that were added in float32 to make `error` and `magnitude`, for rounding up.
     """
     n = n.reshape(*[1] * (value.ndim - n.ndim), *n.shape)
     up = _UP + 2 * terms * UNIT_ROUNDOFF
     relative = (up * gamma(n)).float()
-    return Bounded(value, error * up + relative * (magnitude + error) + (n * SMALLEST_NORMAL).float())
+    return Bounded(value, error.mul_(relative + up).addcmul_(relative, magnitude))
 
 
 def clipped(x: Bounded, low: Tensor | float, high: Tensor | float) -> Bounded:
     """Clip to constants; what is surely outside them has no error any more."""
     value = x.value.clamp(low, high)  # type: ignore[arg-type]  # both numbers or both tensors
-    outside = -(x.value - value).abs().float() * _TOWARDS_ZERO
-    return Bounded(value, (x.error + outside).clamp(min=0.0) * _UP)
+    outside = (x.value - value).float().abs_().mul_(_TOWARDS_ZERO)
+    return Bounded(value, x.error.sub(outside).clamp_(min=0.0).mul_(_UP))
 
 
 def curved(x: Bounded, function: Callable[[Tensor], Tensor], slope: float, absolute: float) -> Bounded:

@@ -17,7 +17,7 @@ from mnist_export.bounds.bounded import Bounded
 from mnist_export.bounds.rules import (
     BATCH_NORM_ROUNDINGS,
     RULES,
-    Absorbed,
+    Affine,
     Node,
     NoRuleError,
     Value,
@@ -29,7 +29,13 @@ from mnist_runtime.model.comparison import Logits
 
 _CHUNK = 64
 """Digits walked together: the values and bounds of a small network's layers then take some 100 MB."""
-_AFFINE = {"Add", "Sub", "Mul", "Div", "BatchNormalization"}
+_ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
+_AFFINE = {
+    "Conv": {*_ARITHMETIC, "BatchNormalization"},
+    "Gemm": {*_ARITHMETIC, "BatchNormalization"},
+    "MatMul": _ARITHMETIC,
+}
+"""Linear operators, and the affine operators that are computed with them."""
 
 
 @dataclass(frozen=True)
@@ -75,71 +81,102 @@ class _Graph:
 
     def __init__(self, model: ModelProto) -> None:
         self.constants = {tensor.name: _tensor(numpy_helper.to_array(tensor)) for tensor in model.graph.initializer}
-        self.nodes: list[NodeProto] = []
+        nodes: list[NodeProto] = []
         self.readers: dict[str, list[NodeProto]] = {}
         for node in model.graph.node:
             if node.op_type == "Constant":
                 self.constants[node.output[0]] = _constant(node)
                 continue
-            self.nodes.append(node)
+            nodes.append(node)
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
+        self.steps: list[tuple[Node, list[str], str]] = []
+        """Nodes with the names of their inputs and of their output."""
+        followed: set[str] = set()
+        for node in nodes:
+            if node.output[0] not in followed:
+                after, outputs = self._after(node)
+                followed.update(outputs)
+                self.steps.append((_node(node, after), list(node.input), outputs[-1]))
+        self.last = {name: index for index, (_, inputs, _) in enumerate(self.steps) for name in inputs}
+        """Index of the last step that reads a name."""
 
     @torch.no_grad()
     def logits(self, digits: Intensities) -> Bounded:
         """Return the logits of one chunk of digits."""
         values: dict[str, Value] = {"": None, **self.constants}
         values["pixels"] = Bounded.exact(torch.from_numpy(np.divide(digits, LEVELS, dtype=np.float64)))
-        for node in self.nodes:
+        for index, (node, inputs, output) in enumerate(self.steps):
             if "logits" in values:
                 break
-            if node.op_type not in RULES or node.domain:
-                raise NoRuleError(node.op_type)
-            attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
-            how = Node(node.op_type, attributes, self._absorbed(node))
-            values[node.output[0]] = RULES[node.op_type](how, *(values[name] for name in node.input))
-            for name in node.input:
-                if name in self.readers and self.readers[name][-1] is node and name not in self.constants:
-                    values.pop(name, None)  # nobody reads it again
+            if node.operator not in RULES:
+                raise NoRuleError(node.operator)
+            values[output] = RULES[node.operator](node, *(values[name] for name in inputs))
+            for name in {*inputs} - {""} - self.constants.keys():
+                if self.last[name] == index:
+                    del values[name]
         logits = values["logits"]
         if not isinstance(logits, Bounded):
             raise NoRuleError("logits that do not depend on pixels")
         return logits
 
-    def _absorbed(self, node: NodeProto) -> Absorbed:
-        """Follow the constant affine operators after a linear one, which an optimiser may fold into it."""
-        roundings, magnitude, scale = 0, torch.zeros(()).double(), torch.ones(()).double()
-        if node.op_type not in {"Conv", "MatMul", "Gemm"}:
-            return Absorbed()
-        dims = len(self.constants[node.input[1]].shape) - 2 if node.op_type == "Conv" else 0
-        while True:
-            readers = self.readers.get(node.output[0], [])
-            constants = [self.constants.get(name) for name in readers[0].input] if readers else []
-            if len(readers) != 1 or readers[0].op_type not in _AFFINE or constants.count(None) != 1:
-                return Absorbed(roundings, magnitude.float())
-            node = readers[0]
+    def _after(self, node: NodeProto) -> tuple[Affine, list[str]]:
+        """Follow the constant affine operators after a linear one; return their map and the outputs on the way."""
+        after, outputs = Affine.identity(), [node.output[0]]
+        weight = self.constants.get(node.input[1]) if node.op_type in _AFFINE else None
+        if weight is None:
+            return after, outputs
+        axis = 1 - weight.ndim if node.op_type == "Conv" else -1  # of the channels
+        while outputs[-1] != "logits" and len(readers := self.readers.get(outputs[-1], [])) == 1:
+            (reader,) = readers
+            constants = [self.constants.get(name) for name in reader.input if name != outputs[-1]]
             known = [constant.double() for constant in constants if constant is not None]
-            if node.op_type == "BatchNormalization":
-                attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
-                factor, bias, mean = affine_of_batch_norm(attributes, *known)
-                column = (-1, *[1] * dims)  # channels of [N, C, H, W]
-                factor, bias, mean = factor.reshape(column), bias.reshape(column), mean.reshape(column)
-                magnitude = magnitude + mean.abs() / scale
-                scale = _above_zero(scale * factor.abs())
-                magnitude = magnitude + bias.abs() / scale
-                roundings += BATCH_NORM_ROUNDINGS
-            elif node.op_type in {"Mul", "Div"}:
-                factor = known[0] if node.op_type == "Mul" else 1 / known[0]
-                scale = _above_zero(scale * factor.abs())
-                roundings += 2
-            else:
-                magnitude = magnitude + known[0].abs() / scale
-                roundings += 1
+            further = None
+            if len(known) == len(constants) and reader.op_type in _AFFINE[node.op_type]:
+                further = _then(after, reader, known, axis, first=reader.input[0] == outputs[-1])
+            if further is None:
+                break
+            after = further
+            outputs.append(reader.output[0])
+        return after, outputs
 
 
-def _above_zero(scale: Tensor) -> Tensor:
-    """Replace the factor of a channel that is multiplied by 0, where no bias can matter before it."""
-    return torch.where(scale == 0, torch.inf, scale)
+def _then(after: Affine, node: NodeProto, constants: list[Tensor], axis: int, *, first: bool) -> Affine | None:
+    """Return the map `after` with one more node; None if that is not affine, channel by channel.
+
+    Args:
+        after: Map so far.
+        node: Next node.
+        constants: Its other inputs.
+        axis: Axis of the channels, counted from the last.
+        first: True if the value is the node's first input.
+    """
+    if node.op_type == "BatchNormalization":
+        factor, bias, mean = affine_of_batch_norm(_attributes(node), *constants)
+        return after.plus(-mean, 0).times(factor, 0).plus(bias, BATCH_NORM_ROUNDINGS)
+    (constant,) = constants
+    if constant.numel() > 1 and (constant.ndim < -axis or constant.shape[axis] != constant.numel()):
+        return None
+    constant = constant.reshape(-1)
+    further = None
+    match node.op_type, first:
+        case "Mul", _:
+            further = after.times(constant, 1)
+        case "Div", True:
+            further = after.times(1 / constant, 3)  # a quotient, or a reciprocal and a product with it
+        case "Add", _:
+            further = after.plus(constant, 1)
+        case "Sub", True:
+            further = after.plus(-constant, 1)
+    return further
+
+
+def _node(node: NodeProto, after: Affine) -> Node:
+    return Node(node.op_type if not node.domain else f"{node.domain}.{node.op_type}", _attributes(node), after)
+
+
+def _attributes(node: NodeProto) -> dict[str, Any]:
+    return {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
 
 
 def _constant(node: NodeProto) -> Tensor:

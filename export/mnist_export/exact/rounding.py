@@ -28,8 +28,10 @@ from mnist_export.exact.network import (
     Linear,
     sum_bounds,
 )
+from mnist_export.network import Normalised
 from mnist_runtime.digits import HEIGHT, LEVELS, WIDTH, Intensities
 from mnist_runtime.errors import first_line
+from mnist_train.models import Pictures
 
 CALIBRATION_DIGITS = 1000
 """Training digits, from the first, that choose the scales of the activations."""
@@ -88,7 +90,7 @@ def exact(module: nn.Module, digits: Intensities) -> ExactNetwork:
     """
     layers: list[Layer] = []
     exponent = _PIXEL_EXPONENT
-    for layer in _layers(module, digits):
+    for layer in _layers_of_pixels(module, torch.from_numpy(digits).double() / LEVELS):
         rounded, exponent = _round(layer, exponent)
         layers.append(rounded)
     return ExactNetwork(tuple(layers), -exponent)
@@ -153,11 +155,21 @@ def _activation_exponent(activations: NDArray[np.float64]) -> int:
     return min(range(fitting, fitting + 5), key=error)
 
 
-def _layers(module: nn.Module, digits: Intensities) -> list[_Affine]:
+def _layers_of_pixels(module: nn.Module, pixels: Tensor) -> list[_Affine]:
+    """See `_layers`, for a module that may stand behind a normalisation and a reshape."""
+    if isinstance(module, Normalised):
+        first, *others = _layers_of_pixels(module.module, module.of(pixels))
+        return [_fold_normalisation(first, module), *others]
+    if isinstance(module, Pictures):
+        return _layers(module.module, pixels.reshape(module.shape))
+    return _layers(module, pixels)
+
+
+def _layers(module: nn.Module, pixels: Tensor) -> list[_Affine]:
     """Read the module as affine layers, each with the batch norm, ReLU and pooling that follow."""
     layers: list[_Affine] = []
     shape: tuple[int, ...] = (1, HEIGHT, WIDTH)
-    steps = _steps(module, digits)
+    steps = _steps(module, pixels)
     for step in steps:
         last = layers[-1] if layers else None
         match step.module:
@@ -184,6 +196,18 @@ def _layers(module: nn.Module, digits: Intensities) -> list[_Affine]:
     if not layers or layers[-1].activations is not None or layers[-1].weight.ndim != 2:
         raise ExportError("an exact network ends in a linear layer without ReLU, and this module does not; add one")
     return layers
+
+
+def _fold_normalisation(layer: _Affine, normalised: Normalised) -> _Affine:
+    """Let the first layer take the pixels as they are."""
+    if layer.padding and normalised.offset:
+        raise ExportError(
+            f"the layer {layer.name!r} pads normalised pixels with 0, which is no pixel, and cannot be made exact; "
+            "convolve without padding, or train with a mean of 0"
+        )
+    sums = layer.weight.reshape(len(layer.weight), -1).sum(axis=1)
+    bias = layer.bias + sums * float(normalised.offset)
+    return replace(layer, weight=layer.weight * float(normalised.scale), bias=bias)
 
 
 def _affine(step: _Step) -> _Affine:
@@ -249,8 +273,8 @@ def _refuse(step: _Step, why: str = "") -> NoReturn:
     raise ExportError(f"the layer {step.name!r} ({kind}) cannot be made exact; {_POSSIBLE}")
 
 
-def _steps(module: nn.Module, digits: Intensities) -> list[_Step]:
-    """Run a float64 copy of the module on `digits`, and return its operations in the order they ran in."""
+def _steps(module: nn.Module, pixels: Tensor) -> list[_Step]:
+    """Run a float64 copy of the module on `pixels`, and return its operations in the order they ran in."""
     try:
         traced = fx.symbolic_trace(copy.deepcopy(module).double().eval())
     except Exception as error:  # tracing runs the module's own code
@@ -258,7 +282,7 @@ def _steps(module: nn.Module, digits: Intensities) -> list[_Step]:
     traced.graph.eliminate_dead_code()
     recorder = _Recorder(traced)
     with torch.no_grad():
-        recorder.run(torch.from_numpy(digits).double() / LEVELS)
+        recorder.run(pixels)
     for step in recorder.steps:
         if not step.in_a_row:
             _refuse(step, "of more than the layer before it")
