@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from mnist_export.golden import VALIDATION, Expected, Proof
+from mnist_export.network import BATCH
 from mnist_runtime.digits import Intensities, as_pixels
 from mnist_runtime.errors import first_line
 from mnist_runtime.model.comparison import Comparison, Reference, compare, incomparable
@@ -123,7 +124,7 @@ def _compare(compute: Compute, name: str, wanted: Reference) -> tuple[Comparison
         part = wanted[:size]
         label = name if size == len(wanted) else f"{name}, batch of {size}"
         try:
-            logits, probabilities = compute(part.digits)
+            logits, probabilities = _in_batches(compute, part.digits)
         except Exception as error:  # noqa: BLE001  # each engine raises its own, and none may pass
             return incomparable(label, size, f"it cannot be run ({first_line(error)})"), np.empty(
                 (0, 10), dtype=np.float32
@@ -132,3 +133,9 @@ def _compare(compute: Compute, name: str, wanted: Reference) -> tuple[Comparison
         if not comparison.passed:
             break
     return comparison, logits
+
+
+def _in_batches(compute: Compute, digits: Intensities) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    logits, probabilities = zip(*(compute(digits[start : start + BATCH]) for start in range(0, len(digits), BATCH)),
+                                strict=True)  # fmt: skip
+    return np.concatenate(logits), None if probabilities[0] is None else np.concatenate(probabilities)

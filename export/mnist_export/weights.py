@@ -108,11 +108,22 @@ def _unpickled(path: Path, data: bytes, device: str) -> Weights:
                 f"code; load the model where it was trained, and {_SAVE}"
             ) from error
         raise CheckpointError(f"{path} is damaged, or no file of torch.save ({first_line(error)}); {_SAVE}") from error
+    if device == "meta" and _claimed(found) > SIZE_LIMIT:
+        raise CheckpointError(f"{path} claims tensors of more than {SIZE_LIMIT >> 20:,} MiB; {_SAVE}")
     if isinstance(found, Mapping):
         found = next((found[key] for key in _NESTED if isinstance(found.get(key), Mapping)), found)
     if not isinstance(found, Mapping) or not any(isinstance(value, Tensor) for value in found.values()):
         raise CheckpointError(f"{path} holds no state dict but a {type(found).__name__}; {_SAVE}")
     return found
+
+
+def _claimed(value: object) -> int:
+    """Return the bytes that the tensors in `value` take, however deep they lie in it."""
+    if isinstance(value, Tensor):
+        return value.untyped_storage().nbytes()
+    if isinstance(value, Mapping):
+        return sum(map(_claimed, value.values()))
+    return sum(map(_claimed, value)) if isinstance(value, list | tuple) else 0
 
 
 def _without_prefixes(weights: Weights, wanted: Weights) -> Weights:

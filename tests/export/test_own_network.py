@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -28,11 +29,11 @@ import torch.nn.functional as F
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
-        self.conv1 = nn.Conv2d(1, 8, 3)
-        self.conv2 = nn.Conv2d(8, 16, 3)
+        self.conv1 = nn.Conv2d(1, 4, 3)
+        self.conv2 = nn.Conv2d(4, 8, 3)
         self.dropout1 = nn.Dropout(0.25)
         self.dropout2 = nn.Dropout(0.5)
-        self.fc1 = nn.Linear(16 * 12 * 12, 32)
+        self.fc1 = nn.Linear(8 * 12 * 12, 32)
         self.fc2 = nn.Linear(32, 10)
 
     def forward(self, x):
@@ -89,7 +90,7 @@ def published(saved: Path, run, folder: Path) -> Path:
     """The folder of an export by the command, and what it said."""
     formats = [word for name in ("onnx", "onnx-uint8", "onnx-exact") for word in ("--format", name)]
     own = ["--model", "own_network:Net", "--mean", MEAN, "--std", STD, "--max-accuracy-drop", 1]
-    result = run("mnist-export", saved.name, *own, *formats, "--output-dir", "out", cwd=folder)
+    result = run("mnist-export", saved.name, *own, *formats, "--output-dir", "out", cwd=folder, timeout=300)
     assert result.returncode == 0, result.stderr
     return folder / "out"
 
@@ -99,7 +100,7 @@ def test_it_is_published_with_a_proof_and_certified_labels(published: Path):
     assert [files[f"mnist{kind}.onnx"]["bound"] for kind in ("", ".uint8", ".exact")] == ["analytic"] * 2 + ["exact"]
     *_, validation = files["mnist.onnx"]["parity"]
     assert validation["certified"] > 9_900
-    assert files["mnist.onnx"]["accuracy"] > 0.94
+    assert files["mnist.onnx"]["accuracy"] > 0.9
 
 
 def test_mnist_parity_holds_and_mnist_infer_reads_digits(published: Path, run, test_split, tmp_path: Path):
@@ -203,16 +204,26 @@ def test_what_holds_no_weights_for_the_class_is_refused_with_what_to_do(
         load_weights(tmp_path / "mnist.pt", "own_network:Net")
 
 
-def test_a_file_takes_no_more_memory_than_its_bytes(folder: Path, tmp_path: Path):
-    """A tensor of 2**50 numbers that claims one stored number; torch.load alone would ask for their memory."""
-    huge = torch.zeros(1).expand(2**50)
-    torch.save({"fc2.bias": huge}, tmp_path / "mnist.pt")
-    with pytest.raises(CheckpointError, match=r"missing|instead of"):
-        load_weights(tmp_path / "mnist.pt", "own_network:Net")
+def test_a_file_takes_no_more_memory_than_its_bytes(net: nn.Module, folder: Path, tmp_path: Path):
     with (tmp_path / "large.pt").open("wb") as file:
         file.truncate(2**31 + 1)
     with pytest.raises(FileReadError, match="larger than 2,048 MiB"):
         load_weights(tmp_path / "large.pt", "own_network:Net")
+    torch.save({"model": net.state_dict(), "optimizer": [torch.zeros(12345)]}, tmp_path / "honest.pt")
+    load_weights(tmp_path / "honest.pt", "own_network:Net")
+    with ZipFile(tmp_path / "honest.pt") as honest, ZipFile(tmp_path / "greedy.pt", "w") as greedy:
+        for name in honest.namelist():
+            before, number, after = honest.read(name).rpartition(b"M" + (12345).to_bytes(2, "little"))
+            number = b"J" + (2**31 - 1).to_bytes(4, "little") if number and name.endswith("data.pkl") else number
+            greedy.writestr(name, before + number + after)
+    with pytest.raises(CheckpointError, match="claims tensors of more than 2,048 MiB"):
+        load_weights(tmp_path / "greedy.pt", "own_network:Net")
+    bomb = bytearray((tmp_path / "honest.pt").read_bytes())
+    entry = bomb.rindex(b"PK\1\2")  # the last in the central directory; its unpacked size is at byte 24
+    bomb[entry + 24 : entry + 28] = (2**32 - 16).to_bytes(4, "little")
+    (tmp_path / "bomb.pt").write_bytes(bomb)
+    with pytest.raises(CheckpointError, match="unpacks to more than 2,048 MiB"):
+        load_weights(tmp_path / "bomb.pt", "own_network:Net")
 
 
 @pytest.mark.parametrize(
