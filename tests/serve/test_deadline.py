@@ -10,6 +10,10 @@ LONG = 600.0
 """Seconds that no test waits."""
 
 
+class LateError(Exception):
+    """The caller's own error."""
+
+
 async def answer(*waits: asyncio.Future) -> str:
     for wait in waits:
         await wait
@@ -24,7 +28,7 @@ def run(test):
 
 
 def test_a_result_that_needs_no_waiting_is_returned_even_after_the_deadline():
-    assert run(lambda loop: finish_by(loop.time() - 1, answer())) == "done"
+    assert run(lambda loop: finish_by(loop.time() - 1, answer(), LateError)) == "done"
 
 
 def test_a_result_is_returned_once_it_is_done():
@@ -32,7 +36,7 @@ def test_a_result_is_returned_once_it_is_done():
         waits = [loop.create_future(), loop.create_future()]
         for wait in waits:
             loop.call_later(0.001, wait.set_result, None)
-        return await finish_by(loop.time() + LONG, answer(*waits))
+        return await finish_by(loop.time() + LONG, answer(*waits), LateError)
 
     assert run(test) == "done"
 
@@ -40,8 +44,8 @@ def test_a_result_is_returned_once_it_is_done():
 def test_an_awaitable_beyond_its_deadline_is_cancelled():
     async def test(loop):
         wait = loop.create_future()
-        with pytest.raises(TimeoutError):
-            await finish_by(loop.time() + 0.01, answer(wait))
+        with pytest.raises(LateError):
+            await finish_by(loop.time() + 0.01, answer(wait), LateError)
         return wait.cancelled()
 
     assert run(test)
@@ -51,7 +55,7 @@ def test_a_future_can_be_awaited_too():
     async def test(loop):
         wait = loop.create_future()
         loop.call_soon(wait.set_result, "done")
-        return await finish_by(loop.time() + LONG, wait)
+        return await finish_by(loop.time() + LONG, wait, LateError)
 
     assert run(test) == "done"
 
@@ -65,7 +69,7 @@ def test_errors_are_passed_on(waits):
             raise ValueError("a mistake")
 
         with pytest.raises(ValueError, match="a mistake"):
-            await finish_by(loop.time() + LONG, fail())
+            await finish_by(loop.time() + LONG, fail(), LateError)
 
     run(test)
 
@@ -73,7 +77,7 @@ def test_errors_are_passed_on(waits):
 def test_cancelling_the_caller_cancels_the_awaitable():
     async def test(loop):
         wait = loop.create_future()
-        waiting = loop.create_task(finish_by(loop.time() + LONG, answer(wait)))
+        waiting = loop.create_task(finish_by(loop.time() + LONG, answer(wait), LateError))
         await asyncio.sleep(0)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -84,36 +84,41 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] == "http":
-            await self._answer(self._admit, scope, receive, send)
+            await self._answer(None, scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
     def refusal(self, error: RequestError) -> ASGIApp:
         """Return an ASGI application that answers with `error`, in place of a request that cannot be parsed."""
 
-        async def raise_error(*_: object) -> None:
-            raise error
-
         async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
-            await self._answer(raise_error, {**scope, "method": "-", "path": "-"}, receive, send)
+            await self._answer(error, {**scope, "method": "-", "path": "-"}, receive, send)
 
         return refuse
 
-    async def _answer(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, refusal: RequestError | None, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        scope = {**scope, "app": self}  # with an app, Starlette's router raises its errors instead of answering them
+        headers = dict(scope["headers"])
+        scope["app"] = self  # with an app, Starlette's router raises its errors instead of answering them
         body = Body(receive, self._limits.max_body, self._limits.timeout)
         response = _Response(send, self._limits.timeout, self.gate)
         try:
-            body.check(scope)
-            await app(scope, body.receive, response.send)
+            if refusal:
+                raise refusal  # noqa: TRY301  # to be answered below, as every error
+            body.check(scope["headers"])
+            app = self._compressed if b"accept-encoding" in headers else self._app  # compression costs others an eighth
+            if scope["method"] in _READ_ONLY:
+                await app(scope, body.receive, response.send)
+            else:
+                with self.gate:
+                    await app(scope, body.receive, response.send)
         except ClientDisconnect:
             pass
         except Exception as error:
             _free(error)
             if response.status != _DISCONNECTED:
                 raise
-            await _refuse(error, scope, body, response)
+            await _refuse(error, scope, body, response, expects=b"expect" in headers)
             if not isinstance(error, RequestError | HTTPException):
                 raise
             if isinstance(error, RequestError) and error.reason:
@@ -124,15 +129,6 @@ class Application:
             self.metrics.answered(label, response.status, seconds)
             client = scope.get("client")
             log_request(client[0] if client else "-", scope["method"], scope["path"], response.status, seconds)
-
-    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
-        accepts = any(name == b"accept-encoding" for name, _ in scope["headers"])
-        app = self._compressed if accepts else self._app  # the middleware costs others an eighth of a request
-        if scope["method"] in _READ_ONLY:
-            await app(scope, receive, send)
-        else:
-            with self.gate:
-                await app(scope, receive, send)
 
     def _match(self, scope: Scope) -> str:
         """Return the label of the route that a request would have reached, had it not been refused before."""
@@ -163,25 +159,22 @@ class _Response:
         body = message.get("body", b"")
         for start in range(_PIECE, len(body), _PIECE):
             piece = {"type": "http.response.body", "body": body[start - _PIECE : start], "more_body": True}
-            await self._send_in_time(piece)
+            await finish_by(self._loop.time() + self._timeout, self._send(piece), self._too_slow)
             message = {**message, "body": body[start : start + _PIECE]}
-        await self._send_in_time(message)
+        await finish_by(self._loop.time() + self._timeout, self._send(message), self._too_slow)
 
-    async def _send_in_time(self, message: Message) -> None:
-        try:
-            await finish_by(self._loop.time() + self._timeout, self._send(message))
-        except TimeoutError as error:
-            raise SlowReaderError(f"the client did not read its response for {self._timeout:g} seconds") from error
+    def _too_slow(self) -> SlowReaderError:
+        return SlowReaderError(f"the client did not read its response for {self._timeout:g} seconds")
 
 
 def _unavailable(sentence: str, reason: str) -> RequestError:
     return RequestError(sentence, 503, reason=reason, headers={"retry-after": "1"})
 
 
-async def _refuse(error: Exception, scope: Scope, body: Body, response: _Response) -> None:
+async def _refuse(error: Exception, scope: Scope, body: Body, response: _Response, *, expects: bool) -> None:
     """Answer with an error, while the rest of the request may still be on its way."""
     rendered = _render(error, scope)
-    if not body.is_requested and any(name == b"expect" for name, _ in scope["headers"]):
+    if expects and not body.is_requested:
         rendered.headers["connection"] = "close"  # the client may leave its body out (RFC 9110, section 10.1.1)
     start = {"type": "http.response.start", "status": rendered.status_code, "headers": rendered.raw_headers}
     await response.send(start)

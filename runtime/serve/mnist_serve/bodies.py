@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import zlib
+from collections.abc import Iterable
 
 from starlette.requests import ClientDisconnect
-from starlette.types import Message, Receive, Scope
+from starlette.types import Message, Receive
 
 from mnist_serve.deadline import finish_by
 from mnist_serve.errors import RequestError
@@ -29,14 +30,14 @@ class Body:
         self.is_requested = False
         """True once a client that waits for 100 Continue has been told to send the body."""
 
-    def check(self, scope: Scope) -> None:
+    def check(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Check the headers that describe the body.
 
         Raises:
             RequestError: Content-Length exceeds the limit, or Content-Encoding is unknown.
         """
         encodings = []
-        for name, value in scope["headers"]:
+        for name, value in headers:
             if name == b"content-length" and not (len(value) < 20 and int(value) <= self._max_body):
                 raise self._too_large()
             if name == b"content-encoding":
@@ -73,10 +74,7 @@ class Body:
                 await self._next()
 
     async def _next(self) -> Message:
-        try:
-            message = await finish_by(self._deadline, self._receive())
-        except TimeoutError as error:
-            raise too_slow(self._timeout) from error
+        message = await finish_by(self._deadline, self._receive(), lambda: too_slow(self._timeout))
         self._has_more = message.get("more_body", False)
         return message
 

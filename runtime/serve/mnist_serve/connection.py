@@ -12,6 +12,7 @@ Each part goes once uvicorn does the same. pyproject.toml caps uvicorn at the ve
 import asyncio
 import math
 from collections.abc import Callable, Iterable, Sized
+from itertools import chain
 from typing import Any
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -83,7 +84,8 @@ class Connection(HttpToolsProtocol):
             if self.parser.get_method() == b"CONNECT":
                 raise RequestError("CONNECT is for proxies, and this server is none; the protocol begins at /v2")
             return  # `_parse` begins again
-        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD:
+        size = len(self.url) + sum(map(len, chain.from_iterable(self.headers))) + 4 * len(self.headers)
+        if size > MAX_HEAD:
             raise _too_large()
         if self.parser.get_http_version() == "1.1" and [name for name, _ in self.headers].count(b"host") != 1:
             raise RequestError("a request of HTTP/1.1 must have one Host header; send the server's name in it")

@@ -1,20 +1,17 @@
 """Deadlines that cost nothing while nobody has to wait."""
 
 import asyncio
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-async def finish_by(deadline: float, awaitable: Awaitable[T]) -> T:
-    """Await, at most until `deadline` by the event loop's clock.
+async def finish_by(deadline: float, awaitable: Awaitable[T], late: Callable[[], Exception]) -> T:
+    """Await, at most until `deadline` by the event loop's clock; then raise the error that `late` returns.
 
     Most calls of ASGI's `receive` and `send` return without waiting, and a timer for each would take a tenth of a
     request's time: the timer starts only once the awaitable has to wait.
-
-    Raises:
-        TimeoutError: the deadline has passed.
     """
     steps = awaitable.__await__()
     try:
@@ -22,8 +19,11 @@ async def finish_by(deadline: float, awaitable: Awaitable[T]) -> T:
     except StopIteration as stop:
         result: T = stop.value
         return result
-    async with asyncio.timeout_at(deadline):
-        return await _Started(steps, awaited)
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await _Started(steps, awaited)
+    except TimeoutError as error:
+        raise late() from error
 
 
 class _Started(Generator[Any, None, T]):
