@@ -7,11 +7,12 @@ import pytest
 import requests
 import torch
 import torch.nn.functional as F
+from torch.utils.data import DataLoader
 
 from mnist_train import scratch
 from mnist_train.data.bundled import Split
-from mnist_train.fit import CHANCE_LOSS, fit
-from mnist_train.models import MNISTLogistic
+from mnist_train.fit import CHANCE_LOSS, evaluate, fit
+from mnist_train.models import MLP, MNISTLogistic, build
 
 LR, BATCH, STEPS = 0.5, 64, 100
 
@@ -71,6 +72,27 @@ def with_linear(first, batches) -> Trace:
     return trace
 
 
+def with_sgd(first, batches) -> Trace:
+    model, trace = as_linear(first), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR)
+    for batch in batches:
+        scratch.step_optimizer(model, batch, optimizer)
+        trace.append(of_linear(model))
+    return trace
+
+
+def with_loader(first, batches) -> Trace:
+    model, trace = as_linear(first), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR)
+    optimizer.register_step_post_hook(lambda *_: trace.append(of_linear(model)))
+    scratch.train_epoch(model, DataLoader(digits(batches), BATCH), optimizer)
+    return trace
+
+
+def digits(batches) -> scratch.Digits:
+    return scratch.Digits(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
+
+
 def with_fit(first, batches) -> Trace:
     model, trace = as_linear(first), []
     x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
@@ -96,9 +118,11 @@ def with_functional(first, batches) -> Trace:
         (by_hand, with_functional),
         (with_functional, with_parameters),
         (with_parameters, with_linear),
-        (with_linear, with_fit),
+        (with_linear, with_sgd),
+        (with_sgd, with_loader),
+        (with_loader, with_fit),
     ],
-    ids=["F.cross_entropy", "nn.Parameter", "nn.Linear", "fit()"],
+    ids=["F.cross_entropy", "nn.Parameter", "nn.Linear", "torch.optim", "DataLoader", "fit()"],
 )
 def test_a_stage_walks_the_path_of_the_one_before(first, batches, before, after):
     expected, got = before(first, batches), after(first, batches)
@@ -107,6 +131,52 @@ def test_a_stage_walks_the_path_of_the_one_before(first, batches, before, after)
         assert (w - w2).abs().max() <= BOUND
         assert (b - b2).abs().max() <= BOUND
     assert (expected[0][0] - expected[-1][0]).abs().max() > 1000 * BOUND  # and it went somewhere
+
+
+def steps_of_mlp(batches, walk) -> list[torch.Tensor]:
+    """Return the weights of the MLP after the same first weights and the same dropout."""
+    torch.manual_seed(0)
+    model = MLP()
+    walk(model, torch.optim.Adam(model.parameters()))
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def test_the_loop_trains_the_mlp_as_steps_by_hand_do(batches):
+    def by_steps(model, optimizer):
+        for batch in batches[:10]:
+            scratch.step_optimizer(model, batch, optimizer)
+
+    def by_loop(model, optimizer):
+        own = torch.Generator()  # from which the loader takes its seed, and not from the dropout's
+        scratch.train_epoch(model, DataLoader(digits(batches[:10]), BATCH, generator=own), optimizer)
+
+    assert all(map(torch.equal, steps_of_mlp(batches, by_steps), steps_of_mlp(batches, by_loop)))
+
+
+def test_a_data_module_shuffles_by_the_seed_and_its_validation_digits_measure_progress(monkeypatch, validation):
+    few = {"train": validation.part(0, 640), "valid": validation.part(640, 1000)}
+    monkeypatch.setattr(scratch, "load_split", few.__getitem__)
+
+    def history(batch_size: int = BATCH) -> list[tuple[float, float]]:
+        torch.manual_seed(0)
+        model = MNISTLogistic()
+        data = scratch.DataModule(batch_size, torch.device("cpu"))
+        return scratch.fit_with_validation(model, data, torch.optim.SGD(model.parameters(), lr=LR), epochs=1)
+
+    assert history() == history()
+    before, after = history()
+    assert before == pytest.approx((CHANCE_LOSS, 0.1), abs=0.2)
+    assert after[1] > 0.6
+
+
+def test_validation_is_that_of_fit(batches):
+    model, valid = as_linear(scratch.init()), digits(batches[:3])
+    loader = DataLoader(valid, batch_size=50)  # the last batch is smaller
+    assert scratch.validate(model, loader) == pytest.approx(evaluate(model, (valid.pixels, valid.labels)), rel=1e-5)
+
+
+def test_the_solution_of_the_second_exercise_is_a_model_for_mnist_train():
+    assert isinstance(build("mnist_train.scratch:ConvolutionsWithSkip"), scratch.ConvolutionsWithSkip)
 
 
 def test_untrained_weights_guess(batches):

@@ -35,18 +35,18 @@ class MNISTLogistic(nn.Module):
 
 
 class MLP(nn.Module):
-    """The lab's multi-layer perceptron: 784 to 1024 to 128 to 10, ReLU and dropout between."""
+    """The lab's multi-layer perceptron: 784 to `fc1` to `fc2` to 10, ReLU and dropout between."""
 
-    def __init__(self) -> None:
+    def __init__(self, fc1: int = 1024, fc2: int = 128, dropout: float = 0.5) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(PIXELS, 1024),
+            nn.Linear(PIXELS, fc1),
             nn.ReLU(),
-            nn.Dropout(0.5),
-            nn.Linear(1024, 128),
+            nn.Dropout(dropout),
+            nn.Linear(fc1, fc2),
             nn.ReLU(),
-            nn.Dropout(0.5),
-            nn.Linear(128, len(CLASSES)),
+            nn.Dropout(dropout),
+            nn.Linear(fc2, len(CLASSES)),
         )
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -1,27 +1,26 @@
 """The lab from raw tensors up: the slow, readable twin of `fit()`, one stage at a time.
 
 Each stage computes the same as the stage before, with a little more of PyTorch; the tests compare them. `docs/lab.md`
-walks through the stages. Nothing else in the package uses this module.
+shows the stages and runs them. Nothing else in the package uses this module.
 """
 
 import gzip
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import requests
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
-from mnist_runtime.digits import CLASSES, PIXELS
+from mnist_runtime.digits import CLASSES, HEIGHT, PIXELS, WIDTH
+from mnist_train.data.bundled import load_split
 from mnist_train.data.unpickle import load_arrays
 
 Batch = tuple[Tensor, Tensor]
 """Pixels float32 `[N, 784]` and labels int64 `[N]`."""
-
-Model = Callable[[Tensor], Tensor]
-"""Pixels float32 `[N, 784]` to logits or log-probabilities float32 `[N, 10]`."""
 
 
 def download(url: str, folder: Path) -> Path:
@@ -89,6 +88,30 @@ def batches(x: Tensor, y: Tensor, batch_size: int) -> Iterator[Batch]:
         yield x[start : start + batch_size], y[start : start + batch_size]
 
 
+def step_raw(weights: Tensor, bias: Tensor, batch: Batch, lr: float) -> Tensor:
+    """Take a step of stage 1, by hand: update `weights` and `bias`, return the loss before the step."""
+    x, y = batch
+    loss = cross_entropy(log_softmax(linear(x, weights, bias)), y)
+    loss.backward()
+    with torch.no_grad():
+        for tensor in (weights, bias):
+            tensor -= tensor.grad * lr
+            tensor.grad.zero_()
+    return loss.detach()
+
+
+def step_functional(weights: Tensor, bias: Tensor, batch: Batch, lr: float) -> Tensor:
+    """Take a step of stage 2: `F.cross_entropy` replaces `log_softmax` and `cross_entropy`."""
+    x, y = batch
+    loss = F.cross_entropy(linear(x, weights, bias), y)
+    loss.backward()
+    with torch.no_grad():
+        for tensor in (weights, bias):
+            tensor -= tensor.grad * lr
+            tensor.grad.zero_()
+    return loss.detach()
+
+
 class LogisticParameters(nn.Module):
     """The lab's first `MNISTLogistic`: the same two tensors, registered as `nn.Parameter`s."""
 
@@ -102,40 +125,106 @@ class LogisticParameters(nn.Module):
         return linear(x, self.weights, self.bias)
 
 
-def step_raw(weights: Tensor, bias: Tensor, batch: Batch, lr: float) -> Tensor:
-    """Take a step of stage 1, by hand: update `weights` and `bias`, return the loss before the step."""
-    x, y = batch
-    loss = cross_entropy(log_softmax(linear(x, weights, bias)), y)
-    loss.backward()  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        for tensor in (weights, bias):
-            assert tensor.grad is not None  # noqa: S101  # both are part of the loss
-            tensor -= tensor.grad * lr
-            tensor.grad.zero_()
-    return loss.detach()
-
-
-def step_functional(weights: Tensor, bias: Tensor, batch: Batch, lr: float) -> Tensor:
-    """Take a step of stage 2: `F.cross_entropy` replaces `log_softmax` and `cross_entropy`."""
-    x, y = batch
-    loss = F.cross_entropy(linear(x, weights, bias), y)
-    loss.backward()  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        for tensor in (weights, bias):
-            assert tensor.grad is not None  # noqa: S101
-            tensor -= tensor.grad * lr
-            tensor.grad.zero_()
-    return loss.detach()
-
-
 def step_module(model: nn.Module, batch: Batch, lr: float) -> Tensor:
     """Take a step of stages 3 and 4: `model.parameters()` lists the parameters of any model."""
     x, y = batch
     loss = F.cross_entropy(model(x), y)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     with torch.no_grad():
         for p in model.parameters():
-            assert p.grad is not None  # noqa: S101
-            p -= p.grad * lr  # type: ignore[misc]
+            p -= p.grad * lr
         model.zero_grad()
     return loss.detach()
+
+
+def step_optimizer(model: nn.Module, batch: Batch, optimizer: torch.optim.Optimizer) -> Tensor:
+    """Take a step of stage 5: any optimizer of `torch.optim` updates the parameters."""
+    x, y = batch
+    loss = F.cross_entropy(model(x), y)
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.detach()
+
+
+class Digits(Dataset[Batch]):
+    """Stage 6: pixels and labels that are indexed together, as the lab's `BaseDataset`."""
+
+    def __init__(self, pixels: Tensor, labels: Tensor) -> None:
+        self.pixels, self.labels = pixels, labels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.pixels[index], self.labels[index]
+
+
+def train_epoch(model: nn.Module, loader: DataLoader[Batch], optimizer: torch.optim.Optimizer) -> None:
+    """Take a step on each batch of `loader`: stage 7's loop, for any data, model and optimizer."""
+    model.train()
+    for batch in loader:
+        step_optimizer(model, batch, optimizer)
+
+
+class DataModule:
+    """Stage 10: everything about the data in one place, as the lab's `MNISTDataModule`."""
+
+    def __init__(self, batch_size: int, device: torch.device) -> None:
+        self.batch_size = batch_size
+        self.train = Digits(*load_split("train").tensors(device))
+        self.valid = Digits(*load_split("valid").tensors(device))
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Return batches of the training digits, shuffled anew in every epoch."""
+        return DataLoader(self.train, self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Return batches of the validation digits, larger because no gradient takes memory."""
+        return DataLoader(self.valid, 2 * self.batch_size)
+
+
+@torch.no_grad()
+def validate(model: nn.Module, loader: DataLoader[Batch]) -> tuple[float, float]:
+    """Return the mean loss and the accuracy per digit; the lab takes the mean per batch, and the last is smaller."""
+    model.eval()
+    losses, correct, count = 0.0, 0.0, 0
+    for x, y in loader:
+        logits = model(x)
+        losses += F.cross_entropy(logits, y, reduction="sum").item()
+        correct += (logits.argmax(dim=1) == y).sum().item()
+        count += len(y)
+    return losses / count, correct / count
+
+
+def fit_with_validation(
+    model: nn.Module, data: DataModule, optimizer: torch.optim.Optimizer, epochs: int
+) -> list[tuple[float, float]]:
+    """Train for some epochs; return validation loss and accuracy before the first epoch and after each."""
+    history = [validate(model, data.val_dataloader())]
+    for _ in range(epochs):
+        train_epoch(model, data.train_dataloader(), optimizer)
+        history.append(validate(model, data.val_dataloader()))
+    return history
+
+
+class ConvolutionsWithSkip(nn.Module):
+    """A solution of the lab's second exercise: two convolutions, batch normalisation and a linear skip connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(1, 16, kernel_size=5, stride=2),  # 28x28 to 12x12
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, kernel_size=3, stride=2),  # to 5x5
+            nn.BatchNorm2d(32),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(32 * 5 * 5, len(CLASSES)),
+        )
+        self.skip = nn.Linear(PIXELS, len(CLASSES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits `[N, 10]` for pixels `[N, 784]`."""
+        return self.convolutions(x.reshape(-1, 1, HEIGHT, WIDTH)) + self.skip(x)
