@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import io
 import logging
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import httpx
 import pytest
+from PIL import Image
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
@@ -41,6 +43,11 @@ def test_the_application_can_be_mounted_into_another(server, classifier, digits)
         assert answer.json()["outputs"][2]["data"] == classifier.predict(digits).tolist()
         assert 'route="/v2/models/{model}/infer",status="200"' in (await http.get("/digits/metrics")).text
         assert (await http.get("/digits/v2/models/cifar")).status_code == 404
+        assert (await http.get("/digits")).headers["location"] == "http://here/digits/"  # the page's links are relative
+        assert "<canvas" in (await http.get("/digits/")).text
+        picture = io.BytesIO()
+        Image.fromarray(255 - digits[0].reshape(28, 28)).resize((280, 280)).save(picture, "PNG")
+        assert (await http.post("/digits/digit", content=picture.getvalue())).json()["label"] == 7
 
     visit(app, talk)
 

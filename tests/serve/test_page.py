@@ -16,7 +16,6 @@ from PIL import Image
 from mnist_runtime import Classifier
 from mnist_runtime.io.images import read_image
 from mnist_serve import Limits, ServedModel, create_app
-from mnist_serve.page import routes
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,7 @@ def model():
 @pytest.fixture(scope="module")
 def ask(model):
     """Send one request to the application, with at most 1 MiB."""
-    app = create_app(model, limits=Limits(max_body=2**20), routes=routes(lambda: model.classifier))
+    app = create_app(model, limits=Limits(max_body=2**20))
 
     def ask(method, path, **request):
         async def ask():
@@ -167,7 +166,7 @@ def test_a_client_that_leaves_keeps_no_place(digit):
             return super().classify(pixels)
 
     slow = Slow()
-    app = create_app(ServedModel(slow), routes=routes(lambda: slow))
+    app = create_app(ServedModel(slow))
     messages = [{"type": "http.request", "body": encode(digit)}]
 
     async def receive():

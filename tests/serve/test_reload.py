@@ -11,7 +11,7 @@ import threading
 import numpy as np
 import pytest
 
-from mnist_export.publish import File, publish
+from mnist_export.publishing import File, publish
 from mnist_runtime import Classifier
 from mnist_runtime.io.files import write_atomically
 from mnist_runtime.model.artifact import Artifact, seal, sealed_digest

@@ -8,23 +8,23 @@ import sys
 from pathlib import Path
 
 import click
-from PIL import Image
 
 from mnist_serve.cli import serve
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+DOCUMENT = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", DOCUMENT, re.DOTALL)
 
 
-def test_the_documents_commands_print_what_the_document_shows(server, digits, tmp_path, classifier):
+def test_the_documents_commands_print_what_the_document_shows(server, tmp_path):
     address = server.url.removeprefix("http://")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     pairs = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", "".join(blocks("console")), re.MULTILINE)
     assert len(pairs) >= 10
-    Image.fromarray(255 - digits[0].reshape(28, 28)).resize((280, 280)).save(tmp_path / "photo.jpg")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     for command, expected in pairs:
         local = command.replace("localhost:8000", address)
         done = subprocess.run(
@@ -39,11 +39,8 @@ def test_the_documents_commands_print_what_the_document_shows(server, digits, tm
         assert doctest.OutputChecker().check_output(expected, printed, doctest.ELLIPSIS), (command, printed)
 
 
-def test_the_python_of_the_document_runs(server, digits, tmp_path, monkeypatch, capsys):
-    import numpy as np
-
-    monkeypatch.chdir(tmp_path)
-    np.save("digit.npy", digits[0].reshape(28, 28))
+def test_the_python_of_the_document_runs(server, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
     for block in blocks("python"):
         code = block.replace("localhost:8000", server.url.removeprefix("http://"))
         exec(compile(code, "docs/serve.md", "exec"), {})

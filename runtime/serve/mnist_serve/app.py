@@ -17,6 +17,7 @@ from mnist_serve.batching import Batcher, Batching
 from mnist_serve.endpoint import InferEndpoint
 from mnist_serve.metrics import Metrics
 from mnist_serve.model import ServedModel
+from mnist_serve.page import routes as page_routes
 from mnist_serve.protocol import model_metadata, server_metadata
 
 _MODEL = "/v2/models/{model}"
@@ -29,6 +30,7 @@ def create_app(
     limits: Limits = _LIMITS,
     batching: Batching = _BATCHING,
     routes: Sequence[Route] = (),
+    page: bool = True,
 ) -> Application:
     """Return the ASGI application that serves `model`, to run on any ASGI server or mount into another application.
 
@@ -36,13 +38,15 @@ def create_app(
         model: Assign its `classifier` to replace the model while the application runs.
         limits: Bounds on what one client may cost.
         batching: How requests are batched.
-        routes: More routes, under the same limits; `mnist_serve.page.routes` are the page.
+        routes: More routes, under the same limits.
+        page: Serve the page to draw on, at `/`, and its `/digit`.
     """
     gate = Gate(limits.max_concurrency)
     metrics = Metrics(lambda: gate.in_flight)
     metrics.model.info(model.info())
     infer = InferEndpoint(model, Batcher(model.compute, batching, metrics.batch_digits.observe))
     served = [*_protocol_routes(model, gate, infer), *routes]
+    served += page_routes(lambda: model.classifier) if page else []
     served += _document_routes(model, metrics, served)
     return Application(_router(served, model.name, infer), served, limits, gate, metrics)
 

@@ -24,7 +24,6 @@ from mnist_serve.connection import Connection, check_deadlines
 from mnist_serve.errors import ListenError
 from mnist_serve.log import LogQueue, log_event
 from mnist_serve.model import ServedModel
-from mnist_serve.page import routes
 from mnist_serve.reload import watch
 
 _BACKLOG = 2048
@@ -53,7 +52,7 @@ def run(
     is served.
     """
     _share_one_arena()
-    app = create_app(model, limits=limits, batching=batching, routes=routes(lambda: model.classifier))
+    app = create_app(model, limits=limits, batching=batching)
     log.on_drop = app.metrics.dropped.inc
     config = uvicorn.Config(
         _allow(app, cors_origins) if cors_origins else app,
