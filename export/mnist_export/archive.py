@@ -1,8 +1,8 @@
-"""The ZIP archives that torch writes, made canonical: equal programs give equal bytes, without the machine's traces.
+"""Canonical ZIP archives of torch: equal programs give equal bytes, without traces of the machine.
 
-What torch's own writer adds goes: the file's name as the archive's root, `.debug_pkl` files with the machine's source
-paths, and a `serialization_id`. What is left lies in the order of the records' names, at aligned offsets, and loads
-with torch and libtorch as before.
+torch's own writer adds the file's name as the archive's root, `.debug_pkl` records with the machine's source paths, and
+a `serialization_id`; all three are removed. The other records are sorted by name and aligned as torch aligns them, so
+that torch and libtorch load the archive as before.
 """
 
 import io
@@ -14,11 +14,11 @@ ROOT = "mnist"
 
 _ALIGNMENT = 64  # bytes; torch aligns every record so that tensors can be used where they lie in the file
 _LOCAL_HEADER = 30  # bytes of a ZIP entry's header before its name (APPNOTE.TXT, 4.3.7)
-_PADDING_ID = b"FB"  # torch's own id for the padding in a ZIP entry's extra field
+_PADDING_ID = b"FB"  # torch's id of the padding in a ZIP entry's extra field
 
 
 def canonical(archive: bytes, edit: Callable[[str, bytes], bytes]) -> bytes:
-    """Pack the records of `archive` again, each through `edit(name, content)`; names come without the root."""
+    """Rewrite `archive` with each record replaced by `edit(name, content)`; `name` comes without the root."""
     packed = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(archive)) as source, zipfile.ZipFile(packed, "w") as target:
         for name in sorted(source.namelist()):
@@ -32,7 +32,7 @@ def canonical(archive: bytes, edit: Callable[[str, bytes], bytes]) -> bytes:
 
 
 def _padding(offset: int) -> bytes:
-    """An extra field that moves the data, which would begin at `offset`, to the next multiple of 64."""
+    """Return an extra field that moves data from `offset` to the next multiple of 64."""
     field_header = len(_PADDING_ID) + 2
     length = -(offset + field_header) % _ALIGNMENT
     return _PADDING_ID + length.to_bytes(2, "little") + b"Z" * length

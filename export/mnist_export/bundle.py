@@ -21,7 +21,7 @@ from mnist_export.golden import Expected, expect
 from mnist_export.network import Normalised, prepare
 from mnist_export.normalisation import Normalisation
 from mnist_export.onnx import OPSET, for_opset, trace
-from mnist_export.publish import File, publish
+from mnist_export.publishing import File, publish
 from mnist_runtime import __version__
 from mnist_runtime.digits import CLASSES
 from mnist_runtime.io.files import ensure_writable

@@ -78,7 +78,7 @@ def _known(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tup
     "report_dir",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Folder for index.html, with pictures, and report.md; needs the extra [report].",
+    help="Folder for index.html, with pictures, and report.md; needs matplotlib.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the verdicts as JSON, one array.")
 @click.version_option(__version__)
@@ -114,7 +114,7 @@ def export(
     trained = _load(checkpoint, model)
     ensure_writable(output_dir)
     if report_dir:
-        from mnist_export import report  # before the work: it may be missing
+        from mnist_export import model_card  # before the work, because matplotlib may be missing
 
         ensure_writable(report_dir)
 
@@ -138,7 +138,7 @@ def export(
         raise
     summary = summarise(gated) if report_dir or ALL in formats else None
     if report_dir and summary:
-        report.write_report(report_dir, gated, trained.sha256, summary)
+        model_card.write_model_card(report_dir, gated, trained.sha256, summary)
     if as_json:
         click.echo(json.dumps([_as_json(artifact) for artifact in gated], indent=2))
         return
@@ -198,6 +198,8 @@ def _verdict(verdict: "Verdict") -> str:
         lines.append(
             f"      {last.certified:,} of {last.count:,} labels certified: no rounding, on any machine, can change them"
         )
+    elif verdict.proof.bound == "analytic":
+        lines.append("      no label certified: the worst case of rounding is above every margin")
     lines.append(
         f"      accuracy {verdict.accuracy:.2%}, of the module {verdict.module_accuracy:.2%}; "
         f"{verdict.agreement:.2%} of its labels, {verdict.bit_equal:.0%} bit-equal logits"

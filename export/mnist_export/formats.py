@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mnist_export.bundle import Bundle
     from mnist_export.gate import Compute
     from mnist_export.golden import Expected
-    from mnist_export.publish import File
+    from mnist_export.publishing import File
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ Configuration": https://docs.nvidia.com/deeplearning/triton-inference-server/use
 from collections.abc import Sequence
 
 from mnist_export.onnx import Onnx
-from mnist_export.publish import File
+from mnist_export.publishing import File
 from mnist_runtime.digits import CLASSES, PIXELS
 
 CONFIG_FILE = "triton/mnist/config.pbtxt"

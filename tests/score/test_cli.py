@@ -84,7 +84,7 @@ def test_the_extra_is_asked_for_where_a_folder_needs_it(without, tmp_path, modul
     result = without([module], str(tmp_path), str(tmp_path / "out"))
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == (
-        'Error: scoring into a folder needs Ray; install it with pip install "mnist-score[ray]", '
+        'Error: scoring into a folder needs Ray, which is not installed; run: pip install "ray[data]" aiohttp; '
         "or give an OUTPUT that ends in .npy"
     )
 

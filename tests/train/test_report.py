@@ -85,17 +85,17 @@ def test_wandb_works_offline(run, few, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("package", "flags", "extra"),
+    ("package", "flags"),
     [
-        ("tensorboard", ("--tracker", "tensorboard"), "tensorboard"),
-        ("wandb", ("--tracker", "wandb"), "wandb"),
-        ("matplotlib", ("--report", "report"), "report"),
+        ("tensorboard", ("--tracker", "tensorboard")),
+        ("wandb", ("--tracker", "wandb")),
+        ("matplotlib", ("--report", "report")),
     ],
 )
-def test_a_missing_extra_is_named(run, tmp_path, package, flags, extra):
+def test_a_missing_package_is_named(run, tmp_path, package, flags):
     """A package of that name that cannot be imported stands before the real one."""
     (tmp_path / f"{package}.py").write_text("raise ImportError('not installed')")
     result = run("mnist-train", *flags, "--output-dir", tmp_path, env={"PYTHONPATH": str(tmp_path)}, cwd=tmp_path)
     assert result.returncode == 1
-    assert f"pip install 'mnist-edge[{extra}]'".encode() in result.stderr
+    assert f"run: pip install {package}".encode() in result.stderr
     assert result.stderr.count(b"\n") == 1

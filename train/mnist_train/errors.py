@@ -40,7 +40,7 @@ class ConfigError(MnistEdgeError, ValueError):
 
 
 class MissingExtraError(MnistEdgeError, ImportError):
-    """An optional package that is not installed; the sentence names the extra that brings it."""
+    """An optional package that is not installed."""
 
-    def __init__(self, package: str, extra: str, asked: str) -> None:
-        super().__init__(f"{asked} needs {package}, which is not installed; run: pip install 'mnist-edge[{extra}]'")
+    def __init__(self, package: str, asked: str) -> None:
+        super().__init__(f"{asked} needs {package}, which is not installed; run: pip install {package}")

@@ -27,7 +27,7 @@ try:
     import matplotlib as mpl
     from PIL import Image, ImageDraw, ImageFont
 except ImportError as error:
-    raise MissingExtraError("matplotlib", "report", "training on what is no digit") from error
+    raise MissingExtraError("matplotlib", "training on what is no digit") from error
 
 SHARE = 1 / 10
 """Probability with which a digit of a mixed batch gives its place to what is no digit."""

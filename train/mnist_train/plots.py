@@ -1,6 +1,6 @@
-"""What the reports of `mnist-train` and `mnist-export` share: the style of figures, PNG files and the HTML page.
+"""Style of figures, PNG files and HTML page of the reports of `mnist-train` and `mnist-export`.
 
-matplotlib is imported when the first figure is made; the extra `report` brings it.
+matplotlib, which is optional, is imported when the first figure is made.
 """
 
 import html
@@ -47,7 +47,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
-        raise MissingExtraError("matplotlib", "report", "--report") from error
+        raise MissingExtraError("matplotlib", "--report") from error
 
 
 def new_figure(width: float, height: float) -> "Figure":

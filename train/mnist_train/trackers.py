@@ -39,7 +39,7 @@ class TensorBoard(Tracker):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise MissingExtraError("tensorboard", "tensorboard", "--tracker tensorboard") from error
+            raise MissingExtraError("tensorboard", "--tracker tensorboard") from error
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
         self._settings = settings
 
@@ -79,7 +79,7 @@ class WandB(Tracker):
         try:
             import wandb
         except ImportError as error:
-            raise MissingExtraError("wandb", "wandb", "--tracker wandb") from error
+            raise MissingExtraError("wandb", "--tracker wandb") from error
         self._wandb = wandb
         self._run: Any = wandb.init(
             project="mnist-edge", dir=str(folder), config=asdict(settings), settings={"silent": True}

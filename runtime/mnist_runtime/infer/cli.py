@@ -63,7 +63,7 @@ def infer(
 
     PATH may be a file, a folder, a quoted glob, or "-" for standard input. Arrays are uint8 0-255 or floats within
     [0, 1], 28x28 or 784 pixels, white ink on black. Images may be of any size, dark on light or light on dark; they
-    need Pillow: pip install "mnist-runtime[image]".
+    need Pillow: pip install Pillow.
 
     Default model: $MNIST_MODEL, else artifacts/mnist.onnx, else the one bundled with the package.
 

@@ -82,7 +82,8 @@ def _print_findings(path: Path, findings: "list[Finding]") -> None:
         click.echo(f"folder  {path}, {len(findings)} files in manifest.json")
     elif loaded:
         click.echo(f"model   {loaded[0].name}, {loaded[0].dtype} pixels\nsha256  {loaded[0].sha256}, seal intact")
-    compared = [replace(found.comparison, name=Path(found.file).name) for found in findings if found.comparison]
+    named = [(found.file if path.is_dir() else path.name, found.comparison) for found in findings]
+    compared = [replace(comparison, name=name) for name, comparison in named if comparison]
     if compared:
         click.echo(f"\n{table(compared)}")
     for finding in findings:

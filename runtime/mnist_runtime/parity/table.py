@@ -7,10 +7,11 @@ from mnist_runtime.model.comparison import Comparison, Reference
 
 
 def table(comparisons: Sequence[Comparison]) -> str:
-    """Format a heading and one line per set of digits, at most 80 columns wide."""
-    heading = f"{'':<24}{'digits':>8}{'same label':>12}{'certified':>11}{'worst error':>13}{'of bound':>10}"
+    """Format a heading and one line per set of digits, 80 columns wide unless a name needs more."""
+    width = max([18, *(len(c.name) + 1 for c in comparisons)])
+    heading = f"{'':<{6 + width}}{'digits':>8}{'same label':>12}{'certified':>11}{'worst error':>13}{'of bound':>10}"
     lines = [
-        f"{'ok' if c.passed else 'FAIL':<6}{c.name:<18}{c.count:>8,}{c.agreeing:>12,}{c.certified:>11,}"
+        f"{'ok' if c.passed else 'FAIL':<6}{c.name:<{width}}{c.count:>8,}{c.agreeing:>12,}{c.certified:>11,}"
         f"{c.worst_error:>13.1e}{c.worst_share:>10.2f}"
         for c in comparisons
     ]

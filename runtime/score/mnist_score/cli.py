@@ -83,7 +83,7 @@ def score(
     as s3://bucket/digits. The digits of a Parquet shard are its column pixels, fixed_size_binary(784) or lists of 784
     uint8. Each shard becomes one Parquet file: its rows in their order, with every column except the pixels, a label
     (uint8) and its probability (float32). Run again, the command scores what is missing or has changed.
-    _manifest.json is written once all shards are scored. This needs Ray: pip install "mnist-score[ray]".
+    _manifest.json is written once all shards are scored. This needs Ray: pip install "ray[data]" aiohttp.
 
     Without --model: $MNIST_MODEL, else artifacts/mnist.onnx, else the model that comes with the package.
 
@@ -159,7 +159,7 @@ def _score_shards(
             from mnist_score import run
     except ImportError as error:
         raise ExtraMissingError(
-            'scoring into a folder needs Ray; install it with pip install "mnist-score[ray]", '
+            'scoring into a folder needs Ray, which is not installed; run: pip install "ray[data]" aiohttp; '
             "or give an OUTPUT that ends in .npy"
         ) from error
     with Classifier(choose_model(model, note)) as classifier:

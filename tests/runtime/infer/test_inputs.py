@@ -157,7 +157,7 @@ def test_an_image_without_pillow_is_told_what_to_install_and_arrays_are_read(fol
     command = [sys.executable, "-S", "-c", program, folder / "c.png", folder / "a.npy", "--format", "jsonl"]
     result = subprocess.run(command, env=without_pillow, capture_output=True, check=False, timeout=60)
     assert (result.returncode, labels(result)) == (1, [7])
-    sentence = f'Error: {folder}/c.png: images need Pillow; install it with pip install "mnist-runtime[image]"'
+    sentence = f"Error: {folder}/c.png: images need Pillow, which is not installed; run: pip install Pillow"
     assert sentence in result.stderr.decode().splitlines()
     chunks = f"list(s.chunks({str(folder / 'c.png')!r}))"
     program = f"import mnist_runtime.infer.inputs as s\ntry: {chunks}\nexcept ImportError: pass"

@@ -15,7 +15,7 @@ from mnist_runtime.errors import DigitError, ExtraMissingError
 try:
     from PIL import Image, ImageOps, UnidentifiedImageError
 except ImportError as error:
-    raise ExtraMissingError('images need Pillow; install it with pip install "mnist-runtime[image]"') from error
+    raise ExtraMissingError("images need Pillow, which is not installed; run: pip install Pillow") from error
 
 FILE_LIMIT = 2**28
 """Bytes of an image file."""

@@ -1,7 +1,4 @@
-"""The export as people like to see it: index.html with pictures, and report.md to paste into a model card.
-
-Needs matplotlib, the extra `report`.
-"""
+"""Report of `mnist-export`: index.html with pictures, and report.md to paste into a model card; needs matplotlib."""
 
 import os
 from collections.abc import Sequence
@@ -39,31 +36,31 @@ if TYPE_CHECKING:
 require_matplotlib()
 
 
-def write_report(folder: str | os.PathLike[str], gated: Sequence["Gated"], checkpoint: str, summary: Table) -> None:
+def write_model_card(folder: str | os.PathLike[str], gated: Sequence["Gated"], checkpoint: str, summary: Table) -> None:
     """Write index.html, report.md and their pictures into `folder`, made if missing.
 
     Args:
-        folder: Where to.
-        gated: The artifacts, at least one.
-        checkpoint: SHA-256 of what they were made from, in hex.
+        folder: Folder to write into.
+        gated: Artifacts, at least one.
+        checkpoint: SHA-256 of the checkpoint, in hex.
         summary: Table of `mnist_export.summary.summarise` over the same artifacts.
 
     Raises:
-        FileWriteError: naming the file.
+        FileWriteError: a file cannot be written; the sentence names it.
     """
     pictures = {"errors.png": to_png(_draw_errors(gated)), "sizes.png": to_png(_draw_sizes(gated))}
     graphs = {artifact.data: artifact for artifact in reversed(gated) if artifact.format.is_onnx}
-    for artifact in reversed(graphs.values()):  # each once: "triton" has the bytes of "onnx"
+    for artifact in reversed(graphs.values()):  # each graph once, because "triton" has the bytes of "onnx"
         pictures[f"{artifact.format.name}.png"] = to_png(_draw_graph(artifact))
-    tables = [_with_shares(summary, gated), _parity(gated)]
+    tables = {"Artifacts": _with_shares(summary, gated), "Parity with the trained module": _parity(gated)}
     page = to_page(
         "What was exported, and how it was proved",
         f"<p>Checkpoint <code>{checkpoint}</code></p>",
-        *(to_table(rows, heading) for heading, rows in tables),
+        *(f"<h2>{title}</h2>\n{to_table(rows, heading)}" for title, (heading, rows) in tables.items()),
         f"<p>{NOTE}</p>",
         *(to_image(name, _alt(name)) for name in pictures),
     )
-    card = [f"Checkpoint `{checkpoint}`", *map(_markdown_table, tables), NOTE]
+    card = [f"Checkpoint `{checkpoint}`", *map(_markdown_table, tables.values()), NOTE]
     for name, picture in pictures.items():
         write_atomically(Path(folder) / name, picture)
     write_atomically(Path(folder) / "report.md", ("\n\n".join(card) + "\n").encode())
@@ -109,7 +106,7 @@ def _markdown_table(table: Table) -> str:
 
 
 def _draw_errors(gated: Sequence["Gated"]) -> "Figure":
-    """How much of what rounding allows each artifact's validation logits use, on a logarithmic scale."""
+    """Draw a histogram per artifact: each validation logit's error as a share of its bound, on a logarithmic scale."""
     figure = new_figure(9, 1.0 + 1.2 * len(gated))
     edges = np.geomspace(1e-6, 2, 80)
     all_axes: Any = figure.subplots(len(gated), sharex=True, squeeze=False)[:, 0]
@@ -143,9 +140,9 @@ def _draw_sizes(gated: Sequence["Gated"]) -> "Figure":
 
 
 def _draw_graph(artifact: "Gated") -> "Figure":
-    """The operators from top to bottom in the order in which they run, an arrow for each tensor between two.
+    """Draw the operators from top to bottom in the order in which they run, and an arrow per tensor between two.
 
-    One that only unpacks weights is not drawn: the packed weights stand with the operator that takes them.
+    An operator that only unpacks weights is not drawn; its packed weights are shown at the operator that takes them.
     """
     graph = onnx.load_from_string(artifact.data).graph
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -186,7 +183,7 @@ def _box(axes: "Axes", row: int, text: str) -> None:
 
 
 def _arrow(axes: "Axes", start: int, end: int) -> None:
-    """Straight to the next row, around what lies between to a later one."""
+    """Draw an arrow, straight to the next row, and bent around the rows between to a later one."""
     bend = "arc3" if end == start + 1 else "arc3,rad=-0.5"
     arrow = {"arrowstyle": "-|>", "color": GREY, "connectionstyle": bend, "shrinkA": 11, "shrinkB": 11}
     axes.annotate("", xy=(0, end), xytext=(0, start), arrowprops=arrow, zorder=0)

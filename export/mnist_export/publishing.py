@@ -1,9 +1,9 @@
 """Publishing: the files of one export appear in a folder together, or the folder says that they did not.
 
-All places are checked and all files staged first, so that a folder in the way or a full disk changes nothing. Then
-manifest.json is replaced by one that says `incomplete`, which every reader refuses; the files are renamed into place,
-those that no longer belong are removed, and the new manifest comes last. A process killed in between therefore leaves
-the old set, the new set, or a folder that says it is neither. One exporter at a time does this in a folder.
+All paths are checked and all files staged first, so that a folder in the way or a full disk changes nothing. Then
+manifest.json is replaced by one marked `incomplete`, which every reader refuses; the files are renamed into place,
+obsolete files are removed, and the new manifest is written last. A process that is killed in between leaves the old
+files, the new files, or a manifest marked `incomplete`. A lock admits one exporter to a folder at a time.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from mnist_runtime.io.files import ensure_writable, staged, write_atomically, wr
 from mnist_runtime.model.manifest import MANIFEST_SCHEMA, NAME, Manifest, is_below, read_manifest
 
 LOCK = ".mnist-export.lock"
-_PATIENCE = 60.0  # seconds; publishing itself takes some hundredths of one
+_TIMEOUT = 60.0  # seconds to wait for another exporter; publishing takes some hundredths of a second
 
 
 @dataclass(frozen=True)
@@ -32,31 +32,32 @@ class File:
     """One file to publish."""
 
     name: str
-    """Its path within the folder, with "/"."""
+    """Path within the folder, with "/"."""
     data: bytes
     record: Mapping[str, Any]
-    """What the manifest shall say of it besides its sha256 and size: format, input, parity..."""
+    """Entry of the manifest, without sha256 and size: format, input, parity..."""
 
     @property
     def sha256(self) -> str:
-        """Of the bytes, in hex."""
+        """SHA-256 of the bytes, in hex."""
         return hashlib.sha256(self.data).hexdigest()
 
 
 def publish(folder: str | os.PathLike[str], made_from: Mapping[str, Any], files: Iterable[File]) -> Manifest:
-    """Publish `files` into `folder`, and carry over what an earlier export of the same make left there.
+    """Publish `files` into `folder`, and keep the files of an earlier export that was made from the same.
 
     Args:
-        folder: Made if missing.
-        made_from: What all the files have in common, for the manifest: at least `checkpoint`, with its `sha256`.
-            Files published before stay listed if theirs is equal and their bytes are intact; others are removed.
-        files: Replace those of the same names.
+        folder: Folder of the files and their manifest, made if missing.
+        made_from: Fields of the manifest that all files share: at least `checkpoint`, with its `sha256`. Files of an
+            earlier export stay listed if their fields are equal and their bytes intact; the others are removed.
+        files: New files; an earlier file of the same name is replaced.
 
     Returns:
-        The manifest as it now stands in the folder.
+        The new manifest of the folder.
 
     Raises:
-        FileWriteError: naming the file, for example because a folder or a link out of `folder` is in its place.
+        FileWriteError: a file cannot be written, for example because a folder or a link out of `folder` is in its
+            place; the sentence names the file.
         BusyError: another exporter has been publishing into `folder` for a minute.
     """
     folder = Path(folder)
@@ -83,7 +84,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """Wait until no other exporter is publishing into `folder`, and keep others waiting."""
     lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=_PATIENCE)
+        lock.acquire(timeout=_TIMEOUT)
     except Timeout as error:
         raise BusyError(f"another mnist-export is publishing into {folder}; try again when it has ended") from error
     except OSError as error:
@@ -95,7 +96,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _manifest_before(folder: Path) -> Manifest | None:
-    """What stands in `folder`, complete or not; None if that is nothing we can read, and so nothing to keep."""
+    """Return the manifest of `folder`, complete or not; None if there is none that can be read."""
     try:
         return read_manifest(folder, interrupted=True)
     except (FileReadError, ManifestError):
@@ -103,7 +104,7 @@ def _manifest_before(folder: Path) -> Manifest | None:
 
 
 def _kept(before: Manifest, made_from: Mapping[str, Any]) -> dict[str, Any]:
-    """The records of intact files that a complete export of the same make left."""
+    """Return the records of the intact files of a complete export that was made from the same."""
     records = dict(before.document)
     listed, _ = records.pop("files"), records.pop("schema")
     return {name: listed[name] for name in before.files if _is_intact(before, name)} if records == made_from else {}
@@ -118,7 +119,7 @@ def _is_intact(manifest: Manifest, name: str) -> bool:
 
 
 def _check_places(folder: Path, old: Iterable[str], new: Iterable[str]) -> None:
-    """Check that `old` files can be removed and `new` ones put into `folder`, before anything is changed there.
+    """Check that `old` files can be removed from `folder` and `new` files written, before anything is changed.
 
     Raises:
         FileWriteError: a folder is in the place of a file, or a link leads out of `folder`.
@@ -131,7 +132,7 @@ def _check_places(folder: Path, old: Iterable[str], new: Iterable[str]) -> None:
 
 
 def _sweep(folder: Path, names: Iterable[str], *, keep: Container[str]) -> None:
-    """Remove the files of `names` that are not to keep, and what killed exporters left of any."""
+    """Remove the files of `names` that are not in `keep`, and the temporary files that killed exporters left."""
     for path in (folder / name for name in names):
         with write_errors(path):
             obsolete = [] if path.relative_to(folder).as_posix() in keep else [path]

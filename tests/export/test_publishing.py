@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mnist_export import publish as publishing
+from mnist_export import publishing
 from mnist_export.errors import BusyError
-from mnist_export.publish import LOCK, File, publish
+from mnist_export.publishing import LOCK, File, publish
 from mnist_runtime import FileMissingError, FileWriteError, ManifestError
 from mnist_runtime.model.manifest import read_manifest
 
@@ -21,7 +21,7 @@ NEW = {"mnist.onnx": "new model", "mnist.pt2": "new format", "mnist.torchscript.
 
 PUBLISHER = """
 import json, os, signal, sys
-from mnist_export.publish import File, publish
+from mnist_export.publishing import File, publish
 
 folder, checkpoint, files, deadline = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4])
 writes = 0
@@ -162,7 +162,7 @@ def test_an_exporter_that_waits_in_vain_says_for_whom(tmp_path: Path, monkeypatc
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
     assert holder.stdout.readline() == b"held\n"
-    monkeypatch.setattr(publishing, "_PATIENCE", 0.1)
+    monkeypatch.setattr(publishing, "_TIMEOUT", 0.1)
     with pytest.raises(BusyError, match="another mnist-export is publishing"):
         publish(tmp_path, _made_from("a"), _files(OLD))
     holder.communicate()
