@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from _claim import Claim, report
 from _process import Usage, measure
 
 BIN = Path(sys.executable).parent
@@ -63,23 +64,18 @@ MEMORY_CEILING = 2**30
 PARITY_CEILING = 1.5
 
 
-def ratio(what: str, ours: list[str], theirs: list[str], ceiling: float) -> bool:
+def compare(what: str, ours: list[str], theirs: list[str], ceiling: float) -> list[Claim]:
     for command in (ours, theirs):
         measure(*command)  # bytecode and file caches are warm for both
     pairs = [(measure(*ours), measure(*theirs)) for _ in range(REPEATS)]
     mine, bare = (statistics.median(usage.wall for usage in column) for column in zip(*pairs, strict=True))
-    held = mine / bare <= ceiling
-    verdict = "ok" if held else "MISSED"
-    print(
-        f"{what:<52}{mine:6.2f} s /{bare:5.2f} s = {mine / bare:4.2f} x  (at most {ceiling} x: {verdict})", flush=True
-    )
-    return held and fits([usage for usage, _ in pairs])
+    return [Claim(what, f"{mine:.2f} s", f"{bare:.2f} s", mine / bare, ceiling), fits([usage for usage, _ in pairs])]
 
 
-def fits(usages: list[Usage]) -> bool:
+def fits(usages: list[Usage]) -> Claim:
     peak = max(usage.peak for usage in usages)
-    print(f"{'':<52}{peak / 2**20:6.0f} MiB at most, {statistics.median(usage.cpu for usage in usages):.1f} s of CPU")
-    return peak <= MEMORY_CEILING
+    limit = f"{MEMORY_CEILING / 2**20:.0f} MiB"
+    return Claim("  its memory / 1 GiB", f"{peak / 2**20:.0f} MiB", limit, peak / MEMORY_CEILING, 1)
 
 
 def main() -> int:
@@ -90,27 +86,27 @@ def main() -> int:
         Path("own_network.py").write_text(NETWORK)
         subprocess.run([sys.executable, "-c", SAVE], check=True)
         python, checkpoint = sys.executable, f"{folder}/mnist.safetensors"
-        held = [
-            ratio(
-                "mnist-export, three formats / torch.onnx.export",
+        claims = [
+            *compare(
+                "mnist-export / torch.onnx.export",
                 [str(BIN / "mnist-export"), checkpoint, "--output-dir", f"{folder}/out"],
                 [python, "-c", BARE_EXPORT, f"{folder}/bare.onnx"],
                 EXPORT_CEILING,
             ),
-            ratio(
-                "mnist-export, convolutional / torch.onnx.export",
+            *compare(
+                "mnist-export, convolutional / torch's",
                 [str(BIN / "mnist-export"), "own.pt", "--model", "own_network:Convolutional"],
                 [python, "-c", BARE_CONVOLUTIONAL, "bare.onnx"],
                 CONVOLUTIONAL_CEILING,
             ),
-            ratio(
-                "mnist-parity / load in onnxruntime and run one digit",
+            *compare(
+                "mnist-parity / onnxruntime and one digit",
                 [str(BIN / "mnist-parity"), str(model)],
                 [python, "-c", BARE_SESSION, str(model)],
                 PARITY_CEILING,
             ),
         ]
-    return 0 if all(held) else 1
+    return report(claims)
 
 
 if __name__ == "__main__":

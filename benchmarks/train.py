@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from _claim import Claim, report
 from _process import measure
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -131,20 +132,15 @@ def mapped(folder: Path, size: int) -> Path:
     return folder
 
 
-def say(claim: str, found: float, bound: float, *, least: bool = False, unit: str = "x") -> bool:
-    kept = found >= bound if least else found <= bound
-    print(f"{'ok' if kept else 'MISSED':<7}{claim:<62}{found:>7.2f}{unit:<4} {'>=' if least else '<='} {bound:g}{unit}")
-    return kept
-
-
 def main() -> int:
     x, y = load_split("train").tensors()
     valid = load_split("valid").tensors()
     ours, bare, loader = alternate(timed(our_loop, x, y, valid), timed(bare_loop, x, y), timed(idiom, x, y))
     print(f"fit() {ours:.3f} s, the lab's bare loop {bare:.3f} s, DataLoader + SGD {loader:.3f} s")
-    kept = [
-        say("fit() against the lab's bare loop", ours / bare, MOST_AGAINST_BARE_LOOP),
-        say("DataLoader + SGD against fit()", loader / ours, LEAST_AGAINST_DATALOADER, least=True),
+    times = [f"{seconds:.3f} s" for seconds in (ours, bare, loader)]
+    claims = [
+        Claim("fit() / the lab's bare loop", times[0], times[1], ours / bare, MOST_AGAINST_BARE_LOOP),
+        Claim("DataLoader + SGD / fit()", times[2], times[0], loader / ours, LEAST_AGAINST_DATALOADER, at_least=True),
     ]
     with tempfile.TemporaryDirectory() as name:
         out = Path(name)
@@ -154,8 +150,11 @@ def main() -> int:
         process_time, script_time = alternate(process, script)
         print(f"mnist-train {process_time:.2f} s, {process.memory:.0f} MiB; the script {script_time:.2f} s,", end=" ")
         print(f"{script.memory:.0f} MiB")
-        kept.append(say("mnist-train against the script", process_time / script_time, MOST_PROCESS_TIME))
-        kept.append(say("peak memory of mnist-train", process.memory / script.memory, MOST_PROCESS_MEMORY))
+        ours_theirs = f"{process_time:.2f} s", f"{script_time:.2f} s"
+        claims.append(Claim("mnist-train / the script", *ours_theirs, process_time / script_time, MOST_PROCESS_TIME))
+        ours_theirs = f"{process.memory:.0f} MiB", f"{script.memory:.0f} MiB"
+        ratio = process.memory / script.memory
+        claims.append(Claim("peak memory of both", *ours_theirs, ratio, MOST_PROCESS_MEMORY))
         for shuffle in ([], ["--shuffle"]):
             peaks = []
             for size in (SMALL, LARGE):
@@ -165,9 +164,10 @@ def main() -> int:
                 train()
                 peaks.append(train.memory)
             print(f"peak memory on 40 MiB {peaks[0]:.0f} MiB, on 4 GiB {peaks[1]:.0f} MiB")
-            claim = f"4 GiB {'shuffled ' if shuffle else ''}from disk, more than 40 MiB by"
-            kept.append(say(claim, peaks[1] - peaks[0], MOST_MEMORY_OF_A_LARGE_FILE, unit=" MiB"))
-    return 0 if all(kept) else 1
+            more, most = peaks[1] - peaks[0], MOST_MEMORY_OF_A_LARGE_FILE
+            what = f"4 GiB {'shuffled' if shuffle else 'in order'}, more / {most} MiB"
+            claims.append(Claim(what, f"{more:.0f} MiB", f"{most} MiB", more / most, 1))
+    return report(claims)
 
 
 if __name__ == "__main__":
