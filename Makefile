@@ -6,9 +6,17 @@ EDGE := .venv-edge/bin
 MANIFESTS := pyproject.toml runtime/pyproject.toml runtime/serve/pyproject.toml runtime/score/pyproject.toml \
   runtime/mnist_runtime/__init__.py hatch_build.py constraints.txt
 
+# PyPI's torch for Linux brings CUDA, several GB. Where no NVIDIA driver and no configured index of pip is found, torch's
+# CPU build comes from the address that pytorch.org gives. `make TORCH_INDEX= demo` takes PyPI's; another address works too.
+CPU_BUILDS := https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?= $(shell [ "$$(uname -s)" != Linux ] || [ -e /proc/driver/nvidia ] || command -v nvidia-smi > /dev/null || \
+  $(PYTHON) -m pip config list 2> /dev/null | grep -q -e index -e find-links || echo $(CPU_BUILDS))
+# On a terminal, pip shows its progress.
+PIP_FLAGS := --constraint constraints.txt $(shell [ -t 2 ] || echo --quiet)
+
 COMPAT_VENVS := .venv-compat
 # What old devices have, a set of requirements each, from the oldest declared in runtime/pyproject.toml to whatever is
-# newest. onnxruntime < 1.19 needs numpy 1.
+# newest. Those two, which name Pillow, run the runtime's tests; all replay golden digits. onnxruntime < 1.19 needs numpy 1.
 COMPAT := onnxruntime==1.15.1,numpy==1.26.0,click==8.1.0,pillow==10.3.0 onnxruntime==1.17.3,numpy==1.26.4 \
   onnxruntime==1.20.1 onnxruntime,numpy,click,pillow
 COMPAT_TESTS := pytest pytest-timeout hypothesis jsonschema onnx scikit-learn
@@ -26,7 +34,7 @@ EDGE_PACKAGES := gcc g++ clang libclang-rt-dev gcc-arm-none-eabi gcc-aarch64-lin
 
 EDGE_NPM := typescript@7.0.2 hermes-engine-cli@0.12.0
 
-.PHONY: demo quick test test-browser test-edge engines test-ray check bench soak compat fuzz model clean
+.PHONY: demo quick test test-browser test-edge engines test-ray check bench soak compat docs fuzz model clean
 
 demo: .venv/demo .venv-edge/demo  ## train, export, prove parity, and recognise a digit without torch
 	@echo "\n== Train: the lab's loop on 50,000 digits =="
@@ -39,6 +47,10 @@ demo: .venv/demo .venv-edge/demo  ## train, export, prove parity, and recognise 
 	@$(EDGE)/python -c "import torch" 2>&1 | grep "No module named 'torch'"
 	$(EDGE)/mnist-parity artifacts/mnist.onnx
 	$(EDGE)/mnist-infer artifacts/digit.npy --model artifacts/mnist.onnx
+	@echo "\n== Try next =="
+	@echo "$(BIN)/mnist-infer examples/ruled.jpg    # a photograph of a digit"
+	@echo "$(BIN)/mnist-serve                       # draw one yourself, at http://127.0.0.1:8000"
+	@echo "$(BIN)/mnist-train --model mlp --optimizer adamw --lr 0.001 --epochs 5 --shuffle --output-dir artifacts/mlp"
 
 quick: .venv/dev  ## the tests that start no torch process and no server, and kill nothing
 	$(BIN)/python -m pytest -n 2 -q -m "not slow"
@@ -84,7 +96,7 @@ check: .venv/dev  ## style, types and import directions
 	$(BIN)/lint-imports
 
 bench: .venv/dev  ## every claim of speed, side by side with what you would pick instead
-	@for claim in benchmarks/[a-z]*.py; do $(BIN)/python "$$claim" || exit 1; done
+	@$(BIN)/python benchmarks/_all.py
 
 compat: .venv/demo  ## the runtime's tests and every ONNX format with old and new onnxruntimes, without torch
 	@$(BIN)/mnist-train --device cpu --output-dir artifacts/compat > /dev/null
@@ -94,14 +106,17 @@ compat: .venv/demo  ## the runtime's tests and every ONNX format with old and ne
 	  folder=$(COMPAT_VENVS)/$$wanted; \
 	  test -x $$folder/bin/python || $(PYTHON) -m venv --without-pip $$folder || exit 1; \
 	  $(BIN)/python -m pip --python $$folder/bin/python install --quiet --upgrade --editable './runtime[image]' \
-	    $(COMPAT_TESTS) $$(echo $$wanted | tr , ' ') || exit 1; \
+	    $$(echo $$wanted | tr , ' ') $$(case $$wanted in *pillow*) echo $(COMPAT_TESTS);; esac) || exit 1; \
 	  for opset in 13 18; do \
 	    echo "\n== $$wanted, opset $$opset =="; \
 	    $$folder/bin/mnist-parity artifacts/compat/opset$$opset || exit 1; \
 	  done; \
-	  PYTHONPATH=train $$folder/bin/python -m pytest -q -rs -p no:cacheprovider tests/runtime \
-	    --exported artifacts/compat/opset18 || exit 1; \
+	  case $$wanted in *pillow*) PYTHONPATH=train $$folder/bin/python -m pytest -q -rs -p no:cacheprovider tests/runtime \
+	    --exported artifacts/compat/opset18 || exit 1;; esac; \
 	done
+
+docs: .venv/dev  ## the commands of every page, each page in a new environment with what the page installs
+	FRESH_ENVIRONMENTS=1 $(BIN)/python -m pytest -n 2 tests/docs
 
 fuzz: .venv/dev  ## 20,000 damaged files, of every kind that the runtime reads; as many guided by coverage if there is atheris
 	$(BIN)/python tests/runtime/fuzz.py 20000
@@ -122,18 +137,19 @@ clean:  ## forget the environments and caches; artifacts stay
 
 .venv/demo: $(MANIFESTS)
 	@echo "Setting up .venv with torch, onnx and onnxruntime: a minute or two, about 1 GB, the first time only."
+	@test -z "$(TORCH_INDEX)" || echo "torch comes from $(TORCH_INDEX); for PyPI's: make TORCH_INDEX= demo"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ./runtime --editable .
+	@$(BIN)/python -m pip install $(PIP_FLAGS) $(TORCH_INDEX:%=--extra-index-url %) \
+	  --editable './runtime[image]' --editable ./runtime/serve --editable .
 	@touch $@
 
 .venv/dev: .venv/demo
 	@echo "Adding the tools of development to .venv."
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable './runtime[image]' \
-	  --editable ./runtime/serve --editable './runtime/score[ray]' --editable '.[dev]'
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --editable './runtime/score[ray]' --editable '.[dev]'
 	@touch $@
 
 .venv-edge/demo: .venv/demo
 	@echo "Setting up .venv-edge with numpy, onnxruntime and click alone."
 	@test -x $(EDGE)/python || $(PYTHON) -m venv --without-pip .venv-edge
-	@$(BIN)/python -m pip --python $(EDGE)/python install --quiet --constraint constraints.txt --editable ./runtime
+	@$(BIN)/python -m pip --python $(EDGE)/python install $(PIP_FLAGS) --editable ./runtime
 	@touch $@

@@ -37,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 SLOW_FIXTURES = frozenset({"trained", "exported", "everything", "server", "serve", "terminal", "edge"})
 """Fixtures that start torch, a server or a terminal."""
 
-SLOW_ROOMS = ("browser", "edge", "end_to_end", "serve")
+SLOW_ROOMS = ("browser", "docs", "edge", "end_to_end", "examples", "serve")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
