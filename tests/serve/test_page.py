@@ -6,7 +6,6 @@ import hashlib
 import io
 import re
 import threading
-from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -115,7 +114,6 @@ def test_an_image_without_a_digit_gets_422_and_one_sentence(ask, image):
         lambda image: {"files": {"a": (None, "text"), "b": ("x.png", image)}, "data": {"c": "\r\n\r\n"}},
         lambda image: {"content": b"data:image/png;base64," + base64.b64encode(image)},
         lambda image: {"content": b"DATA:;BASE64," + base64.encodebytes(image)},
-        lambda image: {"content": "data:image/png," + quote(image)},
         lambda image: {"content": image, "headers": {"Content-Type": "application/x-www-form-urlencoded"}},
     ],
     ids=[
@@ -123,7 +121,6 @@ def test_an_image_without_a_digit_gets_422_and_one_sentence(ask, image):
         "form with other fields",
         "data URL",
         "data URL in lines",
-        "data URL in per cent",
         "curl --data-binary",
     ],
 )
@@ -142,6 +139,7 @@ FORM = "multipart/form-data; boundary="
         (b"\x93NUMPY\1\0", "", "the body is no image file; send"),
         (b'{"image": 1}', "application/json", "the body is no image file; send"),
         (b"data:;base64,%%%", "", "the data URL holds no base64"),
+        (b"data:image/png,%89PNG%0D%0A%1A%0A%00", "", "the body is no image file; send"),
         (b"", "multipart/form-data", "the form has no file among its first 100 fields; send"),
         (b"--x\r\nfilename\r\n\r\n", FORM + "x", "the form has no file"),
         (b"--x\r\n\r\n\r\n" * 10_000 + b"--x\r\nfilename\r\n\r\n\r\n--x--", FORM + "x", "the form has no file"),
