@@ -23,7 +23,8 @@ from mnist_export.golden import GOLDEN, Expected
 from mnist_runtime import __version__
 from mnist_runtime.digits import LEVELS, PIXELS, Intensities
 from mnist_runtime.errors import first_line
-from mnist_runtime.model.artifact import Artifact, metadata, seal
+from mnist_runtime.model.artifact import Artifact, metadata
+from mnist_runtime.model.seal import seal
 
 if TYPE_CHECKING:
     from mnist_export.bundle import Bundle

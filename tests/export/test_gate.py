@@ -19,7 +19,8 @@ from mnist_export.gate import Compute, judge
 from mnist_export.golden import SINGLE, Expected
 from mnist_export.pt2 import to_pt2
 from mnist_export.torchscript import to_torchscript
-from mnist_runtime.model.artifact import PREFIX, seal
+from mnist_runtime.model.artifact import PREFIX
+from mnist_runtime.model.seal import seal
 from mnist_train.checkpoint import Checkpoint
 from mnist_train.data.bundled import Split
 

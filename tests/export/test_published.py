@@ -9,8 +9,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from mnist_runtime.model.artifact import PREFIX, seal
+from mnist_runtime.model.artifact import PREFIX
 from mnist_runtime.model.manifest import read_manifest
+from mnist_runtime.model.seal import seal
 from mnist_runtime.parity.findings import verify_file, verify_folder
 
 

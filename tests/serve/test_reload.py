@@ -14,7 +14,8 @@ import pytest
 from mnist_export.publishing import File, publish
 from mnist_runtime import Classifier
 from mnist_runtime.io.files import write_atomically
-from mnist_runtime.model.artifact import Artifact, seal, sealed_digest
+from mnist_runtime.model.artifact import Artifact
+from mnist_runtime.model.seal import seal, sealed_digest
 from mnist_serve import ServedModel, reload
 from mnist_serve.metrics import Metrics
 

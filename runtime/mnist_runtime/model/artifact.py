@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 from mnist_runtime.digits import CLASSES, PIXELS, Intensities, Pixels, as_intensities, as_pixels
 from mnist_runtime.errors import ArtifactError, IntegrityError, first_line
 from mnist_runtime.io.files import read_whole
+from mnist_runtime.model.seal import KEY, UNSEALED, is_hazardous, is_intact, sealed_digest
 from mnist_runtime.model.session import ENGINE_VERSION, Run, SessionSettings, raw_run
 
 if TYPE_CHECKING:
@@ -39,42 +40,13 @@ SIZE_LIMIT = 2**31
 WANTED = "give a .onnx file that mnist-export wrote"
 """End of every sentence that refuses a model."""
 
-_UNSEALED = b"0" * 64
-_SEAL_KEY = f"{PREFIX}sha256".encode()
-_SEAL = _SEAL_KEY + b"\x12\x40"  # protobuf: field 2 (the value), 64 bytes long
 _INPUT_DTYPES: dict[str, Contract] = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
-
-
-def seal(model: bytes) -> bytes:
-    """Write into a serialised ONNX model its own SHA-256, computed while that field holds 64 zeros.
-
-    The model must carry the metadata property `mnist_edge.sha256` with 64 ASCII zeros.
-    """
-    return _with_seal(model, hashlib.sha256(model).hexdigest().encode())
-
-
-def sealed_digest(model: bytes) -> str | None:
-    """Return the SHA-256 that the model was sealed with, or None if it was never sealed."""
-    if model.count(_SEAL) != 1:
-        return None
-    start = model.index(_SEAL) + len(_SEAL)
-    return model[start : start + 64].decode("ascii", "replace")
-
-
-def is_intact(model: bytes) -> bool:
-    """Return True if a sealed model is unchanged, bit for bit; finds damage, not malice."""
-    return sealed_digest(model) == hashlib.sha256(_with_seal(model, _UNSEALED)).hexdigest()
-
-
-def _with_seal(model: bytes, digest: bytes) -> bytes:
-    start = model.index(_SEAL) + len(_SEAL)
-    return model[:start] + digest + model[start + 64 :]
 
 
 def metadata(values: Mapping[str, str]) -> dict[str, str]:
     """Return the metadata properties of an artifact: prefixed keys, the schema version and the empty seal."""
     named = {PREFIX + key: value for key, value in values.items()}
-    return {**named, f"{PREFIX}schema": METADATA_SCHEMA, _SEAL_KEY.decode(): _UNSEALED.decode()}
+    return {**named, f"{PREFIX}schema": METADATA_SCHEMA, KEY: UNSEALED}
 
 
 @dataclass(frozen=True)
@@ -121,7 +93,15 @@ class Artifact:
             trusted_contract: The caller's word for what `pixels` means in a model without our metadata. The graph's
                 names, shapes and dtypes are checked all the same; a model with metadata speaks for itself.
         """
-        sealed = sealed_digest(model) is not None
+        try:
+            hazardous, sealed = is_hazardous(model), sealed_digest(model) is not None
+        except ValueError as error:
+            raise ArtifactError(f"{name} is not a complete ONNX model ({error}); {WANTED}") from error
+        if hazardous:
+            raise ArtifactError(
+                f"{name} has local functions or training info, which onnxruntime may take hours to load; inline the "
+                f"functions with onnx.inliner, or {WANTED}"
+            )
         if sealed and not is_intact(model):
             raise IntegrityError(
                 f"{name} has changed since it was exported (its SHA-256 seal does not match); copy or export it again"

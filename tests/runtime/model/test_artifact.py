@@ -4,7 +4,8 @@ import onnx
 import pytest
 
 from mnist_runtime.errors import ArtifactError, FileMissingError, IntegrityError
-from mnist_runtime.model.artifact import Artifact, is_intact, seal, sealed_digest
+from mnist_runtime.model.artifact import Artifact
+from mnist_runtime.model.seal import is_intact, seal, sealed_digest
 
 
 @pytest.fixture(scope="module")
