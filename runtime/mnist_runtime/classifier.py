@@ -229,7 +229,7 @@ class Classifier:
         if not self._models:
             return "<Classifier, closed>"
         models = " and ".join(name for _, name in self._models)
-        providers = ", ".join(map(str, self._settings.providers))
+        providers = ", ".join(self._opened()[0].session.get_providers())
         return f"<Classifier of {models}, {self._settings.threads} thread(s), {providers}>"
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """onnxruntime, configured for small models inside other programs: one thread, no spinning, no telemetry, no logs."""
 
+import ctypes
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 # onnxruntime >= 1.30 reports usage and writes to the user's cache as soon as it is imported, unless told not to.
@@ -71,18 +73,25 @@ class SessionSettings:
         """Load a serialised model; `name` is for errors.
 
         Raises:
-            ArtifactError: onnxruntime cannot load it.
+            OptionError: a provider cannot be used on this machine.
+            ArtifactError: onnxruntime cannot load the model.
         """
         fallback = int(len(self.providers) > 1)  # with a single provider onnxruntime would print a warning on stdout
+        asked = [_name(provider) for provider in self.providers]
         try:
-            return ort.InferenceSession(
+            session = ort.InferenceSession(
                 model, self._options(), providers=list(self.providers), enable_fallback=fallback
             )
         except Exception as error:  # onnxruntime's exceptions have no common base but Exception
+            if asked != [_CPU] and _loads_on_cpu(model):
+                raise _unusable(asked, first_line(error)) from error
             raise ArtifactError(
                 f"{name} is not a complete ONNX model that onnxruntime {ENGINE_VERSION} can load "
                 f"({first_line(error)}); give a .onnx file that mnist-export wrote"
             ) from error
+        if missing := [provider for provider in asked if provider not in session.get_providers()]:
+            raise _unusable(missing, _reason(missing[0]))  # onnxruntime would run on the CPU, and only log that
+        return session
 
     def _options(self) -> ort.SessionOptions:
         if self.session_options is not None:
@@ -93,6 +102,32 @@ class SessionSettings:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads burn no CPU
         options.log_severity_level = _FATAL
         return options
+
+
+def _unusable(providers: Sequence[str], reason: str) -> OptionError:
+    return OptionError(
+        f"onnxruntime cannot use {', '.join(providers)} here ({reason}); install what it needs, or give {_CPU}"
+    )
+
+
+def _loads_on_cpu(model: bytes) -> bool:
+    try:
+        ort.InferenceSession(model, providers=[_CPU])
+    except Exception:  # noqa: BLE001  # onnxruntime's exceptions have no common base but Exception
+        return False
+    return True
+
+
+def _reason(provider: str) -> str:
+    """Return why the library of a provider cannot be loaded, which onnxruntime only logs."""
+    folder = Path(ort.__file__).parent / "capi"
+    stem = f"onnxruntime_providers_{provider.removesuffix('ExecutionProvider').lower()}"
+    for library in sorted(folder.glob(f"*{stem}.*")):
+        try:
+            ctypes.CDLL(str(library))
+        except OSError as error:
+            return first_line(error)
+    return "no such device was found"
 
 
 def raw_run(session: ort.InferenceSession) -> Run:
