@@ -123,8 +123,16 @@ def _luminance(image: Image.Image) -> Grey:
     else:
         reduced = _reduced(image, factor)
     reduced.info = image.info  # EXIF's orientation
-    upright = ImageOps.exif_transpose(reduced)
+    upright = _upright(reduced)
     return np.asarray((_on_paper(upright) if upright.mode == "RGBA" else upright).convert("L"))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF data say, if they can be read."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # noqa: BLE001  # whatever malformed EXIF data run into, the pixels are whole
+        return image
 
 
 def _reduced(image: Image.Image, factor: int) -> Image.Image:
