@@ -52,3 +52,19 @@ def first_line(error: BaseException) -> str:
     ('no such layer', 'KeyboardInterrupt')
     """
     return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
+def printable(text: str) -> str:
+    r"""Return text with control characters escaped, because a file's name could command the terminal that shows it.
+
+    >>> print(printable("a\x1b[2Jb\n"))
+    a\x1b[2Jb\x0a
+    """
+    return "".join(each if each.isprintable() else _escaped(each) for each in text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a name that is not UTF-8, which prints as it came
+        return character
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from mnist_runtime.errors import MnistRuntimeError
+from mnist_runtime.errors import MnistRuntimeError, printable
 
 FAILURE = 1
 """Exit code of a failure; a wrong command line exits with 2, which is click's own code."""
@@ -28,6 +28,9 @@ _UNWRITABLE = frozenset([errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, err
 class Command(click.Command):
     """A click command that turns the project's errors into one line and an exit code, never a traceback."""
 
+    def __init__(self, *args: Any, **extra: Any) -> None:
+        super().__init__(*args, **{"context_settings": {"help_option_names": ["-h", "--help"]}, **extra})
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse, and refuse an empty value, because an empty path would mean the current folder."""
         if not ctx.resilient_parsing:
@@ -36,16 +39,14 @@ class Command(click.Command):
                 value = given.get(param.name)
                 if "" in (value if isinstance(value, (list, tuple)) else [value]):
                     raise click.BadParameter("the value is empty; is a shell variable unset?", ctx, param)
-        return super().parse_args(ctx, args)
+        with _quiet_in_closed_pipe(ctx):  # --help and --version print here
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; a closed pipe, as in `| head`, ends it quietly with exit code 0."""
-        try:
+        """Run the command."""
+        with _quiet_in_closed_pipe(ctx):
             status = super().invoke(ctx)
             sys.stdout.flush()
-        except BrokenPipeError:
-            _give_up_stdout()
-            return 0
         return status
 
     def main(  # type: ignore[override]  # click types the return of its standalone mode alone
@@ -83,6 +84,16 @@ class Group(Command, click.Group):
 
 
 @contextlib.contextmanager
+def _quiet_in_closed_pipe(ctx: click.Context) -> Iterator[None]:
+    """Exit quietly with 0 when the reader of a pipe has left, as in `| head`."""
+    try:
+        yield
+    except BrokenPipeError:
+        _give_up_stdout()
+        ctx.exit()
+
+
+@contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
     """Delay a Ctrl-C while native modules are imported, because they would raise ImportError instead."""
     if not hasattr(signal, "pthread_sigmask"):  # on Windows
@@ -111,9 +122,9 @@ def _give_up_stdout() -> None:
 
 def print_error(sentence: str) -> None:
     """Print an error on stderr: one line that says what went wrong and what to do."""
-    click.echo(f"Error: {sentence}", err=True)
+    click.echo(f"Error: {printable(sentence)}", err=True)
 
 
 def note(sentence: str) -> None:
     """Print a note on stderr, in one line."""
-    click.echo(sentence, err=True)
+    click.echo(printable(sentence), err=True)

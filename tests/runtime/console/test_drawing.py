@@ -60,12 +60,25 @@ def test_the_shorter_drawing_is_centred_beside_the_longer():
         (Terminal(), {"NO_COLOR": "1"}, False),
         (Terminal(), {"NO_COLOR": ""}, True),
         (Terminal(), {"TERM": "dumb"}, False),
+        (io.StringIO(), {"FORCE_COLOR": "1"}, True),
+        (Terminal(), {"FORCE_COLOR": "1", "NO_COLOR": "1"}, False),
         (io.StringIO(), {}, False),
     ],
 )
 def test_colour_is_for_terminals_whose_owner_wants_it(monkeypatch, stream, env, expected):
     monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
     for key, value in env.items():
         monkeypatch.setenv(key, value)
     assert has_colour(stream) is expected
+
+
+@pytest.mark.parametrize("colour", [False, True])
+@pytest.mark.parametrize(("columns", "lines"), [(80, 14), (68, 14), (60, 25), (40, 25)])
+def test_a_narrow_terminal_gets_the_bars_below_the_digit(monkeypatch, test_split, columns, lines, colour):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    bars = draw_bars([0.1] * 10, colour=colour)
+    drawn = beside(draw_digit(test_split.images[0].ravel(), colour=colour), bars).splitlines()
+    assert len(drawn) == lines
+    assert colour or max(map(len, drawn)) <= columns
