@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mnist_runtime.errors import DigitError
+from mnist_runtime.errors import DigitError, first_line
 
 HEIGHT = WIDTH = 28
 PIXELS = HEIGHT * WIDTH  # 784
@@ -25,18 +25,19 @@ Pixels: TypeAlias = NDArray[np.float32]
 
 _UINT8, _UINT32, _FLOAT32 = map(np.dtype, (np.uint8, np.uint32, np.float32))
 _BITS_OF_ONE = 0x3F800000  # of the float32 1.0
-_SHAPES = "(784,), (28, 28), (N, 784), (N, 28, 28) or (N, 1, 28, 28)"
+_SHAPES = "(784,), (28, 28), (28, 28, 1), (N, 784), (N, 28, 28), (N, 1, 28, 28) or (N, 28, 28, 1)"
+_MEAN, _STD = 0.1307, 0.3081  # of MNIST's pixels, by which torchvision's examples normalise
 
 
 def as_digits(x: ArrayLike) -> Intensities | Pixels:
     """Check `x` against the input contract and return it as a batch.
 
     Args:
-        x: One digit, `(784,)` or `(28, 28)`, or many, `(N, 784)`, `(N, 28, 28)` or `(N, 1, 28, 28)`; N may be 0.
-            Integers must lie within 0-255, floats within [0, 1].
+        x: One digit, `(784,)`, `(28, 28)` or `(28, 28, 1)`, or many, `(N, 784)`, `(N, 28, 28)`, `(N, 1, 28, 28)` or
+            `(N, 28, 28, 1)`; N may be 0. Integers must lie within 0-255, floats within [0, 1]; True is ink, 255.
 
     Returns:
-        uint8 `[N, 784]` for integers, float32 `[N, 784]` for floats; a view of `x` where that is possible.
+        uint8 `[N, 784]` for integers and booleans, float32 `[N, 784]` for floats; a view of `x` where that is possible.
 
     Raises:
         DigitError: for any other shape, dtype or range, in one sentence.
@@ -62,17 +63,25 @@ def count_digits(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
     Raises:
         DigitError: the shape or the dtype is not one of the input contract.
     """
-    if dtype.kind not in "uif":
+    if dtype.kind not in "buif":
         raise DigitError(
-            f"the dtype is {dtype}, and digits are uint8 (0-255) or floats (0-1); convert with "
+            f"the dtype is {dtype}, and digits are bool, uint8 (0-255) or floats (0-1); convert with "
             "x.astype(np.uint8) or x.astype(np.float32)"
         )
     match shape:
-        case (784,) | (28, 28):
+        case (784,) | (28, 28) | (28, 28, 1):
             return 1
-        case (n, 784) | (n, 28, 28) | (n, 1, 28, 28):
+        case (n, 784) | (n, 28, 28) | (n, 1, 28, 28) | (n, 28, 28, 1):
             return n
-    raise DigitError(f"the shape is {shape}, and digits are {_SHAPES}; read pictures of digits with Classifier.read")
+        case (_, 785):
+            advice = "the 785th column is the label; give x[:, 1:] if it comes first, x[:, :-1] if it comes last"
+        case (784, _):
+            advice = "give the transpose, x.T"
+        case (28, 28, _):
+            advice = "give x.transpose(2, 0, 1) if the last axis counts digits, and one channel if it counts colours"
+        case _:
+            advice = "read pictures of digits with Classifier.read"
+    raise DigitError(f"the shape is {shape}, and digits are {_SHAPES}; {advice}")
 
 
 def as_pixels(digits: Intensities | Pixels) -> Pixels:
@@ -104,14 +113,59 @@ def as_intensities(digits: Intensities | Pixels) -> Intensities:
     return intensities
 
 
+def suspicion(digits: Intensities | Pixels) -> str | None:
+    """Return a sentence if checked digits are probably not what they should be, and None if nothing is odd.
+
+    Intensities none of which exceeds 1 are nearly black; where the rim is bright, the ink is probably dark.
+
+    >>> suspicion(np.eye(784, dtype=np.uint8))
+    'no intensity is above 1 of 255, so the digits are nearly blank; ...
+    """
+    if digits.dtype == _UINT8 and digits.any() and digits.max() == 1:
+        return (
+            "no intensity is above 1 of 255, so the digits are nearly blank; if 1 is ink, give x.astype(bool), and if "
+            "they were scaled to 0-1 before they became integers, give the floats"
+        )
+    images = as_pixels(digits).reshape(-1, HEIGHT, WIDTH)
+    if not images.size:
+        return None
+    rim = np.concatenate([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], axis=1)
+    if rim.mean() > 0.5:
+        return (
+            "the rims of the digits are bright, and digits are white on black; if these are not, invert them (--invert)"
+        )
+    return None
+
+
+def inverted(digits: Intensities | Pixels) -> Intensities | Pixels:
+    """Exchange black and white of checked digits, in a copy.
+
+    >>> inverted(np.array([[0, 255]], dtype=np.uint8)), inverted(np.array([[0, 1]], dtype=np.float32))
+    (array([[255,   0]], dtype=uint8), array([[0.99609375, 0.        ]], dtype=float32))
+    """
+    if digits.dtype == _UINT8:
+        return np.subtract(LEVELS - 1, digits, dtype=np.uint8)
+    return np.asarray(np.maximum(np.float32((LEVELS - 1) / LEVELS) - digits, 0))
+
+
+def transposed(digits: Intensities | Pixels) -> Intensities | Pixels:
+    """Exchange rows and columns of each checked digit, in a copy; EMNIST's files hold digits so."""
+    images: NDArray[Any] = digits.reshape(-1, HEIGHT, WIDTH).transpose(0, 2, 1)
+    return np.ascontiguousarray(images).reshape(-1, PIXELS)
+
+
 def _as_array(x: ArrayLike) -> NDArray[Any]:
     if isinstance(x, (str, bytes, os.PathLike)) or type(x).__module__.startswith("PIL."):
         raise DigitError(
             f"the input is of type {type(x).__name__}, and digits are arrays; "
             "read pictures of digits with Classifier.read"
         )
+    if np.ma.is_masked(x):
+        raise DigitError("some pixels are masked; say what they are with x.filled(0), where 0 is black")
     try:
         return np.asarray(x)
+    except RuntimeError as error:  # torch: "Can't call numpy() on Tensor that requires grad"
+        raise DigitError(f"{first_line(error)} Give x.detach().cpu().numpy()") from error
     except (ValueError, TypeError, OverflowError) as error:
         raise DigitError(f"not an array of numbers ({error}); give uint8 or float digits of shape {_SHAPES}") from error
 
@@ -127,6 +181,8 @@ def _is_unit_float32(x: NDArray[np.float32]) -> bool:
 
 def _in_range(batch: NDArray[Any]) -> Intensities | Pixels:
     """Check every value of `[N, 784]`, and convert integers to uint8 and floats to float32."""
+    if batch.dtype == np.bool_:
+        return np.asarray(np.multiply(batch, LEVELS - 1, dtype=np.uint8))
     kept = np.float32 if batch.dtype.kind == "f" else np.uint8
     if batch.size:
         low, high = batch.min(), batch.max()  # NaN propagates through both
@@ -144,8 +200,11 @@ def _in_range(batch: NDArray[Any]) -> Intensities | Pixels:
 def _float_error(low: np.floating[Any], high: np.floating[Any]) -> str:
     if np.isnan(low):
         return "there is a NaN among the pixels, and all must lie within [0, 1]; fix or drop that digit"
-    worst = low if low < 0 else high
+    if low < 0:
+        back = "(x + 1) / 2" if low == -1 and high <= 1 else f"np.clip(x * {_STD} + {_MEAN}, 0, 1)"
+        cause = "scaled to [-1, 1]" if low == -1 and high <= 1 else f"normalised by {_MEAN} and {_STD}"
+        return f"floats must lie within [0, 1], and these reach {low:g}; if they were {cause}, give {back}"
     return (
-        f"floats must lie within [0, 1] (intensity / 256), and these reach {worst:g}; "
+        f"floats must lie within [0, 1] (intensity / 256), and these reach {high:g}; "
         "divide 0-255 intensities by 256, or give them as uint8"
     )
