@@ -51,7 +51,12 @@ def test_a_pickled_checkpoint_is_refused_and_never_run(tmp_path):
 
 @pytest.mark.parametrize(
     "metadata",
-    [None, {}, {"mnist_edge": "{}"}, {"mnist_edge": '{"model": "transformer"}'}, {"mnist_edge": "not json"}],
+    [
+        None,
+        {},
+        *({"mnist_edge": text} for text in ("{}", '{"model": "transformer"}', "not json", "[" * 100_000)),
+        *({"mnist_edge": text} for text in ("[]", "7", '"linear"', "null", '{"model": 7}', '{"model": ["linear"]}')),
+    ],
 )
 def test_a_checkpoint_without_our_record_is_refused(tmp_path, metadata):
     (tmp_path / "model").write_bytes(to_safetensors(MNISTLogistic().state_dict(), metadata))

@@ -51,6 +51,12 @@ def test_flags_win_over_the_file(run, tmp_path):
         ("shuffle = 1", 1, b"sets shuffle to 1, and it takes true or false"),
         ("batch-size = 1\nbatch_size = 2", 1, b"sets both batch-size and batch_size"),
         ("", 1, b"is empty"),
+        ("epochs = " + "9" * 5000, 1, b"is not TOML"),
+        ("epochs = " + "[" * 2000, 1, b"is not TOML"),
+        (".".join("a" * 40_000) + " = 1", 1, b"is larger than 16,384 bytes"),
+        ('output_dir = ""', 1, b"sets output_dir to an empty text; give a value, or remove the line"),
+        ('output_dir = "a\\u0000b"', 1, b"embedded null byte"),
+        ('optimizer = "sgd"\nmomentum = nan', 2, b"'--momentum': nan is not a finite number"),
         (None, 1, b"does not exist"),
     ],
 )

@@ -70,7 +70,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         ) from error
     except ModelError as error:
         raise CheckpointError(f"the model of {path} cannot be built: {error}") from error
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} has no record of how it was trained ({error!r}); {_WANTED}") from error
     except RuntimeError as error:
         reason = " ".join(str(error).split())
@@ -91,8 +91,11 @@ def unpack(data: bytes, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:
         SafetensorError: the file is damaged, or of another kind.
-        KeyError, ValueError: there is no such record.
+        KeyError, ValueError, TypeError, RecursionError: there is no such record.
     """
     tensors = safetensors.load(data)
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return tensors, json.loads(header["__metadata__"][key])
+    record = json.loads(header["__metadata__"][key])
+    if not isinstance(record, dict) or not isinstance(record.get("model", ""), str):
+        raise TypeError("its record is no object, or its model no text")
+    return tensors, record

@@ -125,8 +125,10 @@ def load_state(path: Path) -> State:
         history = tuple(Epoch(**{**epoch, "curve": tuple(epoch["curve"])}) for epoch in record["history"])
         losses, step = len(tensors["losses"]), record["step"]
         settings = TrainingSettings(**record["settings"])
-        state = State(settings, record["data"], tensors, record["epoch"], step, history, record["run_id"])
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        state = State(
+            settings, dict(record["data"]), tensors, int(record["epoch"]), step, history, str(record["run_id"])
+        )
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a resumable checkpoint ({first_line(error)}); {_WANTED}") from error
     if losses != step:
         raise CheckpointError(f"{path} holds {losses} losses of {step} steps; {_WANTED}")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mnist_runtime.errors import FileWriteError
 from mnist_train.data.download import cache_folder, fetch
 from mnist_train.data.sources import fetch_source, open_source
 from mnist_train.errors import DataError, DownloadError
@@ -81,7 +82,7 @@ def test_what_a_killed_process_left_is_removed(server, cache):
         (["drop"] * 10, "cannot be downloaded"),
         (["drop before the answer"] * 10, "cannot be downloaded"),
         (["claims more"] * 10, "cannot be downloaded"),
-        (["claims less"], "not a whole .gz"),
+        (["claims less"], "is cut short or damaged"),
         (["HTML"], "web page"),
         (["redirect for ever"] * 10, "redirects"),
         (["302 to nowhere"], "cannot be downloaded"),
@@ -183,3 +184,14 @@ def test_an_npz_that_claims_too_much_is_refused(tmp_path, monkeypatch):
         archive.writestr("x_train.npy", b"\0" * 2**24)
     with pytest.raises(DataError, match="unpacks to more"):
         open_source(str(tmp_path / "bomb.npz"))
+
+
+def test_without_a_home_folder_the_cache_must_be_named(monkeypatch):
+    def is_unknown(uid: int):
+        raise KeyError(uid)
+
+    for name in ("MNIST_EDGE_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", is_unknown)  # as in a container that runs as any number
+    with pytest.raises(FileWriteError, match=r"no folder for downloads \(.*set MNIST_EDGE_CACHE"):
+        cache_folder()

@@ -30,9 +30,17 @@ _REMEDY = "check the address and the network, or use --data bundled, which needs
 
 
 def cache_folder() -> Path:
-    """Return the folder of downloads: MNIST_EDGE_CACHE, or `mnist-edge` in the user's cache folder."""
-    chosen = os.environ.get("MNIST_EDGE_CACHE")
-    return Path(chosen) if chosen else user_cache_path("mnist-edge")
+    """Return the folder of downloads: MNIST_EDGE_CACHE, or `mnist-edge` in the user's cache folder.
+
+    Raises:
+        FileWriteError: the user has no home folder.
+    """
+    if chosen := os.environ.get("MNIST_EDGE_CACHE"):
+        return Path(chosen)
+    try:
+        return user_cache_path("mnist-edge")
+    except RuntimeError as error:
+        raise FileWriteError(f"there is no folder for downloads ({error}); set MNIST_EDGE_CACHE") from error
 
 
 def fetch(
