@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as npst
 
 from mnist_runtime import Classifier, DigitError, MnistRuntimeError
 from mnist_runtime.infer.inputs import chunks
-from mnist_runtime.io.npy import Npy
+from mnist_runtime.io.arrays import StoredArray
 from mnist_runtime.model.comparison import Reference
 
 CLASSIFIER = Classifier()
@@ -72,7 +72,7 @@ def test_any_object_is_answered_or_refused(thing):
 @given(st.binary(max_size=300).map(lambda rest: b"\x93NUMPY\x01\x00" + rest) | st.binary(max_size=100))
 def test_any_bytes_are_a_npy_or_refused(data):
     try:
-        Npy.of_stream(io.BytesIO(data), "stream").array()
+        StoredArray.of_stream(io.BytesIO(data), "stream").array()
     except DigitError as error:
         assert "\n" not in str(error)  # noqa: PT017
 
@@ -92,9 +92,9 @@ def archive(member: bytes) -> bytes:
 
 
 READERS = {
-    "Npy.open": lambda data, path: Npy.open(path),
-    "Npy.array": lambda data, path: Npy.of_stream(io.BytesIO(data), "stream").array(),
-    "Npy.chunks": lambda data, path: list(Npy.of_stream(io.BytesIO(data), "stream").chunks(4096)),
+    "StoredArray.open": lambda data, path: StoredArray.open(path),
+    "StoredArray.array": lambda data, path: StoredArray.of_stream(io.BytesIO(data), "stream").array(),
+    "StoredArray.chunks": lambda data, path: list(StoredArray.of_stream(io.BytesIO(data), "stream").chunks(4096)),
     "mnist-infer": lambda data, path: list(chunks(str(path))),
     "npz": lambda data, path: path.write_bytes(archive(data)) and list(chunks(str(path))),
     "golden digits": lambda data, path: Reference.from_text(base64.b64encode(archive(data)).decode()),

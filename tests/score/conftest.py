@@ -30,6 +30,11 @@ def column() -> Callable[..., pa.Array]:
 
     def column(digits: np.ndarray, kind: pa.DataType | None = None) -> pa.Array:
         flat = np.ascontiguousarray(digits).reshape(-1)
+        if kind is not None and pa.types.is_binary(kind):
+            return column(digits).cast(kind)
+        if kind is not None and pa.types.is_list(kind) and pa.types.is_list(kind.value_type):
+            rows = pa.FixedSizeListArray.from_arrays(pa.array(flat), 28)
+            return pa.FixedSizeListArray.from_arrays(rows, 28).cast(kind)
         if kind is None or pa.types.is_fixed_size_binary(kind):
             return pa.FixedSizeBinaryArray.from_buffers(pa.binary(784), len(digits), [None, pa.py_buffer(flat)])
         return pa.FixedSizeListArray.from_arrays(pa.array(flat), 784).cast(kind)

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from mnist_runtime import DigitError, FileMissingError
 from mnist_score.rows import BATCH, open_rows
@@ -26,8 +27,11 @@ def read(folder, name):
 
 @pytest.mark.parametrize(
     "kind",
-    [pa.binary(784), pa.list_(pa.uint8()), pa.large_list(pa.uint8()), pa.list_(pa.uint8(), 784)],
-    ids=["fixed_size_binary", "list", "large_list", "fixed_size_list"],
+    [
+        *(pa.binary(784), pa.list_(pa.uint8()), pa.large_list(pa.uint8()), pa.list_(pa.uint8(), 784)),
+        *(pa.binary(), pa.list_(pa.int64()), pa.list_(pa.list_(pa.int32()))),
+    ],
+    ids=["fixed_size_binary", "list", "large_list", "fixed_size_list", "binary", "list_int64", "nested"],
 )
 def test_every_layout_of_pixels_is_read_with_the_columns_beside_them(folder, tmp_path, real, kind, column):
     digits = real[:5000].reshape(-1, 784)
@@ -46,6 +50,19 @@ def test_the_tensors_that_ray_and_arrow_write_are_lists_to_us(folder, tmp_path, 
     tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(real[:100]))
     pq.write_table(pa.table({"pixels": tensors}), tmp_path / "a.parquet")
     assert np.array_equal(read(folder, "a.parquet")[1], real[:100].reshape(-1, 784))
+
+
+def test_the_pictures_of_hugging_face_are_read_and_keep_their_label(folder, tmp_path, real):
+    pictures = []
+    for digit in real[:200]:
+        file = io.BytesIO()
+        Image.fromarray(digit).save(file, "png")
+        pictures.append({"bytes": file.getvalue(), "path": None})
+    pq.write_table(pa.table({"image": pictures, "label": list(range(200))}), tmp_path / "a.parquet")
+    rows, pixels, columns = read(folder, "a.parquet")
+    assert rows.schema.names == ["true_label"]
+    assert np.array_equal(pixels, real[:200].reshape(200, 784))
+    assert [label for (labels,) in columns for label in labels.to_pylist()] == list(range(200))
 
 
 @pytest.mark.parametrize("shape", [(-1, 784), (-1, 28, 28), (-1, 1, 28, 28)])
@@ -79,18 +96,33 @@ TWICE = parquet(pixels=[1], pixel5=[2]).replace(b"pixel5", b"pixels")
 @pytest.mark.parametrize(
     ("name", "data", "sentence"),
     [
-        ("a.parquet", parquet(image=[1], label=[2]), "a.parquet has no column pixels (image, label); give"),
-        ("a.parquet", TWICE, "a.parquet has 2 columns pixels (pixels, pixels); give"),
+        (
+            "a.parquet",
+            parquet(picture=[1], label=[2]),
+            "a.parquet has no column pixels among its 2 (picture, label); give",
+        ),
+        ("a.parquet", parquet(image=[1], label=[2]), "a.parquet:image is of type int64, and pictures, 784 bytes or"),
+        ("a.parquet", TWICE, "a.parquet has 2 columns pixels among its 2 (pixels, pixels); give"),
+        (
+            "a.parquet",
+            parquet(**{f"pixel{index}": [0] for index in range(784)}),
+            "a.parquet has no column pixels among its 784 (pixel0, pixel1, pixel2, ...); give each row",
+        ),
         (
             "a.parquet",
             parquet(pixels=["seven"]),
-            "pixels of type string, and fixed_size_binary(784) or a list of 784 uint8 is wanted",
+            "pixels is of type string, and pictures, 784 bytes or a list of 784 numbers per row is wanted",
         ),
-        ("a.parquet", parquet(pixels=pa.array([b"x"], pa.binary(1))), "pixels of type fixed_size_binary[1]"),
-        ("a.parquet", parquet(pixels=[[0.5] * 784]), "pixels of type list<element: double>"),
-        ("a.parquet", parquet(pixels=pa.array([BLANK, None], pa.list_(pa.uint8()))), "1 rows whose pixels are null"),
-        ("a.parquet", parquet(pixels=pa.array([BLANK, BLANK[1:]], pa.list_(pa.uint8()))), "a row of 783 pixels, and"),
-        ("a.parquet", parquet(pixels=pa.array([BLANK, [0, *BLANK]], pa.list_(pa.uint8()))), "a row of 785 pixels, "),
+        ("a.parquet", parquet(pixels=pa.array([b"x"], pa.binary(1))), "pixels is of type fixed_size_binary[1]"),
+        ("a.parquet", parquet(pixels=[[7.5] * 784]), "floats must lie within [0, 1]"),
+        ("a.parquet", parquet(pixels=[[300] * 784]), "integers must lie within 0-255"),
+        ("a.parquet", parquet(pixels=[["x"] * 784]), "pixels is of type list<element: string>"),
+        ("a.parquet", parquet(pixels=pa.array([[], []], pa.list_(pa.uint8()))), "a row of 0 values, and"),
+        ("a.parquet", parquet(image=[{"bytes": b"no picture", "path": "x"}]), "a.parquet:image"),
+        ("a.parquet", parquet(image=[{"bytes": None, "path": "x"}]), "1 rows that are null"),
+        ("a.parquet", parquet(pixels=pa.array([BLANK, None], pa.list_(pa.uint8()))), "1 rows that are null"),
+        ("a.parquet", parquet(pixels=pa.array([BLANK, BLANK[1:]], pa.list_(pa.uint8()))), "a row of 783 values, and"),
+        ("a.parquet", parquet(pixels=pa.array([BLANK, [0, *BLANK]], pa.list_(pa.uint8()))), "a row of 785 values, "),
         ("a.parquet", parquet(pixels=pa.array([[None, *BLANK[1:]]], pa.list_(pa.uint8()))), "1 pixels that are null"),
         ("a.npy", npy(np.zeros((2, 32, 32), np.uint8)), "the shape is (2, 32, 32), and digits are"),
         ("a.npy", npy(np.zeros((2, 784), np.uint8))[:-1], "cut short by 1 bytes"),

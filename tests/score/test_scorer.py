@@ -154,9 +154,9 @@ def test_a_damaged_shard_ends_in_one_sentence(score, real, tmp_path, damage, sen
 
 
 def test_a_column_that_the_answer_needs_is_refused(score, real, tmp_path, column):
-    table = pa.table({"pixels": column(real[:5]), "label": [1, 2, 3, 4, 5]})
+    table = pa.table({"pixels": column(real[:5]), "probability": [1, 2, 3, 4, 5]})
     pq.write_table(table, tmp_path / "in" / "a.parquet")
-    assert score()[-1]["error"] == "a.parquet has a column label, which is for the answers; rename it"
+    assert score()[-1]["error"] == "a.parquet has a column probability, which is for the answers; rename it"
 
 
 def test_bad_digits_in_the_middle_of_a_shard_leave_no_output(score, real, tmp_path):

@@ -19,7 +19,7 @@ from mnist_train.checkpoint import load
 from mnist_train.data import batches as room
 from mnist_train.data.batches import Batches, InMemory, OnDisk
 from mnist_train.data.bundled import Split
-from mnist_train.data.mapped import Mapped
+from mnist_train.data.disk import DiskArray
 from mnist_train.distributed import ALONE, ProcessGroup, join
 from mnist_train.errors import GroupError
 from mnist_train.fit import evaluate
@@ -79,7 +79,7 @@ def arguments(data: Path, *more: object) -> tuple[object, ...]:
 
 def digits(data: Path, shuffle: int | None = None) -> Batches:
     if data.is_dir():
-        return OnDisk(*(Mapped.open(data / f"{axis}_train.npy") for axis in "xy"), CPU, shuffle)
+        return OnDisk(*(DiskArray.open(data / f"{axis}_train.npy") for axis in "xy"), CPU, shuffle)
     with np.load(data) as arrays:
         return InMemory(*Split(arrays["x_train"], arrays["y_train"]).tensors(), shuffle)
 
@@ -138,16 +138,16 @@ def mean_of_means(batches: Batches, size: int) -> torch.Tensor:
 
 COUNTING = """
 import atexit, collections, os
-from mnist_train.data.mapped import Mapped
+from mnist_train.data.disk import DiskArray
 from mnist_train.cli import train
 
-original, read = Mapped.rows, collections.Counter()
+original, read = DiskArray.rows, collections.Counter()
 
 def rows(self, first, stop):
     read[self.path.stem] += stop - first
     return original(self, first, stop)
 
-Mapped.rows = rows
+DiskArray.rows = rows
 atexit.register(lambda: open(f"{os.environ['COUNTS']}.{os.environ['RANK']}", "w").write(repr(dict(read))))
 train()
 """
@@ -220,7 +220,7 @@ def on_disk(folder, monkeypatch) -> Callable[..., OnDisk]:
     """Digits on disk in small blocks, so that there are many."""
     monkeypatch.setattr(room, "_BLOCK_BYTES", 784 * 128)
     monkeypatch.setattr(room, "_BUFFER_BYTES", 4 * 784 * 128)
-    x, y = (Mapped.open(folder / f"{axis}_train.npy") for axis in "xy")
+    x, y = (DiskArray.open(folder / f"{axis}_train.npy") for axis in "xy")
     return lambda shuffle=None, rank=0, ranks=1: OnDisk(x, y, CPU, shuffle, rank, ranks)
 
 
@@ -247,14 +247,14 @@ def test_the_ranks_shares_make_up_every_batch(folder, on_disk, kind, shuffle, st
 @pytest.mark.parametrize("shuffle", [None, 3])
 def test_a_rank_reads_the_rows_that_no_other_reads(on_disk, shuffle, monkeypatch):
     read: list[list[int]] = []
-    original = Mapped.rows
+    original = DiskArray.rows
 
-    def noting(self: Mapped, first: int, stop: int):
+    def noting(self: DiskArray, first: int, stop: int):
         if len(self.shape) == 3:
             read[-1] += range(first, stop)
         return original(self, first, stop)
 
-    monkeypatch.setattr(Mapped, "rows", noting)
+    monkeypatch.setattr(DiskArray, "rows", noting)
     for rank in range(3):
         read.append([])
         list(on_disk(shuffle, rank, 3).epoch(1, BATCH))

@@ -282,3 +282,7 @@ def _pick(digits: "Split", split: str, index: int) -> "tuple[np.ndarray[Any, np.
     if not 0 <= index < len(digits):
         raise click.UsageError(f"there is no digit {index}; {split} has digits 0 to {len(digits) - 1}.")
     return digits.images[index], int(digits.labels[index])
+
+
+if __name__ == "__main__":
+    train(prog_name="mnist-train")

@@ -28,7 +28,7 @@ from mnist_train.torchrun_env import Rank
 
 T = TypeVar("T")
 
-_TIMEOUT = timedelta(hours=2)  # of a rank that is silent; rank 0 reads a mapped data set once before the first step
+_TIMEOUT = timedelta(hours=2)  # of a rank that is silent; rank 0 reads a data set on disk once before the first step
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from mnist_train.augment import Augmented
 from mnist_train.averaging import WeightAverage
 from mnist_train.data.batches import Batches, InMemory, OnDisk
 from mnist_train.data.bundled import load_split
-from mnist_train.data.mapped import MappedSplit
+from mnist_train.data.disk import DiskSplit
 from mnist_train.data.sources import AnySplit, open_source
 from mnist_train.devices import choose_device, limit_threads
 from mnist_train.distributed import ALONE, ProcessGroup
@@ -266,7 +266,7 @@ class TrainingRun:
 
     def _batches(self, split: AnySplit, shuffle: int | None = None, group: ProcessGroup | None = None) -> Batches:
         group = group or self.group
-        if isinstance(split, MappedSplit):
+        if isinstance(split, DiskSplit):
             return OnDisk(split.images, split.labels, self.device, shuffle, group.rank, group.size)
         return InMemory(*split.tensors(self.device), shuffle, group.rank, group.size)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mnist_runtime.digits import HEIGHT, PIXELS, WIDTH
-from mnist_train.data.mapped import MappedSplit
+from mnist_train.data.disk import DiskSplit
 from mnist_train.data.sources import AnySplit
 from mnist_train.errors import MissingExtraError
 from mnist_train.fit import Epoch
@@ -125,7 +125,7 @@ def make_tracker(name: str, folder: Path, settings: TrainingSettings) -> Tracker
 
 def samples(digits: AnySplit) -> tuple[NDArray[np.uint8], list[int]]:
     """Return the first ten digits, uint8 `[10, 28, 28]`, and their labels."""
-    if isinstance(digits, MappedSplit):
+    if isinstance(digits, DiskSplit):
         count = min(_SAMPLES, len(digits))
         images, labels = digits.images.rows(0, count), digits.labels.rows(0, count)
     else:

@@ -1,34 +1,15 @@
 """Accuracy of the answers: its 95 % interval, and the confusion matrix."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mnist_runtime.digits import CLASSES
 from mnist_runtime.errors import DigitError
-from mnist_runtime.io.npy import Npy
 
 Z_95 = 1.959963984540054
 """The 97.5 % point of the normal distribution: 95 % of it lies within this many deviations of its mean."""
-
-_ADVICE = "give exactly one label per digit"
-
-
-def read_labels(path: str | Path) -> NDArray[np.int64]:
-    """Read true labels, whole numbers 0-9 `[N]`, from a .npy file, as int64.
-
-    Raises:
-        FileMissingError, FileReadError: it is not there, or cannot be read.
-        DigitError: it is not a .npy of labels.
-    """
-    labels = Npy.open(path).array()
-    if labels.ndim != 1 or labels.dtype.kind not in "ui":
-        raise DigitError(f"{path} holds {labels.dtype} {labels.shape}, and labels are whole numbers of shape (N,)")
-    if len(labels) and not (labels.min() >= 0 and labels.max() < len(CLASSES)):
-        raise DigitError(f"{path} reaches from {labels.min()} to {labels.max()}, and labels lie within 0-9")
-    return labels.astype(np.int64)
 
 
 class Confusion:

@@ -12,7 +12,7 @@ from mnist_runtime.classifier import Classifier
 from mnist_runtime.console.command import print_error
 from mnist_runtime.console.drawing import has_colour
 from mnist_runtime.errors import DigitError, MnistRuntimeError
-from mnist_runtime.infer.inputs import chunks, expand
+from mnist_runtime.infer.inputs import Reading, chunks, expand
 from mnist_runtime.infer.records import WRITERS, Answer, Detail, drawing
 
 if TYPE_CHECKING:
@@ -27,17 +27,17 @@ class Answers:
     failed: list[str]
     """Paths that have failed so far."""
 
-    def __init__(self, classifier: Classifier, paths: Iterable[str], *, recursive: bool) -> None:
+    def __init__(self, classifier: Classifier, paths: Iterable[str], reading: Reading) -> None:
         self.failed = []
-        self._classifier, self._paths, self._recursive = classifier, paths, recursive
+        self._classifier, self._paths, self._reading = classifier, paths, reading
 
     def __iter__(self) -> Iterator[Answer]:
         for path in self._paths:
-            for file in self._guarded(expand(path, recursive=self._recursive), path):
+            for file in self._guarded(expand(path, recursive=self._reading.recursive), path):
                 yield from self._guarded(self._of_file(file), file)
 
     def _of_file(self, file: str) -> Iterator[Answer]:
-        for name, start, digits in chunks(file):
+        for name, start, digits in chunks(file, self._reading):
             for offset, prediction in enumerate(self._classifier.compute(digits).predictions()):
                 yield Answer(name, start + offset, digits[offset], prediction)
 
@@ -65,7 +65,8 @@ def evaluate(answers: Answers, labels: Path) -> "Confusion":
     Raises:
         DigitError: the counts differ, or an input failed, so that digits and labels cannot be matched.
     """
-    from mnist_runtime.infer.accuracy import Confusion, read_labels
+    from mnist_runtime.infer.accuracy import Confusion
+    from mnist_runtime.io.labels import read_labels
 
     confusion = Confusion(read_labels(labels))
     for answered in answers:

@@ -44,8 +44,10 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     "--labels",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="True labels, a .npy of shape (N,); print the accuracy and the confusion matrix instead of the predictions.",
+    help="True labels (.npy, IDX, CSV or text); print accuracy and confusion matrix instead of the predictions.",
 )
+@click.option("--invert", is_flag=True, help="Exchange black and white of arrays, which are white ink on black.")
+@click.option("--transpose", is_flag=True, help="Exchange rows and columns of arrays, as EMNIST's files need it.")
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the versions."
 )
@@ -58,12 +60,14 @@ def infer(
     probabilities: bool,
     show: bool,
     labels: Path | None,
+    invert: bool,
+    transpose: bool,
 ) -> int:
-    """Recognise the digits in files: .npy and .npz arrays, and images of one digit each.
+    """Recognise the digits in files: arrays (.npy, .npz, IDX, CSV) and images of one digit each.
 
-    PATH may be a file, a folder, a quoted glob, or "-" for standard input. Arrays are uint8 0-255 or floats within
-    [0, 1], 28x28 or 784 pixels, white ink on black. Images may be of any size, dark on light or light on dark; they
-    need Pillow: pip install Pillow.
+    PATH may be a file, gzipped or not, a .zip, a folder, a quoted glob, or "-" for standard input. Arrays are uint8
+    0-255 or floats within [0, 1], 28x28 or 784 pixels, white ink on black. Images may be of any size, dark on light or
+    light on dark; they need Pillow: pip install Pillow.
 
     Default model: $MNIST_MODEL, else artifacts/mnist.onnx, else the one bundled with the package.
 
@@ -83,12 +87,17 @@ def infer(
     with uninterrupted():
         from mnist_runtime.classifier import Classifier
         from mnist_runtime.infer.answers import Answers, evaluate, print_answers
+        from mnist_runtime.infer.inputs import Reading
         from mnist_runtime.infer.records import Detail
 
     with Classifier(choose_model(model, note)) as classifier:
-        answers = Answers(classifier, paths, recursive=recursive)
+        answers = Answers(classifier, paths, Reading(recursive, invert, transpose))
         if labels:
             click.echo(evaluate(answers, labels).report())
         else:
             print_answers(answers, format_, Detail(top_k, probabilities), show=show)
     return FAILURE if answers.failed else 0
+
+
+if __name__ == "__main__":
+    infer(prog_name="mnist-infer")

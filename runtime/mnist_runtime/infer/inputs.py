@@ -1,21 +1,23 @@
 """Inputs of a command: files of any format, folders, globs, and standard input."""
 
 import glob
-import io
 import os
 import stat
 import sys
-from collections.abc import Iterator
-from io import BufferedReader
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from io import BufferedReader, BytesIO
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
-from zipfile import ZipFile
 
 from mnist_runtime.console.command import note
-from mnist_runtime.digits import PIXELS, Intensities, Pixels
-from mnist_runtime.errors import DigitError, FileMissingError, first_line
-from mnist_runtime.io.files import reading
-from mnist_runtime.io.npy import Npy, OtherArrayError
+from mnist_runtime.digits import PIXELS, Intensities, Pixels, inverted, suspicion, transposed
+from mnist_runtime.errors import DigitError, FileMissingError, printable
+from mnist_runtime.io.arrays import OtherArrayError, StoredArray
+from mnist_runtime.io.files import Stream, decompressed, read_pieces, reading
+from mnist_runtime.io.formats import recognise
+from mnist_runtime.io.tables import Table
+from mnist_runtime.io.zips import unzipped
 
 CHUNK = 4096
 """Digits read at a time."""
@@ -24,14 +26,39 @@ STDIN = "-"
 SUFFIXES = frozenset(
     [".npy", ".npz", ".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".avif"]
 )
-"""Suffixes of the files in a folder that are read; the others are left out, and counted on stderr."""
+"""Suffixes of the files in a folder or a .zip that are read; the others are left out, and counted on stderr."""
 
-_NPY, _ZIP = b"\x93NUMPY", b"PK\x03\x04"
-_LIMIT = 2**28  # bytes of an image or of an .npz; a larger array belongs in an .npy, which streams
-_WANTED = "give a .npy, .npz or image file, a folder of them, or - for standard input"
+_LIMIT = 2**28  # bytes of an image or of a .zip that comes as a stream; a larger array belongs in an .npy
+_WANTED = "give a .npy, .npz, IDX, CSV or image file, a folder of them, or - for standard input"
 
 Chunk = tuple[str, int, Intensities | Pixels]
 """Name of the source, index of the first digit in it, and checked digits, uint8 or float32 `[n, 784]`."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How inputs are read."""
+
+    recursive: bool = False
+    """True to read subfolders too."""
+    invert: bool = False
+    """True to exchange black and white of arrays."""
+    transpose: bool = False
+    """True to exchange rows and columns of arrays."""
+
+    def oriented(self, chunks: Iterable[Intensities | Pixels], source: str) -> Iterator[Chunk]:
+        """Number the digits of an array, turned as asked for; note on stderr what is suspicious about the first."""
+        start = 0
+        for given in chunks:
+            digits = inverted(given) if self.invert else given
+            if start == 0 and (doubt := suspicion(digits)):
+                note(f"{source}: {doubt}")
+            digits = transposed(digits) if self.transpose else digits
+            yield source, start, digits
+            start += len(digits)
+
+
+PLAIN = Reading()
 
 
 def expand(path: str, *, recursive: bool) -> Iterator[str]:
@@ -46,8 +73,8 @@ def expand(path: str, *, recursive: bool) -> Iterator[str]:
     if path != STDIN and is_folder:
         found = sorted(folder.rglob("*") if recursive else folder.iterdir())
         shown = (file for file in found if not any(part.startswith(".") for part in file.relative_to(folder).parts))
-        every = [file for file in shown if file.is_file()]
-        files = [str(file) for file in every if file.suffix.lower() in SUFFIXES]
+        every = [file for file in shown if not file.is_dir()]
+        files = [str(file) for file in every if file.suffix.lower() in SUFFIXES and file.is_file()]
         deeper = "" if recursive else "; --recursive reads its subfolders too"
         if not files:
             raise FileMissingError(f"{path} holds no {', '.join(sorted(SUFFIXES))}{deeper}")
@@ -64,7 +91,7 @@ def expand(path: str, *, recursive: bool) -> Iterator[str]:
         yield path
 
 
-def chunks(path: str) -> Iterator[Chunk]:
+def chunks(path: str, how: Reading = PLAIN) -> Iterator[Chunk]:
     """Read the digits of one file, or of standard input for "-", a chunk at a time; the format shows in the bytes.
 
     Raises:
@@ -74,72 +101,74 @@ def chunks(path: str) -> Iterator[Chunk]:
     """
     if path == STDIN:
         with reading("standard input", _WANTED):
-            yield from _of_stream(sys.stdin.buffer, STDIN, "standard input")  # type: ignore[arg-type]  # a BufferedReader
+            yield from _of_stream(sys.stdin.buffer, STDIN, "standard input", how)  # type: ignore[arg-type]  # a BufferedReader
         return
     with reading(path, _WANTED), Path(path).open("rb") as file:
         status = os.fstat(file.fileno())  # a FIFO, a process substitution or a device has no size
-        yield from _of_stream(file, path, path, status.st_size if stat.S_ISREG(status.st_mode) else None)
+        yield from _of_stream(file, path, path, how, status.st_size if stat.S_ISREG(status.st_mode) else None)
 
 
-def _of_stream(stream: BufferedReader, source: str, name: str, size: int | None = None) -> Iterator[Chunk]:
+def _of_stream(given: BufferedReader, source: str, name: str, how: Reading, size: int | None = None) -> Iterator[Chunk]:
     """Read the digits of a stream that may not be seekable; `name` is for errors."""
-    if stream.isatty():
+    if given.isatty():
         raise DigitError(f"{name} is a terminal; pipe a file into it, as in: mnist-infer - < digit.npy")
-    start = stream.peek(len(_NPY))
+    stream = decompressed(given)
+    start = stream.peek()
     if not start:
         raise DigitError(f"{name} is empty; {_WANTED}")
-    if start.startswith(_NPY):
-        yield from _of_npy(Npy.of_stream(stream, name, size), source)
-    elif start.startswith(_ZIP):
-        yield from _of_npz(stream if stream.seekable() else io.BytesIO(_read(stream, name)), source)
-    else:
-        yield source, 0, _image(_read(stream, name), name)
+    match recognise(start):
+        case "array":
+            array = StoredArray.of_stream(stream, name, size if stream is given else None)
+            yield from how.oriented(array.chunks(CHUNK), source)
+        case "zip":
+            yield from _of_zip(stream if stream.seekable() else BytesIO(_read(stream, name)), source, how)
+        case "text":
+            yield from how.oriented((digits for digits, _ in Table(stream, name).chunks(CHUNK)), source)
+        case "image":
+            yield source, 0, _image(_read(stream, name), name)
+        case _:
+            raise DigitError(f"{name} is of no format that is read here; {_WANTED}")
 
 
-def _of_npy(npy: Npy, source: str) -> Iterator[Chunk]:
-    start = 0
-    for digits in npy.chunks(CHUNK):
-        yield source, start, digits
-        start += len(digits)
-
-
-def _of_npz(file: BinaryIO, path: str) -> Iterator[Chunk]:
-    """Read every array of an .npz that has the shape and dtype of digits; skip labels and the like."""
+def _of_zip(file: BinaryIO, path: str, how: Reading) -> Iterator[Chunk]:
+    """Read the pictures of a .zip, and every array that has the shape and dtype of digits; skip labels and the like."""
     skipped: list[str] = []
     found = False
-    try:
-        with ZipFile(file) as archive:
-            for member in archive.infolist():
-                if not member.filename.endswith(".npy"):
-                    continue
-                name = f"{path}:{member.filename.removesuffix('.npy')}"
-                with archive.open(member) as stream:
-                    try:
-                        npy = Npy.of_stream(stream, name, member.file_size)
-                        len(npy)
-                    except OtherArrayError as error:
-                        skipped.append(str(error))
-                        continue
+    with unzipped(file, path) as archive:
+        for member in archive.infolist():
+            place = PurePosixPath(member.filename)
+            if place.suffix.lower() not in SUFFIXES - {".npz"} or place.name.startswith("."):
+                continue
+            name = f"{path}:{printable(str(place.with_suffix('') if place.suffix == '.npy' else place))}"
+            with archive.open(member) as stream:
+                if place.suffix.lower() != ".npy":
                     found = True
-                    yield from _of_npy(npy, name)
-    except DigitError:
-        raise
-    except Exception as error:  # zipfile raises whatever its parsing ran into
-        raise DigitError(
-            f"{path} is not a .npz file that can be read ({first_line(error)}); copy or save it again"
-        ) from error
-    if not found:
-        raise DigitError(f"{path} holds no digits: {skipped[0] if skipped else 'it is empty'}")
+                    yield name, 0, _image(_read(stream, name), name)
+                    continue
+                try:
+                    array = StoredArray.of_stream(stream, name, member.file_size)
+                    len(array)
+                except OtherArrayError as error:
+                    skipped.append(str(error))
+                    continue
+                found = True
+                yield from how.oriented(array.chunks(CHUNK), name)
+        if not found:
+            names = printable(", ".join(archive.namelist()[:3])) or "nothing"
+            reason = skipped[0] if skipped else f"it holds {names}, and neither a .npy nor a picture"
+            raise DigitError(f"{path} holds no digits: {reason}")
 
 
-def _read(stream: BinaryIO, name: str) -> bytes:
-    data = stream.read(_LIMIT + 1)
+def _read(stream: Stream, name: str) -> bytes:
+    data = read_pieces(stream, _LIMIT)
     if len(data) > _LIMIT:
         raise DigitError(f"{name} holds more than {_LIMIT >> 20} MiB; save large arrays as .npy, which is streamed")
     return data
 
 
 def _image(data: bytes, name: str) -> Intensities:
+    if recognise(data) != "image":
+        raise DigitError(f"{name} is of no format that is read here; {_WANTED}")
     from mnist_runtime.io.images import read_image
 
     return read_image(data, name).reshape(1, PIXELS)

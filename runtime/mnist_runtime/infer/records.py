@@ -12,6 +12,7 @@ import numpy as np
 from mnist_runtime.classifier import Prediction
 from mnist_runtime.console.drawing import beside, draw_bars, draw_digit, has_colour
 from mnist_runtime.digits import CLASSES, LEVELS, Intensities, Pixels
+from mnist_runtime.errors import printable
 
 RECORD_SCHEMA = 1
 """Version of the records, described by `schema/prediction.schema.json` in this package."""
@@ -71,7 +72,7 @@ def write_text(answers: Iterable[Answer], out: TextIO, detail: Detail = DEFAULT)
         every = (
             "".join(f"  {probability:.4f}" for probability in prediction.probabilities) if detail.probabilities else ""
         )
-        print(f"{ranked}{every}  {answer.source}[{answer.index}]", file=out)
+        print(f"{ranked}{every}  {printable(answer.source)}[{answer.index}]", file=out)
 
 
 def write_json(answers: Iterable[Answer], out: TextIO, detail: Detail = DEFAULT) -> None:
@@ -135,4 +136,4 @@ def drawing(answer: Answer, *, colour: bool) -> str:
         intensities = np.minimum(intensities * LEVELS, LEVELS - 1).astype(np.uint8)
     picture = draw_digit(intensities, colour=colour)  # type: ignore[arg-type]
     bars = draw_bars(prediction.probabilities, colour=colour)
-    return f"{beside(picture, bars)}\n\n{answer.source}: {prediction.label} ({prediction.probability:.2%})"
+    return f"{beside(picture, bars)}\n\n{printable(answer.source)}: {prediction.label} ({prediction.probability:.2%})"

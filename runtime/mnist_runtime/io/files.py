@@ -3,10 +3,23 @@
 import contextlib
 import os
 import stat
+import zlib
 from collections.abc import Callable, Iterator
+from io import BufferedReader, BytesIO
 from pathlib import Path
+from typing import Protocol
 
 from mnist_runtime.errors import FileMissingError, FileReadError, FileWriteError, MnistRuntimeError
+
+_PIECE = 2**20  # bytes per read where the size is unknown
+
+
+class Stream(Protocol):
+    """A binary stream, open for reading."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to `size` bytes; none only at the end."""
+        ...
 
 
 @contextlib.contextmanager
@@ -25,36 +38,68 @@ def reading(path: str | os.PathLike[str], wanted: str) -> Iterator[None]:
         raise FileMissingError(f"{path} does not exist; {wanted}") from error
     except IsADirectoryError as error:
         raise FileReadError(f"{path} is a folder; {wanted}") from error
-    except OSError as error:
-        raise FileReadError(f"{path} cannot be read ({error.strerror}); {wanted}") from error
+    except OSError as error:  # gzip's have no strerror
+        raise FileReadError(f"{path} cannot be read ({error.strerror or error}); {wanted}") from error
+    except (EOFError, zlib.error) as error:
+        raise FileReadError(f"{path} is cut short or damaged ({error}); copy or save it again") from error
     except ValueError as error:  # a name with a null byte
         raise FileReadError(f"{str(path)!r} cannot be a file ({error}); {wanted}") from error
 
 
-def read_whole(path: str | os.PathLike[str], *, limit: int, wanted: str) -> bytes:
-    """Read the regular file at `path`, of 1 to `limit` bytes.
+@contextlib.contextmanager
+def open_regular(path: str | os.PathLike[str], wanted: str) -> Iterator[BufferedReader]:
+    """Open the regular file at `path` for reading; a FIFO, which could block for ever, is refused at once.
 
     Raises:
         FileMissingError: there is none.
-        FileReadError: it is a folder, a pipe, a device, empty, larger than `limit` or unreadable. All sentences end in
-            `wanted`.
+        FileReadError: it is a folder, a pipe, a socket or a device, or unreadable; so is what the block raises as
+            OSError. All sentences end in `wanted`.
     """
-    with reading(path, wanted), open(path, "rb", opener=_open_at_once) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
+    with reading(path, wanted), open(path, "rb", opener=_open_at_once) as file:  # Path has no opener
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise FileReadError(f"{path} is a pipe or a device, not a file; {wanted}")
-        size = status.st_size
-        data = file.read(limit + 1) if size <= limit else b""
+        yield file
+
+
+def decompressed(file: BufferedReader) -> BufferedReader:
+    """Return the content of a stream that begins as gzip (RFC 1952) does, and any other stream as it is."""
+    if not file.peek(2).startswith(b"\x1f\x8b"):
+        return file
+    import gzip
+
+    return BufferedReader(gzip.GzipFile(fileobj=file))
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # which Windows lacks, as it lacks FIFOs
+
+
+def read_whole(path: str | os.PathLike[str], *, limit: int, wanted: str) -> bytes:
+    """Read the regular file at `path`, of 1 to `limit` bytes, in memory that grows with what is there.
+
+    Raises:
+        FileMissingError: there is none.
+        FileReadError: it is no regular file, empty, larger than `limit` or unreadable. All sentences end in `wanted`.
+    """
+    with open_regular(path, wanted) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = read_pieces(file, limit) if size <= limit else b""
     if max(size, len(data)) > limit:
-        raise FileReadError(f"{path} is larger than {limit / 2**20:,.0f} MiB; {wanted}")
+        raise FileReadError(f"{path} is larger than {limit:,} bytes; {wanted}")
     if not data:
         raise FileReadError(f"{path} is empty; {wanted}")
     return data
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    """Open a file without waiting for the other end, if the file is a pipe."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+def read_pieces(stream: Stream, limit: int) -> bytes:
+    """Read a stream to its end or to `limit` + 1 bytes, in memory that grows with what arrives.
+
+    `stream.read(limit)` would reserve the limit itself.
+    """
+    buffer = BytesIO()
+    while piece := stream.read(min(_PIECE, limit + 1 - buffer.tell())):
+        buffer.write(piece)
+    return buffer.getvalue()
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
@@ -94,7 +139,7 @@ def staged(path: str | os.PathLike[str], data: bytes) -> Iterator[Callable[[], N
                 os.fsync(file.fileno())
         yield commit
     finally:
-        with contextlib.suppress(OSError):  # if the name cannot be looked up, nothing was written
+        with contextlib.suppress(OSError, ValueError):  # if the name cannot be looked up, nothing was written
             temporary.unlink()
 
 
@@ -111,6 +156,8 @@ def write_errors(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise FileWriteError(f"cannot write {path} ({error.strerror}); choose another path") from error
+    except ValueError as error:  # a name with a null byte
+        raise FileWriteError(f"cannot write {str(path)!r} ({error}); choose another path") from error
 
 
 def publish(part: Path, path: Path) -> None:
@@ -139,6 +186,8 @@ def ensure_writable(folder: str | os.PathLike[str]) -> None:
         probe.unlink()
     except OSError as error:
         raise FileWriteError(f"cannot write in {folder} ({error.strerror}); choose another folder") from error
+    except ValueError as error:  # a name with a null byte
+        raise FileWriteError(f"cannot write in {str(folder)!r} ({error}); choose another folder") from error
 
 
 def _fsync_folder(folder: Path) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mnist_runtime.digits import PIXELS, Intensities
 from mnist_runtime.errors import first_line
-from mnist_runtime.io.npy import Npy
+from mnist_runtime.io.arrays import StoredArray
 
 UNIT_ROUNDOFF = 2.0**-24
 """Unit roundoff of float32."""
@@ -94,7 +94,7 @@ def _unpacked(text: str, names: Sequence[str]) -> Iterator[NDArray[Any]]:
             raise ValueError(f"they unpack to more than {_GOLDEN_LIMIT >> 20} MiB")
         for name in names:
             with archive.open(f"{name}.npy") as stream:
-                yield Npy.of_stream(stream, name).array()
+                yield StoredArray.of_stream(stream, name).array()
 
 
 @dataclass(frozen=True, slots=True)

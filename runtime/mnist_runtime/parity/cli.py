@@ -94,9 +94,9 @@ def _print_findings(path: Path, findings: "list[Finding]") -> None:
 def _read(path: Path | None) -> "Intensities | Pixels | None":
     """Return the digits of a .npy file, if there is one."""
     from mnist_runtime.digits import as_digits
-    from mnist_runtime.io.npy import Npy
+    from mnist_runtime.io.arrays import StoredArray
 
-    return as_digits(Npy.open(path).array()) if path else None
+    return as_digits(StoredArray.open(path).array()) if path else None
 
 
 def _print_finding(finding: "Finding") -> None:
@@ -115,3 +115,7 @@ def _print_finding(finding: "Finding") -> None:
         click.echo(f"\n{drawn}", color=True)
     if finding.logits_sha256:
         click.echo(f"logits  {finding.logits_sha256}")
+
+
+if __name__ == "__main__":
+    parity(prog_name="mnist-parity")

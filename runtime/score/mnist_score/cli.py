@@ -47,7 +47,7 @@ def _read_part(_: click.Context, __: click.Parameter, value: str | None) -> Part
     "--labels",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="True labels of a .npy, a .npy of N: report the accuracy and the confusion matrix at the end.",
+    help="True labels of a .npy, as .npy, IDX, CSV or text: report the accuracy and the confusion matrix at the end.",
 )
 @click.option(
     "--actors",
@@ -80,9 +80,9 @@ def score(
     resumes where it stopped; run again after its end, it does nothing.
 
     Otherwise INPUT is a .parquet or .npy file (a shard) or a folder of them, and OUTPUT a folder: paths, or URIs such
-    as s3://bucket/digits. The digits of a Parquet shard are its column pixels, fixed_size_binary(784) or lists of 784
-    uint8. Each shard becomes one Parquet file: its rows in their order, with every column except the pixels, a label
-    (uint8) and its probability (float32). Run again, the command scores what is missing or has changed.
+    as s3://bucket/digits. The digits of a Parquet shard are its column pixels or image: 784 bytes, lists of 784
+    numbers, or pictures. Each shard becomes one Parquet file: its rows in their order, with every other column, a
+    label (uint8) and its probability (float32). Run again, the command scores what is missing or has changed.
     _manifest.json is written once all shards are scored. This needs Ray: pip install "ray[data]" aiohttp.
 
     Without --model: $MNIST_MODEL, else artifacts/mnist.onnx, else the model that comes with the package.
@@ -123,13 +123,14 @@ def _score_file(
         from tqdm import tqdm
 
         from mnist_runtime.classifier import Classifier
-        from mnist_runtime.infer.accuracy import Confusion, read_labels
-        from mnist_runtime.io.npy import Npy
+        from mnist_runtime.infer.accuracy import Confusion
+        from mnist_runtime.io.arrays import StoredArray
+        from mnist_runtime.io.labels import read_labels
         from mnist_score import local
 
     model = choose_model(model, note)
     with Classifier(model) as classifier:
-        digits = Npy.open(given)
+        digits = StoredArray.open(given)
         truth = read_labels(labels) if labels else None
         if truth is not None and len(truth) != len(digits):
             raise DigitError(
@@ -165,3 +166,7 @@ def _score_shards(
     with Classifier(choose_model(model, note)) as classifier:
         plan = run.plan(classifier, given, output, probabilities=probabilities)
         return run.run(plan, classifier, address, actors)
+
+
+if __name__ == "__main__":
+    score(prog_name="mnist-score")

@@ -19,8 +19,8 @@ import numpy as np
 from mnist_runtime.classifier import Classifier
 from mnist_runtime.digits import CLASSES, PIXELS
 from mnist_runtime.errors import FileWriteError
+from mnist_runtime.io.arrays import StoredArray
 from mnist_runtime.io.files import ensure_writable, publish, read_whole, write_atomically, write_errors
-from mnist_runtime.io.npy import Npy
 from mnist_score.job import Job, Shard
 
 try:
@@ -40,7 +40,7 @@ _ELSEWHERE = "move it away, or choose another OUTPUT"
 
 def score(
     classifier: Classifier,
-    digits: Npy,
+    digits: StoredArray,
     output: Path,
     rows: range,
     *,
@@ -84,8 +84,8 @@ def score(
             write_atomically(record, job.record(**details))
         done = _resume(file, _header(job, len(rows)), _ROW[job.output].itemsize)
         advance(done)
-        for start in range(rows.start + done, rows.stop, chunk):
-            outputs = classifier.compute(digits.rows(start, min(start + chunk, rows.stop)))
+        for pixels in digits.chunks(chunk, rows.start + done, rows.stop):
+            outputs = classifier.compute(pixels)
             answers = outputs.probabilities if probabilities else outputs.labels.astype(np.uint8)
             file.write(answers.tobytes())
             file.flush()

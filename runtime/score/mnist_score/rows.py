@@ -10,19 +10,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mnist_runtime.digits import PIXELS, Intensities, Pixels
-from mnist_runtime.errors import DigitError, FileReadError, first_line
-from mnist_runtime.io.npy import Npy
+from mnist_runtime.digits import HEIGHT, PIXELS, WIDTH, Intensities, Pixels, as_digits
+from mnist_runtime.errors import DigitError, FileReadError, first_line, printable
+from mnist_runtime.io.arrays import StoredArray
+from mnist_runtime.io.formats import recognise
 from mnist_score.storage import Place
 
 BATCH = 4096
 """Digits per batch: 3 MiB of uint8."""
 
-COLUMN = "pixels"
-"""Name of the column of digits in a Parquet shard."""
+COLUMNS = ("pixels", "image")
+"""Names of the column of digits in a Parquet shard: ours, and that of Hugging Face's data sets."""
 
 _BUFFER = 2**23  # bytes of a column per read, so that memory does not grow with the size of row groups
-_WANTED = f"fixed_size_binary({PIXELS}) or a list of {PIXELS} uint8"
+_PICTURES = 64  # rows per batch of pictures, each of which may take megabytes
+_SHOWN = 3  # names of columns in a sentence
+_WANTED = f"pictures, {PIXELS} bytes or a list of {PIXELS} numbers per row"
 
 Batches: TypeAlias = Iterator[tuple[Intensities | Pixels, list[pa.Array]]]
 
@@ -50,9 +53,9 @@ def open_rows(folder: Place, name: str) -> Iterator[Rows]:
     """
     with folder.open(name) as file:
         if name.endswith(".npy"):
-            npy = Npy.of_stream(file, name, file.size())
-            count = len(npy)
-            yield Rows(count, pa.schema([]), _reading(((digits, []) for digits in npy.chunks(BATCH)), name))
+            array = StoredArray.of_stream(file, name, file.size())
+            count = len(array)
+            yield Rows(count, pa.schema([]), _reading(((digits, []) for digits in array.chunks(BATCH)), name))
             return
         with pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True) as parquet:
             yield _of_parquet(parquet, name)
@@ -70,40 +73,84 @@ def _reading(batches: Batches, name: str) -> Batches:
 
 def _of_parquet(parquet: pq.ParquetFile, name: str) -> Rows:
     schema = parquet.schema_arrow
-    if (count := schema.names.count(COLUMN)) != 1:
-        found = f"{count} columns" if count else "no column"
-        raise DigitError(
-            f"{name} has {found} {COLUMN} ({', '.join(schema.names)}); give the column of the digits that name"
-        )
-    at = schema.get_field_index(COLUMN)
+    at = _column(schema, name)
+    kind = schema.field(at).type
+    count = _PICTURES if pa.types.is_struct(kind) or pa.types.is_binary(kind) else BATCH
 
     def batches() -> Batches:
-        for batch in parquet.iter_batches(BATCH, use_threads=False):
+        for batch in parquet.iter_batches(count, use_threads=False):
             columns = batch.columns
-            yield _pixels(columns.pop(at), name), columns
+            yield _pixels(columns.pop(at), f"{name}:{schema.names[at]}"), columns
 
-    return Rows(parquet.metadata.num_rows, schema.remove(at).remove_metadata(), _reading(batches(), name))
+    rest = schema.remove(at).remove_metadata()
+    if "label" in rest.names and "true_label" not in rest.names:  # the answers have a column label
+        rest = rest.set(rest.get_field_index("label"), rest.field("label").with_name("true_label"))
+    return Rows(parquet.metadata.num_rows, rest, _reading(batches(), name))
 
 
-def _pixels(column: pa.Array, name: str) -> Intensities:
-    """View a column of digits as uint8 `[n, 784]`."""
+def _column(schema: pa.Schema, name: str) -> int:
+    """Return the index of the column of digits."""
+    found = next((column for column in COLUMNS if column in schema.names), COLUMNS[0])
+    if (count := schema.names.count(found)) != 1:
+        shown = ", ".join(schema.names[:_SHOWN]) + (", ..." if len(schema.names) > _SHOWN else "")
+        has = f"{count} columns" if count else "no column"
+        raise DigitError(
+            f"{name} has {has} {found} among its {len(schema.names):,} ({printable(shown)}); give each row one column "
+            f"{COLUMNS[0]} that holds a digit: {_WANTED}"
+        )
+    return int(schema.get_field_index(found))
+
+
+def _pixels(column: pa.Array, name: str) -> Intensities | Pixels:
+    """Check a column of digits, and return them as uint8 or float32 `[n, 784]`."""
     if isinstance(column, pa.ExtensionArray):  # such as tensors of 28x28, which are stored as lists
         column = column.storage
     kind = column.type
+    if pa.types.is_struct(kind) and "bytes" in kind.names:  # Hugging Face's Image: {bytes, path}
+        column = column.field("bytes")
+        kind = column.type
     if column.null_count:
-        raise DigitError(f"{name} has {column.null_count:,} rows whose {COLUMN} are null; drop them")
+        raise DigitError(f"{name} has {column.null_count:,} rows that are null; drop them")
     if pa.types.is_fixed_size_binary(kind) and kind.byte_width == PIXELS:
         flat = column.buffers()[1]
         return np.frombuffer(flat or b"", np.uint8, len(column) * PIXELS, column.offset * PIXELS).reshape(-1, PIXELS)
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    if not is_list or kind.value_type != pa.uint8():
-        raise DigitError(f"{name} has {COLUMN} of type {kind}, and {_WANTED} is wanted; convert them")
-    lengths = pc.min_max(pc.list_value_length(column)).as_py()
-    if len(column) and set(lengths.values()) != {PIXELS}:
-        odd = lengths["min"] if lengths["min"] != PIXELS else lengths["max"]
-        raise DigitError(f"{name} has a row of {odd:,} {COLUMN}, and a digit has {PIXELS}; fix or drop that row")
-    values = column.flatten()
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        digits = [_of_bytes(value.as_py(), name) for value in column]
+        return np.concatenate([np.empty((0, PIXELS), np.uint8), *digits])
+    values, size = _flattened(column, name)
+    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)) or values.type == kind:
+        raise DigitError(f"{name} is of type {kind}, and {_WANTED} is wanted; convert it")
+    if size != PIXELS:
+        raise DigitError(f"{name} has a row of {size:,} values, and a digit has {PIXELS}; fix or drop that row")
     if values.null_count:
-        raise DigitError(f"{name} has {values.null_count:,} {COLUMN} that are null; fix or drop those rows")
-    digits: Intensities = values.to_numpy().reshape(-1, PIXELS)
-    return digits
+        raise DigitError(f"{name} has {values.null_count:,} pixels that are null; fix or drop those rows")
+    try:
+        return as_digits(values.to_numpy().reshape(-1, PIXELS))
+    except DigitError as error:
+        raise DigitError(f"{name}: {error}") from error
+
+
+def _of_bytes(data: bytes, name: str) -> Intensities:
+    """Read 784 raw intensities, or a picture; one of 28x28 is taken as it is. Returns uint8 `[1, 784]`."""
+    if len(data) == PIXELS and recognise(data) != "image":
+        return np.frombuffer(data, np.uint8).reshape(1, PIXELS)
+    from mnist_runtime.io.images import normalise
+    from mnist_runtime.io.images.decode import decode
+
+    grey = decode(data, name)
+    return (grey if grey.shape == (HEIGHT, WIDTH) else normalise(grey, name)).reshape(1, PIXELS)
+
+
+def _flattened(column: pa.Array, name: str) -> tuple[pa.Array, int]:
+    """Return the values of lists, nested or not, and the number of values per row."""
+    size, rows = 1, len(column)
+    while (
+        pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type)
+    ):
+        lengths = pc.min_max(pc.list_value_length(column)).as_py()
+        if len(column) and lengths["min"] != lengths["max"]:
+            odd = lengths["min"] if lengths["min"] != PIXELS else lengths["max"]
+            raise DigitError(f"{name} has a row of {odd:,} values, and a digit has {PIXELS}; fix or drop that row")
+        size *= lengths["min"] or 0
+        column = column.flatten()
+    return column, size if rows else PIXELS

@@ -49,6 +49,12 @@ def test_the_package_run_as_a_module_is_mnist_infer(folder):
     assert (usage.returncode, usage.stderr.startswith(b"Usage: mnist-infer ")) == (2, True)
 
 
+@pytest.mark.parametrize("module", ["mnist_runtime.infer.cli", "mnist_runtime.parity.cli"])
+def test_every_module_of_a_command_runs_it(module):
+    result = subprocess.run([sys.executable, "-m", module, "-h"], capture_output=True, check=True, timeout=60)
+    assert result.stdout.startswith(f"Usage: mnist-{module.split('.')[1]} ".encode())
+
+
 def test_many_digits_get_a_line_each(run, folder):
     result = run("mnist-infer", "many.npy", "seven.npy", cwd=folder)
     assert [line[0] for line in result.stdout.decode().splitlines()] == list("721047")
@@ -127,7 +133,7 @@ def test_an_empty_argument_is_no_path(run, folder, command, args, named):
         (np.zeros((32, 32), np.uint8), "(32, 32)"),
         (np.full((28, 28), np.nan), "NaN"),
         (np.full((28, 28), 7.0), "divide 0-255 intensities by 256"),
-        (np.array(["seven"]), "save uint8 or float digits"),
+        (np.array(["seven"]), "save uint8 or float numbers"),
     ],
 )
 def test_wrong_digits_are_one_sentence_that_names_the_file(run, tmp_path, array, sentence):
@@ -207,6 +213,9 @@ def test_a_name_that_no_file_can_have_leaves_the_others_answered(run, folder):
         ("mnist-infer - <&-", 1, "Error: -: standard input is empty; "),
         ("mnist-infer seven.npy 2>&-", 0, ""),
         ("PYTHONIOENCODING=ascii mnist-infer seven.npy", 0, ""),
+        ("set -o pipefail; mnist-infer --help | true", 0, ""),
+        ("set -o pipefail; mnist-infer --version | true", 0, ""),
+        ("mnist-infer - 0> /dev/null", 1, "Error: -: standard input cannot be read (Bad file descriptor); "),
     ],
 )
 def test_streams_that_are_full_closed_or_poor_are_no_traceback(folder, line, status, says):

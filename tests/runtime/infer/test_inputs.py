@@ -1,8 +1,10 @@
 """What mnist-infer takes: folders, globs, archives, images and standard input; one bad file ends nothing."""
 
+import gzip
 import io
 import json
 import os
+import struct
 import subprocess
 import sys
 import zipfile
@@ -13,6 +15,10 @@ import pytest
 from PIL import Image
 
 import mnist_runtime
+from mnist_runtime import DigitError
+from mnist_runtime.infer.inputs import chunks
+
+BIN = Path(sys.executable).parent
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +174,101 @@ def test_show_draws_every_digit(run, folder):
     result = run("mnist-infer", folder / "b.npz", folder / "c.png", "--show")
     assert result.stdout.decode().count("█" * 5) >= 3
     assert b"c.png: 0 (" in result.stdout
+
+
+def idx(array) -> bytes:
+    return struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def csv(images) -> bytes:
+    return "".join(",".join(map(str, row)) + "\n" for row in images.reshape(-1, 784).tolist()).encode()
+
+
+def npy(array) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("encode", [idx, csv, npy])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_what_mnist_comes_in_is_read_from_files_and_standard_input(test_split, tmp_path, encode, pack):
+    data = pack(encode(test_split.images[:5]))
+    (tmp_path / "digits").write_bytes(data)
+    expected = test_split.images[:5].reshape(5, 784)
+    assert np.array_equal(np.concatenate([digits for _, _, digits in chunks(str(tmp_path / "digits"))]), expected)
+    command = [BIN / "mnist-infer", "-", "--format", "jsonl"]
+    result = subprocess.run(command, input=data, capture_output=True, check=True, timeout=60)
+    assert labels(result) == [7, 2, 1, 0, 4]
+
+
+@pytest.mark.parametrize("content", [b"PAR1\x15\x04", b'{"a": 1}', b"hello", b"%PDF-1.7\n%\xe2\xe3", b"\x80\x04\x95"])
+def test_a_file_of_another_format_is_no_image_and_asks_for_no_pillow(monkeypatch, tmp_path, content):
+    (tmp_path / "x").write_bytes(content)
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    monkeypatch.delitem(sys.modules, "mnist_runtime.io.images", raising=False)
+    with pytest.raises(DigitError, match=r"no format that is read here|is no table of digits"):
+        list(chunks(str(tmp_path / "x")))
+
+
+def test_the_pictures_of_a_zip_are_read_and_their_names_command_no_terminal(run, test_split, tmp_path):
+    with zipfile.ZipFile(tmp_path / "scans.zip", "w") as archive:
+        for index in range(3):
+            picture = io.BytesIO()
+            Image.fromarray(255 - test_split.images[index]).resize((100, 100)).save(picture, "png")
+            archive.writestr(f"scans\x1b[2J/{index}.png", picture.getvalue())
+        archive.writestr("__MACOSX/scans/._0.png", b"junk")
+        archive.writestr("notes.txt", b"not for us")
+    result = run("mnist-infer", tmp_path / "scans.zip")
+    assert [line[:1] for line in result.stdout.splitlines()] == [b"7", b"2", b"1"]
+    assert b"scans.zip:scans\\x1b[2J/0.png[0]" in result.stdout
+    assert b"\x1b" not in run("mnist-infer", tmp_path / "scans.zip", "--format", "csv").stdout
+
+
+def test_a_zip_without_digits_says_what_is_in_it(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a\x1b[2J.txt", b"text")
+    with pytest.raises(DigitError, match=r"it holds a\\x1b\[2J\.txt, and neither a \.npy nor a picture"):
+        list(chunks(str(tmp_path / "x.zip")))
+
+
+def test_a_damaged_member_and_a_name_that_is_no_text_are_errors_of_ours(test_split, tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("\u00e9.npy", npy(test_split.images[:5]))
+    whole = (tmp_path / "x.npz").read_bytes()
+    for damaged in (whole[:80] + b"\xff" * 40 + whole[120:], whole.replace("\u00e9".encode(), b"\xff\xff")):
+        (tmp_path / "x.npz").write_bytes(damaged)
+        with pytest.raises(DigitError, match=r"x\.npz is not a \.zip or \.npz file that can be read"):
+            list(chunks(str(tmp_path / "x.npz")))
+
+
+@pytest.mark.parametrize(
+    ("change", "flag", "says", "least"),
+    [
+        (lambda x: x > 127, "", "", 0.8),
+        (lambda x: (x / 255).astype(np.uint8), "", "no intensity is above 1 of 255", 0),
+        (lambda x: 255 - x, "", "the rims of the digits are bright", 0),
+        (lambda x: 255 - x, "--invert", "", 0.8),
+        (lambda x: 1 - x / 255, "--invert", "", 0.8),
+        (lambda x: x.transpose(0, 2, 1), "--transpose", "", 0.8),
+        (lambda x: x, "--invert", "the rims of the digits are bright", 0),
+    ],
+)
+def test_arrays_are_turned_as_asked_for_and_never_guessed(run, test_split, tmp_path, change, *, flag, says, least):
+    np.save(tmp_path / "x.npy", change(test_split.images[:5000]))  # more than one chunk
+    np.save(tmp_path / "y.npy", test_split.labels[:5000])
+    result = run("mnist-infer", "x.npy", "--labels", "y.npy", *flag.split(), cwd=tmp_path)
+    notes = [line for line in result.stderr.decode().splitlines() if line.startswith("x.npy: ")]
+    assert [says in line for line in notes] == [True] * bool(says)
+    share = float(result.stdout.split()[1].rstrip(b"%")) / 100
+    assert share > least if least else share < 0.3
+
+
+def test_a_pipe_in_a_folder_is_left_out_and_counted(run, folder):
+    os.mkfifo(folder / "deeper" / "pipe.npy")
+    result = run("mnist-infer", folder / "deeper", "--format", "jsonl")
+    assert labels(result) == [4]
+    assert b"deeper: left out 1 file" in result.stderr
 
 
 def test_labels_give_accuracy_and_confusion_for_what_was_read(run, folder, tmp_path):

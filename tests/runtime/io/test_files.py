@@ -87,3 +87,27 @@ def test_a_missing_file_a_folder_and_an_impossible_name_say_what_to_give(tmp_pat
         read_whole(tmp_path, limit=5, wanted="give a model")
     with pytest.raises(FileReadError, match=r"cannot be read .*; give a model"):
         read_whole(tmp_path / ("x" * 300), limit=5, wanted="give a model")
+
+
+IN_LITTLE_MEMORY = """
+import resource, sys
+from mnist_runtime.io.files import read_whole
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, used + 2**26))
+print(len(read_whole(sys.argv[1], limit=2**34, wanted="")))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded with Linux's RLIMIT_AS and /proc")
+def test_reading_takes_the_memory_of_the_file_and_not_of_the_limit(tmp_path):
+    (tmp_path / "file").write_bytes(bytes(3_000_000))
+    command = [sys.executable, "-c", IN_LITTLE_MEMORY, tmp_path / "file"]
+    result = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    assert (result.stdout, result.stderr) == (b"3000000\n", b"")
+
+
+def test_a_name_that_no_file_can_have_is_refused_for_writing():
+    with pytest.raises(FileWriteError, match="null byte"):
+        write_atomically("a\0b", b"x")
+    with pytest.raises(FileWriteError, match="choose another folder"):
+        ensure_writable("a\0b")

@@ -1,5 +1,7 @@
 """mnist-parity as people run it: real processes, real files."""
 
+import os
+
 import numpy as np
 
 
@@ -22,7 +24,7 @@ def test_a_damaged_model_fails_parity(run, exported, tmp_path):
 def test_a_resealed_model_with_other_weights_fails_parity_by_the_numbers(run, exported, tmp_path):
     import onnx
 
-    from mnist_runtime.model.artifact import seal
+    from mnist_runtime.model.seal import seal
 
     proto = onnx.load(exported / "mnist.onnx")
     bias = next(tensor for tensor in proto.graph.initializer if list(tensor.dims) == [10])
@@ -33,3 +35,13 @@ def test_a_resealed_model_with_other_weights_fails_parity_by_the_numbers(run, ex
     assert result.returncode == 1
     assert "FAIL" in result.stdout.decode()
     assert "other.onnx is not at parity: the logit of class" in result.stderr.decode()
+
+
+def test_a_pipe_is_refused_and_not_waited_for(run, tmp_path):
+    os.mkfifo(tmp_path / "model.onnx")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "folder" / "manifest.json")
+    for path in (tmp_path / "model.onnx", tmp_path / "folder"):
+        result = run("mnist-parity", path, timeout=60)
+        assert result.returncode == 1
+        assert b"is a pipe or a device, not a file" in result.stderr

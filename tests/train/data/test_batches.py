@@ -11,7 +11,7 @@ from mnist_runtime.errors import DigitError
 from mnist_train.data import batches as room
 from mnist_train.data.batches import Batches, InMemory, OnDisk
 from mnist_train.data.bundled import Split
-from mnist_train.data.mapped import Mapped
+from mnist_train.data.disk import DiskArray
 
 CPU = torch.device("cpu")
 COUNT = 5000
@@ -35,7 +35,7 @@ def make(folder, train_split, monkeypatch):
         if kind is InMemory:
             x, y = train_split.tensors()
             return InMemory(x[:COUNT], y[:COUNT], shuffle)
-        return OnDisk(Mapped.open(folder / "x.npy"), Mapped.open(folder / "y.npy"), CPU, shuffle)
+        return OnDisk(DiskArray.open(folder / "x.npy"), DiskArray.open(folder / "y.npy"), CPU, shuffle)
 
     return make
 
@@ -94,14 +94,14 @@ def test_an_epoch_can_be_taken_up_at_any_batch(make, kind, shuffle):
 def test_a_shuffle_on_disk_reads_whole_blocks_only(make, monkeypatch):
     batches = make(OnDisk, shuffle=0)
     reads: list[tuple[int, int]] = []
-    original = Mapped.rows
+    original = DiskArray.rows
 
-    def rows(self: Mapped, first: int, stop: int):
+    def rows(self: DiskArray, first: int, stop: int):
         if len(self.shape) == 3:
             reads.append((first, stop))
         return original(self, first, stop)
 
-    monkeypatch.setattr(Mapped, "rows", rows)
+    monkeypatch.setattr(DiskArray, "rows", rows)
     whole(batches)
     assert sorted(reads) == [(first, min(first + 128, COUNT)) for first in range(0, COUNT, 128)]
     assert reads != sorted(reads)
@@ -111,7 +111,7 @@ def test_float_images_are_taken_as_they_are(folder, tmp_path, train_split):
     pixels = train_split.images[:100].reshape(100, 784) / np.float32(255)
     np.save(tmp_path / "x.npy", pixels)
     np.save(tmp_path / "y.npy", train_split.labels[:100].astype(np.int64))
-    x, y = whole(OnDisk(Mapped.open(tmp_path / "x.npy"), Mapped.open(tmp_path / "y.npy"), CPU))
+    x, y = whole(OnDisk(DiskArray.open(tmp_path / "x.npy"), DiskArray.open(tmp_path / "y.npy"), CPU))
     np.testing.assert_array_equal(x.numpy(), pixels)
     assert y.dtype == torch.int64
 
@@ -119,7 +119,7 @@ def test_float_images_are_taken_as_they_are(folder, tmp_path, train_split):
 def test_part_and_digest_are_of_the_rows_alone(folder, train_split):
     import hashlib
 
-    part = Mapped.open(folder / "x.npy").part(10, 30)
+    part = DiskArray.open(folder / "x.npy").part(10, 30)
     np.testing.assert_array_equal(part.rows(0, 20), train_split.images[10:30])
     assert part.sha256() == hashlib.sha256(train_split.images[10:30].tobytes()).hexdigest()
 
@@ -127,4 +127,4 @@ def test_part_and_digest_are_of_the_rows_alone(folder, train_split):
 def test_an_array_in_fortran_order_is_refused(tmp_path):
     np.save(tmp_path / "x.npy", np.asfortranarray(np.zeros((5, 784), np.uint8)))
     with pytest.raises(DigitError, match="Fortran order"):
-        Mapped.open(tmp_path / "x.npy")
+        DiskArray.open(tmp_path / "x.npy")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnist_runtime.errors import MnistRuntimeError
+from mnist_runtime.errors import DigitError, FileReadError, MnistRuntimeError
 from mnist_train.data.bundled import DIGESTS
 from mnist_train.data.sources import open_source
 from mnist_train.errors import DataError
@@ -39,7 +39,7 @@ def test_keras_npz_is_split_as_the_lab_splits(tmp_path, sixty_thousand, test_spl
     assert open_source(str(tmp_path / "mnist.npz")).digests() == DIGESTS
 
 
-def test_a_folder_of_npy_is_mapped_and_has_the_same_digits(tmp_path, sixty_thousand, test_split):
+def test_a_folder_of_npy_stays_on_disk_and_has_the_same_digits(tmp_path, sixty_thousand, test_split):
     images, labels = sixty_thousand
     for name, array in {
         "x_train": images,
@@ -69,6 +69,7 @@ WRONG = {
     "label -1": ({"y_train": np.full(12, -1)}, "labels from -1"),
     "too few labels": ({"y_train": LABELS[:5]}, r"\(5,\).*exactly one per digit"),
     "labels as floats": ({"y_train": LABELS.astype(float)}, "labels are integers"),
+    "labels as text": ({"y_train": LABELS.astype(str)}, "holds <U3 and no numbers"),
     "no labels": ({"y_train": None}, "y_train"),
     "no digits": ({"x_train": IMAGES[:0], "y_train": LABELS[:0]}, "exactly one per digit|no rows"),
     "too few to hold some out": ({"x_train": IMAGES[:3], "y_train": LABELS[:3]}, "none to validate on"),
@@ -92,10 +93,10 @@ def test_what_is_no_digits_is_refused(tmp_path, change, sentence, form):
     assert "\n" not in str(caught.value)
 
 
-def test_mapped_images_of_another_dtype_are_refused(tmp_path):
+def test_images_on_disk_of_another_dtype_are_refused(tmp_path):
     np.save(tmp_path / "x_train.npy", IMAGES.astype(np.float64))
     np.save(tmp_path / "y_train.npy", LABELS)
-    with pytest.raises(DataError, match="float64; mapped images are uint8 or float32"):
+    with pytest.raises(DataError, match="float64; images that stay on disk are uint8 or float32"):
         open_source(str(tmp_path))
 
 
@@ -104,7 +105,7 @@ def test_mapped_images_of_another_dtype_are_refused(tmp_path):
 )
 def test_files_of_other_kinds_are_refused(tmp_path, content):
     (tmp_path / "file").write_bytes(content)
-    with pytest.raises(DataError, match=re.escape(str(tmp_path / "file"))):
+    with pytest.raises(MnistRuntimeError, match=re.escape(str(tmp_path / "file"))):
         open_source(str(tmp_path / "file"))
 
 
@@ -123,7 +124,7 @@ def test_every_cut_of_an_idx_file_is_refused(tmp_path):
     whole = path.read_bytes()
     for end in (0, 3, 4, 10, 15, 16, 17, len(whole) - 1):
         path.write_bytes(whole[:end])
-        with pytest.raises(DataError, match="no whole IDX"):
+        with pytest.raises(DigitError, match=r"images-idx3-ubyte (is|has)"):
             open_source(str(tmp_path))
     (tmp_path / "train-labels-idx1-ubyte").unlink()
     path.write_bytes(whole)
@@ -133,13 +134,13 @@ def test_every_cut_of_an_idx_file_is_refused(tmp_path):
 
 def test_an_idx_header_that_claims_more_than_there_is_takes_no_memory(tmp_path):
     (tmp_path / "train-images-idx3-ubyte").write_bytes(struct.pack(">4B3I", 0, 0, 8, 3, *[2**32 - 1] * 3))
-    with pytest.raises(DataError, match="no whole IDX"):
+    with pytest.raises(DigitError, match="images-idx3-ubyte is"):
         open_source(str(tmp_path))
 
 
 def test_a_truncated_gz_is_refused(tmp_path, lab_pickle):
     (tmp_path / "cut.pkl.gz").write_bytes(lab_pickle.read_bytes()[:100_000])
-    with pytest.raises(DataError, match=r"not a whole \.gz"):
+    with pytest.raises(FileReadError, match=r"cut\.pkl\.gz is cut short or damaged"):
         open_source(str(tmp_path / "cut.pkl.gz"))
 
 
@@ -162,3 +163,44 @@ def test_an_npz_without_an_array_that_is_needed_names_the_file_and_what_is_there
     np.savez(tmp_path / "mine.npz", **{name: np.zeros(1, np.uint8) for name in names})
     with pytest.raises(DataError, match=f"mine.npz {said}; save digits as x_train"):
         open_source(str(tmp_path / "mine.npz"))
+
+
+@pytest.mark.parametrize("below", ["MNIST/raw", "raw"])
+def test_torchvisions_root_is_found(tmp_path, below):
+    (tmp_path / below).mkdir(parents=True)
+    write_idx(tmp_path / below / "train-images-idx3-ubyte", IMAGES)
+    write_idx(tmp_path / below / "train-labels-idx1-ubyte.gz", LABELS)
+    assert len(open_source(str(tmp_path)).train) == 10
+
+
+def test_a_folder_named_as_the_file_is_looked_into(tmp_path):
+    for name, array in (("train-images.idx3-ubyte", IMAGES), ("train-labels.idx1-ubyte", LABELS)):
+        above = tmp_path / name.replace(".", "-")
+        above.mkdir()
+        write_idx(above / name, array)
+    assert len(open_source(str(tmp_path)).train) == 10
+
+
+@pytest.mark.parametrize("name", ["train.csv", "train.csv.gz"])
+def test_a_table_with_labels_is_a_data_set(tmp_path, test_split, name):
+    images, labels = test_split.images[:60], test_split.labels[:60]
+    rows = np.concatenate([labels[:, None], images.reshape(60, 784)], axis=1).tolist()
+    text = "label," + ",".join(f"pixel{index}" for index in range(784)) + "\n"
+    text += "".join(",".join(map(str, row)) + "\n" for row in rows)
+    (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    data = open_source(str(tmp_path / name))
+    assert np.array_equal(data.train.images, images[:50])
+    assert np.array_equal(data.valid.labels, labels[50:])
+    (tmp_path / "bare.csv").write_text("".join(",".join(map(str, row[1:])) + "\n" for row in rows))
+    with pytest.raises(DataError, match="has no labels"):
+        open_source(str(tmp_path / "bare.csv"))
+
+
+def test_a_file_cut_short_during_training_is_one_error_and_no_crash(tmp_path):
+    np.save(tmp_path / "x_train.npy", IMAGES)
+    np.save(tmp_path / "y_train.npy", LABELS)
+    data = open_source(str(tmp_path))
+    with (tmp_path / "x_train.npy").open("r+b") as file:
+        file.truncate(3000)
+    with pytest.raises(DataError, match="has become shorter since it was opened"):
+        data.train.images.rows(0, 10)

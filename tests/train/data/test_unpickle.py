@@ -101,6 +101,11 @@ BOMBS = {
     "bytes that claim 10 GB": b"\x80\x04\x8e" + (10**10).to_bytes(8, "little") + b"x.",
     "bytearray that claims 10 GB": b"\x80\x05\x96" + (10**10).to_bytes(8, "little") + b"x.",
     "memo of 2 billion": b"\x80\x02Nr\xff\xff\xff\x7f.",
+    "8 million tuples": b"\x80\x02(" + b")" * 8_000_000 + b"t.",
+    "one text encoded 1,900 times": (
+        b"\x80\x02X" + (2**20).to_bytes(4, "little") + b"x" * 2**20 + b"q\x000c_codecs\nencode\nq\x010"
+        b"X\x06\x00\x00\x00latin1q\x020(" + b"h\x01h\x00h\x02\x86R" * 1900 + b"t."
+    ),
 }
 
 
@@ -133,7 +138,9 @@ def test_a_bomb_does_not_go_off(bomb: bytes, tmp_path: Path):
 
 def test_keys_nested_deeply_are_refused_before_they_are_hashed():
     """CPython hashes nested tuples by recursion without a limit: 200,000 would overflow the stack."""
-    nested = b"\x80\x04)" + b"\x85" * 200_000
+    with pytest.raises(DataError, match="more than 10,000 instructions"):
+        load(b"\x80\x04)" + b"\x85" * 200_000 + b"}\x8c\x01xs.")
+    nested = b"\x80\x04)" + b"\x85" * 9_000
     with pytest.raises(DataError, match="EMPTY_DICT"):
         load(nested + b"}\x8c\x01xs.")
     with pytest.raises(DataError, match="more than arrays"):

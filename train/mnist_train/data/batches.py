@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mnist_runtime.digits import PIXELS
 from mnist_train.data.bundled import scaled
-from mnist_train.data.mapped import Mapped
+from mnist_train.data.disk import DiskArray
 
 Data = tuple[Tensor, Tensor]
 """Pixels float32 `[N, 784]` and labels int64 `[N]`, on the model's device."""
@@ -90,7 +90,7 @@ class InMemory:
 
 @dataclass(frozen=True)
 class OnDisk:
-    """Mapped arrays, read a block at a time and never at random positions.
+    """Arrays on disk, read a block at a time and never at random positions.
 
     A shuffled epoch takes the blocks, of about 2 MiB or one batch, in random order, up to 32 MiB of them at a time, and
     shuffles within those; the remainder after the last whole block comes last. Memory does not grow with the file.
@@ -99,9 +99,9 @@ class OnDisk:
     shuffled together. A shuffled batch then consists of rows of all ranks, in shares as uneven as chance makes them.
     """
 
-    images: Mapped
+    images: DiskArray
     """uint8 or float32, `[N, 784]` or `[N, 28, 28]`."""
-    labels: Mapped
+    labels: DiskArray
     """Integers `[N]`."""
     device: torch.device
     shuffle: int | None = None
@@ -171,9 +171,9 @@ def _parts(blocks: list[_Range], low: int, high: int) -> Iterator[_Range]:
         low, high = low - (stop - first), high - (stop - first)
 
 
-def _read(mapped: Mapped, stretches: list[_Range]) -> NDArray[Any]:
-    nothing = np.empty((0, *mapped.shape[1:]), mapped.dtype)
-    return np.concatenate([nothing, *(mapped.rows(*stretch) for stretch in stretches)])
+def _read(array: DiskArray, stretches: list[_Range]) -> NDArray[Any]:
+    nothing = np.empty((0, *array.shape[1:]), array.dtype)
+    return np.concatenate([nothing, *(array.rows(*stretch) for stretch in stretches)])
 
 
 def _rng(*seed: int) -> np.random.Generator:

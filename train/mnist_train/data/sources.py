@@ -1,12 +1,10 @@
 """What `--data` names: the bundled digits, a download, a file of arrays, or a folder of them."""
 
-import gzip
 import re
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +12,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_runtime.digits import HEIGHT, WIDTH, as_digits, as_intensities
-from mnist_runtime.errors import DigitError, FileMissingError
-from mnist_runtime.io.npy import Npy
+from mnist_runtime.errors import DigitError, FileMissingError, printable
+from mnist_runtime.io.arrays import StoredArray
+from mnist_runtime.io.files import decompressed, open_regular
+from mnist_runtime.io.formats import recognise
+from mnist_runtime.io.labels import read_labels
+from mnist_runtime.io.tables import Table
+from mnist_runtime.io.zips import unzipped
 from mnist_train.data.bundled import DIGESTS, SPLITS, Split, load_split
-from mnist_train.data.mapped import Mapped, MappedSplit
-from mnist_train.data.unpickle import load_arrays, read_stream
+from mnist_train.data.disk import DiskArray, DiskSplit
+from mnist_train.data.unpickle import load_arrays
 from mnist_train.errors import DataError
 
 LAB_URL = "https://github.com/pytorch/tutorials/raw/main/_static/mnist.pkl.gz"
 """Address of the lab's file, for `--data lab`."""
 
-_WANTED = "give bundled, lab, a URL, a .pkl.gz, a .npz, or a folder of IDX or .npy files"
-_UNPACKED_LIMIT = 2**32  # bytes; larger data belongs in .npy files, which are mapped
+_WANTED = "give bundled, lab, a URL, a .pkl.gz, a .npz, a .csv, or a folder of IDX or .npy files"
+_UNPACKED_LIMIT = 2**32  # bytes; larger data belongs in a folder of .npy files, which stay on disk
+_ROWS = 2**14  # of a table, parsed at a time
 _HELD_OUT = 6  # the last 1/6 of the training digits, if none are given to validate on: MNIST's 10,000 of 60,000
 
 
-AnySplit = Split | MappedSplit
+AnySplit = Split | DiskSplit
 
 
 @dataclass(frozen=True)
@@ -59,10 +63,10 @@ def open_source(source: str, *, sha256: str | None = None, checked: bool = False
     """Open the data set that `--data` names.
 
     Args:
-        source: "bundled", "lab", an http(s) URL, or the path of a .pkl.gz, a .npz, or a folder of IDX files (raw or
-            .gz) or of .npy files. Only .npy files are mapped; the others are read.
+        source: "bundled", "lab", an http(s) URL, or the path of a .pkl.gz, a .npz, a .csv (or .csv.gz), or a folder of
+            IDX files (raw or .gz) or of .npy files. A folder of .npy files stays on disk; the others are read.
         sha256: SHA-256 of the file to download, in hex; without it, a URL must hold MNIST.
-        checked: True if another process has checked the values of mapped files; only headers are read then.
+        checked: True if another process has checked the values of files that stay on disk; only headers are read then.
         options: `limit` and `timeout` of `download.fetch`.
 
     Raises:
@@ -103,29 +107,29 @@ def _require_mnist(path: Path) -> None:
 
 
 def _open_file(path: Path) -> Dataset:
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start[:2] == b"\x1f\x8b":
-        return _from_pickle(path)
-    if start == b"PK\x03\x04":
-        return _from_npz(path)
-    raise DataError(f"{path} is neither a .pkl.gz nor a .npz; {_WANTED}")
+    with open_regular(path, _WANTED) as file:
+        kind = recognise(file.peek())
+        if kind == "zip":
+            return _from_npz(file, path)
+        stream = decompressed(file)
+        if recognise(stream.peek()) == "text" and ".csv" in path.suffixes:
+            return _from_table(Table(stream, str(path)))
+        if stream is not file:
+            return _from_pickle(stream, path)
+    raise DataError(f"{path} is neither a .pkl.gz, a .npz nor a .csv; {_WANTED}")
 
 
 def _open_folder(folder: Path, *, checked: bool) -> Dataset:
     if (folder / "x_train.npy").exists():
         return _from_npy(folder, checked=checked)
-    if _idx_path(folder, "train-images", 3).exists():
-        return _from_idx(folder)
+    for below in (folder, folder / "raw", folder / "MNIST" / "raw"):  # torchvision's root holds MNIST/raw
+        if _idx_path(below, "train-images", 3).exists():
+            return _from_idx(below)
     raise DataError(f"{folder} holds neither x_train.npy nor train-images-idx3-ubyte; {_WANTED}")
 
 
-def _from_pickle(path: Path) -> Dataset:
-    try:
-        with gzip.open(path, "rb") as file:
-            value = load_arrays(file, str(path))
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is not a whole .gz file ({error}); download or copy it again") from error
+def _from_pickle(stream: BufferedReader, path: Path) -> Dataset:
+    value = load_arrays(stream, str(path))
     pairs = value if isinstance(value, tuple) else ()
     if not 2 <= len(pairs) <= 3 or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
         raise DataError(f"{path} does not hold ((x_train, y_train), (x_valid, y_valid), ...) like the lab's file")
@@ -133,21 +137,27 @@ def _from_pickle(path: Path) -> Dataset:
     return _assemble({f"{axis}_{name}": array for name, pair in names for axis, array in zip("xy", pair, strict=True)})
 
 
-def _from_npz(path: Path) -> Dataset:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            wanted = [f"{axis}_{name}.npy" for name in SPLITS for axis in "xy"]
-            members = [member for member in archive.infolist() if member.filename in wanted]
-            if sum(member.file_size for member in members) > _UNPACKED_LIMIT:
-                raise DataError(f"{path} unpacks to more than {_UNPACKED_LIMIT >> 30} GiB; give a folder of .npy files")
-            _require_pairs(path, [name.removesuffix(".npy") for name in archive.namelist()])
-            arrays = {}
-            for member in members:
-                with archive.open(member) as stream:
-                    npy = Npy.of_stream(stream, f"{member.filename} of {path}", member.file_size)
-                    arrays[member.filename.removesuffix(".npy")] = npy.array()
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise DataError(f"{path} is not a whole .npz file ({error}); download or copy it again") from error
+def _from_table(table: Table) -> Dataset:
+    """Read a table of digits with labels, all of which are to train on."""
+    chunks = list(table.chunks(_ROWS))
+    labels = [part for _, part in chunks if part is not None]
+    if not labels:
+        raise DataError(f"{table.name} has no labels; give a label and 784 pixels in each row")
+    return _assemble({"x_train": np.concatenate([digits for digits, _ in chunks]), "y_train": np.concatenate(labels)})
+
+
+def _from_npz(file: BufferedReader, path: Path) -> Dataset:
+    with unzipped(file, str(path)) as archive:
+        wanted = [f"{axis}_{name}.npy" for name in SPLITS for axis in "xy"]
+        members = [member for member in archive.infolist() if member.filename in wanted]
+        if sum(member.file_size for member in members) > _UNPACKED_LIMIT:
+            raise DataError(f"{path} unpacks to more than {_UNPACKED_LIMIT >> 30} GiB; give a folder of .npy files")
+        _require_pairs(path, [name.removesuffix(".npy") for name in archive.namelist()])
+        arrays = {}
+        for member in members:
+            with archive.open(member) as stream:
+                array = StoredArray.of_stream(stream, f"{member.filename} of {path}", member.file_size)
+                arrays[member.filename.removesuffix(".npy")] = array.array()
     return _assemble(arrays)
 
 
@@ -157,8 +167,8 @@ def _require_pairs(path: Path, names: list[str]) -> None:
     missing = next((name for name in wanted if name not in names), None)
     if missing:
         raise DataError(
-            f"{path} holds {', '.join(names)}, and no {missing}; save digits as x_train and their labels as y_train, "
-            "with np.savez"
+            f"{path} holds {printable(', '.join(names))}, and no {missing}; save digits as x_train and their labels as "
+            "y_train, with np.savez"
         )
 
 
@@ -166,14 +176,14 @@ def _from_npy(folder: Path, *, checked: bool) -> Dataset:
     splits: dict[str, AnySplit] = {}
     for name in SPLITS:
         if name == "train" or (folder / f"x_{name}.npy").exists():
-            images, labels = (Mapped.open(folder / f"{axis}_{name}.npy") for axis in "xy")
+            images, labels = (DiskArray.open(folder / f"{axis}_{name}.npy") for axis in "xy")
             if not checked:
-                _check_mapped(images, labels)
-            splits[name] = MappedSplit(images, labels)
+                _check_arrays(images, labels)
+            splits[name] = DiskSplit(images, labels)
     return _hold_out(splits)
 
 
-def _check_mapped(images: Mapped, labels: Mapped) -> None:
+def _check_arrays(images: DiskArray, labels: DiskArray) -> None:
     """Check all values before the first step, in one pass over the files, a window at a time."""
     try:
         as_digits(np.empty((0, *images.shape[1:]), images.dtype))
@@ -183,44 +193,28 @@ def _check_mapped(images: Mapped, labels: Mapped) -> None:
     except DigitError as error:
         raise DataError(f"{images.path} does not hold digits: {error}") from error
     if images.dtype not in (np.uint8, np.float32):
-        raise DataError(f"{images.path} holds {images.dtype}; mapped images are uint8 or float32, save them as either")
+        raise DataError(
+            f"{images.path} holds {images.dtype}; images that stay on disk are uint8 or float32; save them as either"
+        )
     _check_labels(labels.path, labels.dtype, labels.shape, len(images))
     for rows in labels.windows():
         _check_range(labels.path, rows)
 
 
 def _from_idx(folder: Path) -> Dataset:
-    files = {"train": "train", "test": "t10k"}
     arrays = {}
-    for name, prefix in files.items():
+    for name, prefix in (("train", "train"), ("test", "t10k")):
         images, labels = _idx_path(folder, f"{prefix}-images", 3), _idx_path(folder, f"{prefix}-labels", 1)
         if name == "train" or images.exists():
-            arrays[f"x_{name}"], arrays[f"y_{name}"] = _read_idx(images, 3), _read_idx(labels, 1)
+            arrays[f"x_{name}"], arrays[f"y_{name}"] = StoredArray.open(images).array(), read_labels(labels)
     return _assemble(arrays)
 
 
 def _idx_path(folder: Path, stem: str, ndim: int) -> Path:
-    """Return the path under the spelling found: "-" or "." before idx, raw or .gz."""
-    spellings = [folder / f"{stem}{dash}idx{ndim}-ubyte{end}" for dash in "-." for end in ("", ".gz")]
-    return next((path for path in spellings if path.exists()), spellings[0])
-
-
-def _read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
-    """Read an IDX file of unsigned bytes: 0, 0, 8, ndim, each dimension in 4 bytes, big-endian, then the values."""
-    try:
-        opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
-        with opener(path, "rb") as file:
-            data = read_stream(file, _UNPACKED_LIMIT, str(path)).getbuffer()
-    except FileNotFoundError as error:
-        raise FileMissingError(f"{path} does not exist; images and labels come in two files; give both") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read ({error}); download or copy it again") from error
-    head = 4 + 4 * ndim
-    shape = tuple(np.frombuffer(bytes(data[4:head]).ljust(4 * ndim, b"\0"), ">u4").tolist())
-    count = int(np.prod(shape, dtype=object))
-    if data[:4] != bytes([0, 0, 8, ndim]) or len(data) != head + count:
-        raise DataError(f"{path} is no whole IDX file of {ndim} dimensions of bytes; download or copy it again")
-    return np.frombuffer(data, np.uint8, offset=head).reshape(shape)
+    """Return the path under the spelling found: "-" or "." before idx, raw or .gz, or in a folder of the same name."""
+    names = [f"{stem}{dash}idx{ndim}-ubyte{end}" for dash in "-." for end in ("", ".gz")]
+    spellings = [folder / name for name in names] + [folder / above / name for above in names for name in names]
+    return next((path for path in spellings if path.is_file()), spellings[0])
 
 
 def _assemble(arrays: Mapping[str, NDArray[Any]]) -> Dataset:

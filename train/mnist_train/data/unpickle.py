@@ -15,13 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_runtime.errors import first_line
+from mnist_runtime.io.files import read_pieces
 from mnist_train.errors import DataError
 
 LIMIT = 2**30
 """Largest pickle, in bytes, uncompressed; the lab's has 222 million."""
 
-_CHUNK = 2**20  # bytes
-_MEMO_LIMIT = 2**16  # the unpickler's memo is a list as long as the largest index that the pickle names
+# Six arrays take 200 instructions. Each may make an object, and the unpickler's memo is a list as long as the largest
+# index that the pickle names.
+_OPCODE_LIMIT = 10_000
 # No array needs a dict, which could set attributes of functions, nor a set; hashing a deep nest overflows the C stack.
 _REFUSED = {"DICT", "EMPTY_DICT", "EMPTY_SET", "FROZENSET"}
 _DTYPES = frozenset(["b1", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"])
@@ -41,40 +43,26 @@ def load_arrays(file: io.BufferedIOBase, name: str) -> Any:
     Raises:
         DataError: the pickle holds or calls anything else, is cut short, or is larger than 1 GiB.
     """
-    data = read_stream(file, LIMIT, name)
+    data = read_pieces(file, LIMIT)
+    if len(data) > LIMIT:
+        raise DataError(f"{name} unpacks to more than {LIMIT >> 20:,} MiB; give the arrays as .npy files in a folder")
     try:
         _check_opcodes(data)
-        data.seek(0)
-        return _to_arrays(_ArrayUnpickler(data, encoding="latin-1").load())  # Python 2 kept an array's bytes as a str
+        return _to_arrays(_ArrayUnpickler(data).load())
     except MemoryError:
         raise
     except Exception as error:  # a hostile pickle can make the unpickler raise anything
         raise DataError(f"{name} is not a whole pickle of arrays alone ({first_line(error)}); {_REMEDY}") from error
 
 
-def read_stream(file: io.BufferedIOBase, limit: int, name: str) -> io.BytesIO:
-    """Read all of `file`, at most `limit` bytes, in memory that grows with what arrives.
-
-    Raises:
-        DataError: the stream is longer.
-    """
-    buffer = io.BytesIO()
-    while chunk := file.read(_CHUNK):
-        buffer.write(chunk)
-        if buffer.tell() > limit:
-            raise DataError(
-                f"{name} unpacks to more than {limit >> 20:,} MiB; give the arrays as .npy files in a folder"
-            )
-    buffer.seek(0)
-    return buffer
-
-
-def _check_opcodes(data: io.BytesIO) -> None:
+def _check_opcodes(data: bytes) -> None:
     """Parse the pickle without running it; a length beyond the end of the data is a ValueError here."""
-    for opcode, argument, _ in pickletools.genops(data):
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+        if count == _OPCODE_LIMIT:
+            raise ValueError(f"it holds more than {_OPCODE_LIMIT:,} instructions")
         if opcode.name in _REFUSED:
             raise ValueError(f"it holds a {opcode.name}, which no array needs")
-        if opcode.name.endswith("PUT") and int(argument or 0) > _MEMO_LIMIT:
+        if opcode.name.endswith("PUT") and int(argument or 0) > _OPCODE_LIMIT:
             raise ValueError("it asks for memory to no purpose")
 
 
@@ -96,19 +84,19 @@ class _Dtype:
 
     __slots__ = ("dtype",)
 
-    def __init__(self, code: str, *_: object) -> None:
+    def __init__(self, code: str | bytes, *_: object) -> None:
+        code = code.decode() if isinstance(code, bytes) else code  # from Python 2
         if code.lstrip("<>|=") not in _DTYPES:
             raise ValueError(f"the dtype {code[:20]!r} fits neither digits nor labels")
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.dtype = self.dtype.newbyteorder(state[1])
+        order: Any = state[1].decode() if isinstance(state[1], bytes) else state[1]
+        self.dtype = self.dtype.newbyteorder(order)
 
 
-def _from_buffer(data: bytes | str, dtype: _Dtype, shape: tuple[int, ...], order: str) -> _Array:
+def _from_buffer(data: bytes, dtype: _Dtype, shape: tuple[int, ...], order: str) -> _Array:
     """Return an array over the bytes that the pickle holds; NumPy raises if `shape` claims another number of them."""
-    if isinstance(data, str):  # from Python 2
-        data = data.encode("latin-1")
     return _Array(np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if order == "F" else "C"))
 
 
@@ -117,7 +105,6 @@ _FUNCTIONS: dict[tuple[str, str], Callable[..., object]] = {
     ("numpy", "dtype"): _Dtype,
     ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),  # its shape is a dummy, and takes no memory here
     ("numpy.core.numeric", "_frombuffer"): _from_buffer,  # protocol 5
-    ("_codecs", "encode"): lambda text, _: text.encode("latin-1"),  # bytes, in protocols 0 to 2
     ("__builtin__", "bytes"): lambda: b"",  # no bytes, in protocols 0 to 2
 }
 
@@ -125,11 +112,24 @@ _FUNCTIONS: dict[tuple[str, str], Callable[..., object]] = {
 class _ArrayUnpickler(pickle.Unpickler):
     """An unpickler that resolves names in `_FUNCTIONS` and imports nothing."""
 
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data), encoding="bytes")  # the str of Python 2
+        self._room = len(data)
+
     def find_class(self, module: str, name: str, /) -> Callable[..., object]:
         """Return the function for a name that arrays need."""
+        if (module, name) == ("_codecs", "encode"):  # bytes, in protocols 0 to 2
+            return self._encode
         if function := _FUNCTIONS.get((module.replace("numpy._core.", "numpy.core."), name)):  # NumPy 2 renamed it
             return function
         raise ValueError(f"it wants {module}.{name}, which could run code")
+
+    def _encode(self, text: str, _: object) -> bytes:
+        """Encode text that stands for bytes; the same text again and again would fill the memory."""
+        self._room -= len(text)
+        if self._room < 0:
+            raise ValueError("it holds less text than it encodes")
+        return text.encode("latin-1")
 
 
 def _to_arrays(value: object, depth: int = 4) -> Any:

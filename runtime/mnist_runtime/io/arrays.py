@@ -1,43 +1,39 @@
-"""NumPy's .npy files, read without trust: no pickle runs, and no header claims more than the file holds."""
+"""Arrays in files, NumPy's .npy and MNIST's IDX, gzipped or not, read without trust.
+
+No pickle runs, and no header claims more than the file holds. IDX: two zeros, the type of the numbers, the number of
+dimensions, each dimension in four bytes, then the numbers, all big-endian (https://yann.lecun.org/exdb/mnist/).
+"""
 
 import contextlib
 import io
 import os
-import stat
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
-from typing import Any, NoReturn, Protocol, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mnist_runtime.digits import PIXELS, Intensities, Pixels, as_digits, count_digits
-from mnist_runtime.errors import DigitError, FileReadError, first_line
-from mnist_runtime.io.files import reading
+from mnist_runtime.errors import DigitError, first_line
+from mnist_runtime.io.files import Stream, decompressed, open_regular, read_pieces
 
-_WANTED = "give a .npy file as np.save writes it"
-_ARRAY_LIMIT = 2**30  # bytes that `Npy.array` holds in memory
+_WANTED = "give a .npy file as np.save writes it, or an IDX file"
+_IDX_DTYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+_MAGIC = b"\x93NUMPY"
+_ARRAY_LIMIT = 2**30  # bytes that `StoredArray.array` holds in memory
 _HEADER_LIMIT = 10_000  # bytes; NumPy's own limit, which NumPy checks only after reading the whole header
-_PIECE = 2**20  # bytes read at a time from a stream that may hold less than its header claims
 
 
 class OtherArrayError(DigitError):
     """A whole array of something other than digits."""
 
 
-class Stream(Protocol):
-    """A binary stream, open for reading."""
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Return up to `size` bytes; none only at the end."""
-        ...
-
-
 @dataclass(frozen=True)
-class Npy:
-    """A .npy array of numbers in C order, of which only the header has been read."""
+class StoredArray:
+    """An array of numbers in C order, of which only the header has been read."""
 
     name: str
     """Path of the file, or the stream's name in errors."""
@@ -50,45 +46,44 @@ class Npy:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
-        """Read the header of the .npy file at `path` and check its claims against the file's size.
+        """Read the header of the file at `path` and check its claims against the file's size, unless it is gzipped.
 
         Raises:
             FileMissingError: there is no such file.
             FileReadError: it is a folder, a pipe or a device, or cannot be read.
-            DigitError: it is not a whole .npy of numbers in C order, or holds a pickle.
+            DigitError: it is no whole array of numbers in C order, or holds a pickle.
         """
-        with reading(path, _WANTED), Path(path).open("rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise FileReadError(f"{path} is a pipe or a device, not a file; save its content to a file first")
-            if not status.st_size:
+        with open_regular(path, _WANTED) as file:
+            size = os.fstat(file.fileno()).st_size
+            if not size:
                 raise DigitError(f"{path} is empty; {_WANTED}")
-            return cls._read_header(file, str(path), status.st_size, None)
+            stream = decompressed(file)
+            return cls._read_header(stream, str(path), size if stream is file else None, None)
 
     @classmethod
     def of_stream(cls, stream: Stream, name: str, size: int | None = None) -> Self:
-        """Read the header of a .npy from a stream; `chunks` or `array` then read the rest, once.
+        """Read the header of an array from a stream; `chunks` or `array` then read the rest, once.
 
         Args:
-            stream: A stream at the start of the .npy.
+            stream: A stream at the start of the array's file, not compressed.
             name: Name of the stream in errors.
-            size: Bytes of the whole .npy, if known; the header's claims are checked against them.
+            size: Bytes of the whole file, if known; the header's claims are checked against them.
 
         Raises:
-            DigitError: it is not a whole .npy of numbers in C order, or holds a pickle.
+            DigitError: it is no whole array of numbers in C order, or holds a pickle.
         """
         return cls._read_header(stream, name, size, stream)
 
     @classmethod
     def _read_header(cls, stream: Stream, name: str, size: int | None, kept: Stream | None) -> Self:
         shape, is_fortran, dtype, offset = _header(stream, name)
-        npy = cls(name, shape, dtype, offset, kept)
-        if size is not None and (missing := npy._bytes - (size - offset)) > 0:
-            npy._refuse_cut(missing)
+        array = cls(name, shape, dtype, offset, kept)
+        if size is not None and (missing := array._bytes - (size - offset)) > 0:
+            array._refuse_cut(missing)
         if is_fortran:
-            error = DigitError if npy._is_digits() else OtherArrayError
+            error = DigitError if array._is_digits() else OtherArrayError
             raise error(f"{name} is in Fortran order; save it again with np.save(path, np.ascontiguousarray(x))")
-        return npy
+        return array
 
     def __len__(self) -> int:
         """Return the number of digits.
@@ -114,25 +109,26 @@ class Npy:
                 "once; save it in smaller files"
             )
         with self._at(0) as stream:
-            return np.frombuffer(self._read(stream, self._bytes), self.dtype).reshape(self.shape)
+            data = self._whole(read_pieces(stream, self._bytes - 1), self._bytes)
+        return np.frombuffer(data, self.dtype).reshape(self.shape)
 
-    def chunks(self, count: int) -> Iterator[Intensities | Pixels]:
-        """Read the digits in order, checked by `as_digits`: uint8 or float32 `[n, 784]`, at most `count` at a time.
+    def chunks(self, count: int, start: int = 0, stop: int | None = None) -> Iterator[Intensities | Pixels]:
+        """Read digits in order, checked by `as_digits`: uint8 or float32 `[n, 784]`, at most `count` at a time.
+
+        Args:
+            count: Largest number of digits to hold in memory.
+            start: First digit to read of a file; a stream stands where it is.
+            stop: Digit before which to stop; the number of digits by default.
 
         Raises:
             OtherArrayError: the shape or dtype is not that of digits.
             FileReadError: the file cannot be read.
             DigitError: it holds less than its header claims, or values that are not a digit's.
         """
-        total = len(self)
-        with self._at(0) as stream:
-            for start in range(0, total, count):
-                yield self._digits(stream, min(count, total - start))
-
-    def rows(self, start: int, stop: int) -> Intensities | Pixels:
-        """Read the digits from `start` to before `stop` of a file; arguments of errors as for `chunks`."""
+        stop = len(self) if stop is None else stop
         with self._at(start) as stream:
-            return self._digits(stream, stop - start)
+            for first in range(start, stop, count):
+                yield self._digits(stream, min(count, stop - first))
 
     @property
     def _bytes(self) -> int:
@@ -152,16 +148,17 @@ class Npy:
         if self._stream is not None:
             yield self._stream
             return
-        with reading(self.name, _WANTED), Path(self.name).open("rb") as file:
-            file.seek(self.offset + digit * PIXELS * self.dtype.itemsize)
-            yield file
+        with open_regular(self.name, _WANTED) as file:
+            stream = decompressed(file)
+            stream.seek(self.offset + digit * PIXELS * self.dtype.itemsize)
+            yield stream
 
     def _digits(self, stream: Stream, count: int) -> Intensities | Pixels:
-        data = self._read(stream, count * PIXELS * self.dtype.itemsize)
+        size = count * PIXELS * self.dtype.itemsize
+        data = self._whole(stream.read(size), size)
         return as_digits(np.frombuffer(data, self.dtype).reshape(count, PIXELS))
 
-    def _read(self, stream: Stream, size: int) -> bytes:
-        data = stream.read(size)
+    def _whole(self, data: bytes, size: int) -> bytes:
         if len(data) < size:
             self._refuse_cut(size - len(data))
         return data
@@ -174,10 +171,27 @@ class Npy:
 
 def _header(stream: Stream, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     """Parse the header: shape, Fortran order, dtype and the header's own size in bytes, its claims unchecked."""
+    start = stream.read(len(_MAGIC) + 2)
+    if start[:2] == b"\0\0":
+        return _idx_header(start, stream, name)
+    if len(start) < len(_MAGIC) + 2 or not start.startswith(_MAGIC):
+        _refuse(name, "it does not begin as one")
+    return _npy_header((start[-2], start[-1]), stream, name)
+
+
+def _idx_header(start: bytes, stream: Stream, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     try:
-        version = np.lib.format.read_magic(stream)
-    except ValueError as error:
-        _refuse(name, "it does not begin as one", error)
+        dtype, ndim = np.dtype(_IDX_DTYPES[start[2]]), start[3]
+        shape = struct.unpack(f">{ndim}I", start[4:] + stream.read(4 * (ndim - 1)))
+        np.broadcast_to(np.empty((), dtype), shape)
+    except (LookupError, ValueError, struct.error) as error:
+        raise DigitError(f"{name} is not a whole IDX file ({error}); copy or download it again") from error
+    return shape, False, dtype, 4 + 4 * ndim
+
+
+def _npy_header(
+    version: tuple[int, int], stream: Stream, name: str
+) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     try:
         if version not in ((1, 0), (2, 0)):
             _refuse(name, f"its format version {version} is not 1.0 or 2.0")
@@ -194,8 +208,8 @@ def _header(stream: Stream, name: str) -> tuple[tuple[int, ...], bool, np.dtype[
     if dtype.hasobject:
         raise OtherArrayError(f"{name} holds pickled Python objects, which are never loaded; save numbers with np.save")
     if dtype.kind not in "biufc":
-        raise OtherArrayError(f"{name} holds {dtype}, and digits are numbers; save uint8 or float digits with np.save")
-    return shape, fortran_order, dtype, np.lib.format.MAGIC_LEN + len(length) + int.from_bytes(length, "little")
+        raise OtherArrayError(f"{name} holds {dtype} and no numbers; save uint8 or float numbers with np.save")
+    return shape, fortran_order, dtype, len(_MAGIC) + 2 + len(length) + int.from_bytes(length, "little")
 
 
 def _refuse(name: str, why: str, cause: Exception | None = None) -> NoReturn:

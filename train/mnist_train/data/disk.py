@@ -1,4 +1,7 @@
-"""Arrays that stay on disk: `.npy` files of which one window at a time is in memory."""
+"""Arrays that stay on disk: `.npy` files of which one window at a time is in memory.
+
+They are read and not mapped, because a mapped file that somebody cuts short kills the process.
+"""
 
 import hashlib
 import math
@@ -11,14 +14,16 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_runtime.io.npy import Npy
+from mnist_runtime.io.arrays import StoredArray
+from mnist_runtime.io.files import open_regular
 from mnist_train.errors import DataError
 
 _WINDOW_BYTES = 2**22
+_WANTED = "leave the data where they are until the end of the training"
 
 
 @dataclass(frozen=True)
-class Mapped:
+class DiskArray:
     """Rows of a C-ordered `.npy` file."""
 
     path: Path
@@ -33,13 +38,13 @@ class Mapped:
         """Check the header of the `.npy` file at `path` against its size; no row is read.
 
         Raises:
-            FileMissingError, FileReadError, DigitError: as `mnist_runtime.io.npy.Npy.open`.
+            FileMissingError, FileReadError, DigitError: as `mnist_runtime.io.arrays.StoredArray.open`.
             DataError: it has no rows.
         """
-        npy = Npy.open(path)
-        if not math.prod(npy.shape):
+        array = StoredArray.open(path)
+        if not math.prod(array.shape):
             raise DataError(f"{path} holds no rows; save at least one with np.save")
-        return cls(Path(path), npy.dtype, npy.shape, npy.offset)
+        return cls(Path(path), array.dtype, array.shape, array.offset)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -50,26 +55,26 @@ class Mapped:
         return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
 
     def rows(self, first: int, stop: int) -> NDArray[Any]:
-        """Map the rows from `first` to before `stop`; their memory is released with the array.
+        """Read the rows from `first` to before `stop`.
 
-        Each call makes a mapping of its own, because the pages of a long-lived mapping would count as this process's
-        memory until they make up the whole file.
+        Raises:
+            FileMissingError, FileReadError: the file is missing or cannot be read any more.
+            DataError: it has become shorter.
         """
-        return np.memmap(
-            self.path,
-            self.dtype,
-            mode="r",
-            offset=self.offset + first * self.row_bytes,
-            shape=(stop - first, *self.shape[1:]),
-        )
+        rows = np.empty((stop - first, *self.shape[1:]), self.dtype)
+        with open_regular(self.path, _WANTED) as file:
+            file.seek(self.offset + first * self.row_bytes)
+            if file.readinto(rows.reshape(-1).view(np.uint8).data) < rows.nbytes:
+                raise DataError(f"{self.path} has become shorter since it was opened; {_WANTED}")
+        return rows
 
-    def part(self, first: int, stop: int) -> "Mapped":
+    def part(self, first: int, stop: int) -> "DiskArray":
         """Return the rows from `first` to before `stop`, still on disk."""
         offset = self.offset + first * self.row_bytes
-        return Mapped(self.path, self.dtype, (stop - first, *self.shape[1:]), offset)
+        return DiskArray(self.path, self.dtype, (stop - first, *self.shape[1:]), offset)
 
     def windows(self) -> Iterator[NDArray[Any]]:
-        """Map all rows in order, a few MiB at a time."""
+        """Read all rows in order, a few MiB at a time."""
         step = max(1, _WINDOW_BYTES // self.row_bytes)
         for first in range(0, len(self), step):
             yield self.rows(first, min(first + step, len(self)))
@@ -83,18 +88,18 @@ class Mapped:
 
 
 @dataclass(frozen=True)
-class MappedSplit:
+class DiskSplit:
     """Digits and labels that stay on disk."""
 
-    images: Mapped
-    labels: Mapped
+    images: DiskArray
+    labels: DiskArray
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def part(self, first: int, stop: int) -> "MappedSplit":
+    def part(self, first: int, stop: int) -> "DiskSplit":
         """Return the digits from `first` to before `stop`."""
-        return MappedSplit(self.images.part(first, stop), self.labels.part(first, stop))
+        return DiskSplit(self.images.part(first, stop), self.labels.part(first, stop))
 
     def digests(self) -> tuple[str, str]:
         """Return the SHA-256 of the bytes of images and labels on disk, in hex; all of them are read."""

@@ -1,15 +1,17 @@
-"""Reading .npy files without trust."""
+"""Reading .npy and IDX files without trust."""
 
+import gzip
 import io
 import os
 import pickle
+import struct
 
 import numpy as np
 import pytest
 
 from mnist_runtime.digits import as_digits
-from mnist_runtime.errors import DigitError, FileMissingError, FileReadError
-from mnist_runtime.io.npy import Npy, OtherArrayError
+from mnist_runtime.errors import DigitError, FileMissingError, FileReadError, MnistRuntimeError
+from mnist_runtime.io.arrays import OtherArrayError, StoredArray
 
 
 def npy(array, **options) -> bytes:
@@ -30,9 +32,13 @@ def read(request, tmp_path):
     def read_file(data: bytes):
         path = tmp_path / "digit.npy"
         path.write_bytes(data)
-        return Npy.open(path).array()
+        return StoredArray.open(path).array()
 
-    return read_file if request.param == "file" else lambda data: Npy.of_stream(io.BytesIO(data), "digit.npy").array()
+    return (
+        read_file
+        if request.param == "file"
+        else lambda data: StoredArray.of_stream(io.BytesIO(data), "digit.npy").array()
+    )
 
 
 def test_an_array_comes_back_as_it_was_saved(read, test_split):
@@ -60,11 +66,11 @@ def test_an_empty_batch_is_read(read):
 def digits_of(request, tmp_path):
     """Every way to read digits in chunks, for bytes."""
 
-    def open_(data: bytes) -> Npy:
+    def open_(data: bytes) -> StoredArray:
         if request.param == "file":
             (tmp_path / "digits.npy").write_bytes(data)
-            return Npy.open(tmp_path / "digits.npy")
-        return Npy.of_stream(io.BytesIO(data), "digits.npy", len(data) if "known" in request.param else None)
+            return StoredArray.open(tmp_path / "digits.npy")
+        return StoredArray.of_stream(io.BytesIO(data), "digits.npy", len(data) if "known" in request.param else None)
 
     return open_
 
@@ -92,21 +98,21 @@ def test_values_that_are_not_a_digits_are_refused_by_their_chunk(digits_of):
 def test_other_arrays_are_refused_by_their_header(digits_of):
     with pytest.raises(OtherArrayError, match=r"digits.npy: the shape is \(2, 32, 32\)"):
         len(digits_of(npy(np.zeros((2, 32, 32), np.uint8))))
-    with pytest.raises(OtherArrayError, match=r"digits.npy: the dtype is bool"):
-        next(digits_of(npy(np.zeros((2, 784), bool))).chunks(4))
+    with pytest.raises(OtherArrayError, match=r"digits.npy: the dtype is complex64"):
+        next(digits_of(npy(np.zeros((2, 784), np.complex64))).chunks(4))
 
 
 def test_rows_of_a_file_are_read_alone(tmp_path, test_split):
     np.save(tmp_path / "digits.npy", test_split.images)
-    rows = Npy.open(tmp_path / "digits.npy").rows(7000, 7003)
-    assert np.array_equal(rows, test_split.images[7000:7003].reshape(3, 784))
+    rows = StoredArray.open(tmp_path / "digits.npy").chunks(9, 7000, 7003)
+    assert np.array_equal(next(rows), test_split.images[7000:7003].reshape(3, 784))
 
 
 def test_a_stream_shorter_than_its_header_claims_is_refused(test_split):
     data = npy(test_split.images[:10])
     with pytest.raises(DigitError, match=r"digits.npy is cut short by 1 bytes"):
-        Npy.of_stream(io.BytesIO(data), "digits.npy", len(data) - 1)
-    chunks = Npy.of_stream(io.BytesIO(data[:-1]), "digits.npy").chunks(4)
+        StoredArray.of_stream(io.BytesIO(data), "digits.npy", len(data) - 1)
+    chunks = StoredArray.of_stream(io.BytesIO(data[:-1]), "digits.npy").chunks(4)
     assert [len(next(chunks)), len(next(chunks))] == [4, 4]
     with pytest.raises(DigitError, match=r"digits.npy is cut short by 1 bytes"):
         next(chunks)
@@ -168,21 +174,58 @@ def test_an_unknown_format_version_is_refused(read):
 
 def test_a_missing_file_is_a_file_not_found(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.npy does not exist") as refusal:
-        Npy.open(tmp_path / "absent.npy")
+        StoredArray.open(tmp_path / "absent.npy")
     assert isinstance(refusal.value, FileMissingError)
 
 
 def test_a_folder_is_no_file(tmp_path):
     with pytest.raises(FileReadError, match="is a folder"):
-        Npy.open(tmp_path)
+        StoredArray.open(tmp_path)
 
 
 def test_a_name_too_long_for_the_system_is_refused(tmp_path):
     with pytest.raises(FileReadError, match="cannot be read"):
-        Npy.open(tmp_path / ("x" * 300))
+        StoredArray.open(tmp_path / ("x" * 300))
 
 
 def test_an_array_over_the_limit_is_refused(read, monkeypatch, test_split):
-    monkeypatch.setattr("mnist_runtime.io.npy._ARRAY_LIMIT", 500)
+    monkeypatch.setattr("mnist_runtime.io.arrays._ARRAY_LIMIT", 500)
     with pytest.raises(DigitError, match=r"save it in smaller files"):
         read(npy(test_split.images[0]))
+
+
+def idx(array: np.ndarray, code: int = 8) -> bytes:
+    return struct.pack(f">4B{array.ndim}I", 0, 0, code, array.ndim, *array.shape) + array.tobytes()
+
+
+def test_idx_is_read_as_npy_is(read, digits_of, test_split):
+    assert np.array_equal(read(idx(test_split.images[:7])), test_split.images[:7])
+    assert np.array_equal(read(idx(test_split.labels[:7])), test_split.labels[:7])
+    floats = (test_split.images[:7] / 256).astype(">f4")
+    assert np.array_equal(np.concatenate(list(digits_of(idx(floats, 13)).chunks(4))), floats.reshape(7, 784))
+
+
+def test_idx_cut_anywhere_or_with_a_false_header_is_refused(read, test_split):
+    whole = idx(test_split.images[:2])
+    for kept in (1, 3, 4, 7, 8, 12, 15, 16, 17, len(whole) - 1):
+        with pytest.raises(DigitError):
+            read(whole[:kept])
+    for header in (b"\0\0\x08\x00", b"\0\0\x07\x03", b"\0\0\x08\x03" + b"\xff" * 12, b"\0\0\x08\xff" + b"\xff" * 1020):
+        with pytest.raises(DigitError):
+            read(header + bytes(784))
+
+
+@pytest.mark.parametrize("write", [npy, idx])
+def test_a_gzipped_file_of_one_or_more_members_is_read_from_any_digit(tmp_path, test_split, write):
+    data = write(test_split.images[:100])
+    (tmp_path / "digits.gz").write_bytes(gzip.compress(data[:5000]) + gzip.compress(data[5000:]))
+    array = StoredArray.open(tmp_path / "digits.gz")
+    assert np.array_equal(array.array(), test_split.images[:100])
+    assert np.array_equal(next(array.chunks(9, 70, 73)), test_split.images[70:73].reshape(3, 784))
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: data[:200] + b"\xff" * 9 + data[209:]])
+def test_a_damaged_gzip_is_an_error_of_ours(tmp_path, test_split, damage):
+    (tmp_path / "digits.gz").write_bytes(damage(gzip.compress(npy(test_split.images[:100]))))
+    with pytest.raises(MnistRuntimeError, match=r"digits\.gz"):
+        StoredArray.open(tmp_path / "digits.gz").array()
