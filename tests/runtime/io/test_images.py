@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFilter
+from PIL import ExifTags, Image, ImageFilter
 
 from mnist_runtime import Classifier, DigitError
 from mnist_runtime.ink import BOX, CENTRE
@@ -321,3 +321,10 @@ def test_the_largest_picture_takes_little_more_memory_than_its_decoder(tmp_path,
     Image.new(mode, (7050, 7050), "white").save(tmp_path / "large", form, **options)
     taken = int(subprocess.check_output([sys.executable, "-c", MEASURE, tmp_path / "large"], timeout=60))
     assert taken * 1024 < 350_000_000  # 4 bytes a pixel decoded; a progressive JPEG's coefficients are 6
+
+
+def test_malformed_exif_data_leave_the_picture_as_it_lies(test_split):
+    picture, exif, file = Image.fromarray(255 - test_split.images[0]).resize((100, 100)), Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.Orientation] = 6
+    picture.save(file, "JPEG", exif=exif.tobytes().replace(b"MM\0*", b"QM\0*"))
+    assert label(file.getvalue()) == 7

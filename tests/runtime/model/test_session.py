@@ -1,5 +1,10 @@
 """Settings of onnxruntime: our defaults, the caller's own, and values that are refused."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import onnxruntime as ort
 import pytest
 
@@ -46,3 +51,51 @@ def test_settings_of_the_caller_reach_onnxruntime():
     assert taken.intra_op_num_threads == 3
     assert taken.get_session_config_entry("session.intra_op.allow_spinning") == "1"
     assert classifier.artifact.session.get_providers() == ["CPUExecutionProvider"]
+
+
+class NoGpu(ort.InferenceSession):
+    """A session as that of onnxruntime-gpu on a machine without CUDA: it runs on the CPU, and only logs that."""
+
+    def get_providers(self) -> list[str]:
+        return ["CPUExecutionProvider"]
+
+
+def test_a_provider_that_cannot_be_used_is_refused_and_not_replaced(monkeypatch):
+    asked = next(name for name in ort.get_available_providers() if name != "CPUExecutionProvider")
+    monkeypatch.setattr(ort, "InferenceSession", NoGpu)
+    with pytest.raises(OptionError, match=rf"cannot use {asked} here \(.*\); install what it needs, or give CPU"):
+        Classifier(providers=[asked])
+    assert repr(Classifier()).endswith(", 1 thread(s), CPUExecutionProvider>")
+
+
+def test_an_error_of_the_provider_is_not_blamed_on_the_model(monkeypatch):
+    asked = next(name for name in ort.get_available_providers() if name != "CPUExecutionProvider")
+
+    class Broken(ort.InferenceSession):
+        def __init__(self, *args, providers, **options):
+            if asked in providers:
+                raise RuntimeError("its library is missing")
+            super().__init__(*args, providers=providers, **options)
+
+    monkeypatch.setattr(ort, "InferenceSession", Broken)
+    with pytest.raises(OptionError, match=rf"cannot use {asked} here \(its library is missing\)"):
+        Classifier(providers=[asked])
+
+
+def test_pip_leaves_another_build_of_onnxruntime_alone_without_dependencies(tmp_path):
+    """docs/runtime.md's two lines: pip's resolver would install the CPU build over another one."""
+    runtime = Path(__file__).parents[3] / "runtime"
+    report = tmp_path / "report.json"
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--dry-run",
+        "--ignore-installed",
+        "--no-build-isolation",
+        "--no-index",
+    ]
+    subprocess.run([*command, "--no-deps", "--report", report, runtime], check=True, capture_output=True, timeout=120)
+    assert [item["metadata"]["name"] for item in json.loads(report.read_text())["install"]] == ["mnist-runtime"]
+    assert "pip install --no-deps ./runtime" in (runtime.parent / "docs" / "runtime.md").read_text()
