@@ -52,6 +52,21 @@ def test_a_log_that_nobody_reads_stops_neither_requests_nor_sigterm(stalled):
     assert process.wait(60) == 0
 
 
+def test_two_sigterms_end_a_server_whose_log_nobody_reads_and_whose_client_never_ends(stalled):
+    process, url = stalled
+    send_many(url, REQUESTS)
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
+        connection.sendall(b"POST /v2/models/mnist/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+        while "in_flight 1.0" not in httpx.get(f"{url}/metrics").text:
+            pass
+        process.send_signal(signal.SIGTERM)
+        while httpx.get(f"{url}/v2/health/ready").status_code != 503:
+            pass
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 1
+
+
 def test_a_log_whose_reader_has_closed_it_stops_neither_requests_nor_sigterm(stalled):
     process, url = stalled
     process.stderr.close()
