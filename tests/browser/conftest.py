@@ -1,4 +1,4 @@
-"""A real mnist-serve and a real Chromium, and the page as a person meets it."""
+"""A real mnist-serve, a page in a file and a real Chromium: the page as a person meets it."""
 
 import importlib.util
 import json
@@ -7,12 +7,21 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
+
+from mnist_export.exact.js import to_module
+from mnist_export.exact.network import ExactNetwork
+from mnist_export.exact.rounding import exact
+from mnist_export.golden import golden_digits
+from mnist_runtime.page import offline
+from mnist_train.checkpoint import load
+from mnist_train.data.bundled import load_split
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
@@ -49,6 +58,31 @@ KEEP_PICTURES = """{
     return ask(url, options);
   };
 }"""  # of a Blob that is sent, DevTools tell no byte
+
+
+CONTRASTS = """() => {
+  const parse = (colour) => (colour.match(/[0-9.]+/g) ?? []).map(Number);
+  const luminance = (rgb) => {
+    const [r, g, b] = rgb.map((v) => v / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = (element) => {
+    for (; element; element = element.parentElement) {
+      const [r, g, b, alpha = 1] = parse(getComputedStyle(element).backgroundColor);
+      if (alpha === 1) return [r, g, b];
+    }
+  };
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];
+  while (texts.nextNode()) {
+    const element = texts.currentNode.parentElement, style = getComputedStyle(element);
+    if (!texts.currentNode.data.trim() || !element.checkVisibility({ opacityProperty: true, visibilityProperty: true })
+      || element.closest(":disabled, script, noscript")) continue;
+    const [lighter, darker] = [parse(style.color).slice(0, 3), ground(element)].map(luminance).sort((a, b) => b - a);
+    const needed = parseFloat(style.fontSize) >= 24 ? 3 : 4.5;
+    found.push([texts.currentNode.data.trim(), (lighter + 0.05) / (darker + 0.05), needed]);
+  }
+  return found;
+}"""  # WCAG 1.4.3; a control that is off is exempt
 
 
 @pytest.fixture(scope="session")
@@ -141,6 +175,14 @@ class Drawing:
     def text(self, selector: str) -> str:
         return self.tab.locator(selector).inner_text()
 
+    def overflow(self) -> int:
+        """Return the pixels by which the page is wider than the window."""
+        return int(self.tab.evaluate("document.documentElement.scrollWidth - innerWidth"))
+
+    def contrasts(self) -> list[tuple[str, float, float]]:
+        """Return each visible text with its contrast and the contrast that it needs."""
+        return list(self.tab.evaluate(CONTRASTS))
+
     def drop(self, event: str, kind: str, name: str, data: bytes) -> None:
         """Paste or drop a file: an event with a DataTransfer that holds it."""
         self.tab.evaluate(
@@ -165,5 +207,37 @@ def page(chromium: Browser, server: str) -> Iterator[Callable[..., Drawing]]:
         return Drawing(contexts[-1].new_page(), server)
 
     yield page
+    for context in contexts:
+        context.close()
+
+
+@dataclass(frozen=True)
+class Inside:
+    """The network inside a page, its print and the page."""
+
+    network: ExactNetwork
+    module: bytes
+    page: bytes
+
+
+@pytest.fixture(scope="session")
+def inside(trained: Path) -> Inside:
+    """The trained linear model inside a page."""
+    network = exact(load(trained / "mnist.safetensors").module, load_split("train").images[:1000].reshape(-1, 784))
+    module = to_module(network, golden_digits(load_split("valid")), checkpoint="c" * 64, validation_sha256="d" * 64)
+    return Inside(network, module, offline(module))
+
+
+@pytest.fixture
+def from_file(chromium: Browser, inside: Inside, tmp_path: Path) -> Iterator[Callable[..., Drawing]]:
+    """Open a page, by default that of `inside`, from a file in a fresh profile that has no network."""
+    contexts = []
+
+    def from_file(page: bytes = inside.page, **options: Any) -> Drawing:
+        (tmp_path / "mnist.html").write_bytes(page)
+        contexts.append(chromium.new_context(offline=True, **options))
+        return Drawing(contexts[-1].new_page(), (tmp_path / "mnist.html").as_uri())
+
+    yield from_file
     for context in contexts:
         context.close()

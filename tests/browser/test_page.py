@@ -380,7 +380,7 @@ def test_every_text_has_enough_contrast(page, scheme):
         if state == "answered":
             drawing.draw(SEVEN)
         drawing.wait_for(state)
-        contrasts = drawing.tab.evaluate(CONTRASTS)
+        contrasts = drawing.contrasts()
         assert len(contrasts) > 15
         for text, contrast, needed in contrasts:
             assert contrast >= needed, f"{text!r} has a contrast of {contrast:.2f}, under {needed}"
@@ -406,31 +406,6 @@ def test_the_sheet_has_the_screens_own_pixels(page, density):
     drawing.label()
     drawing.tab.evaluate("new Promise(requestAnimationFrame)")
     assert drawing.sheet.evaluate("sheet => sheet.width / sheet.clientWidth") == pytest.approx(density, rel=0.01)
-
-
-CONTRASTS = """() => {
-  const parse = (colour) => (colour.match(/[0-9.]+/g) ?? []).map(Number);
-  const luminance = (rgb) => {
-    const [r, g, b] = rgb.map((v) => v / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const ground = (element) => {
-    for (; element; element = element.parentElement) {
-      const [r, g, b, alpha = 1] = parse(getComputedStyle(element).backgroundColor);
-      if (alpha === 1) return [r, g, b];
-    }
-  };
-  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];
-  while (texts.nextNode()) {
-    const element = texts.currentNode.parentElement, style = getComputedStyle(element);
-    if (!texts.currentNode.data.trim() || !element.checkVisibility({ opacityProperty: true, visibilityProperty: true })
-      || element.closest(":disabled, script, noscript")) continue;
-    const [lighter, darker] = [parse(style.color).slice(0, 3), ground(element)].map(luminance).sort((a, b) => b - a);
-    const needed = parseFloat(style.fontSize) >= 24 ? 3 : 4.5;
-    found.push([texts.currentNode.data.trim(), (lighter + 0.05) / (darker + 0.05), needed]);
-  }
-  return found;
-}"""  # WCAG 1.4.3; a control that is off is exempt
 
 
 def seen(drawing):

@@ -390,6 +390,7 @@ async function prove() {
   if (damaged) return refute(`the weights of layer ${damaged} inside this page are damaged; get the page again`);
   const [golden, computed] = [get("golden"), []];
   golden.replaceChildren();
+  delete get("proof").dataset.proven;
   for (const { pixels, logits, layer } of mnist.replay()) {
     showGolden(golden, pixels, layer < 0);
     if (layer >= 0) return refute(misfit(golden.children.length, layer));
