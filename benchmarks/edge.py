@@ -1,4 +1,4 @@
-"""Exact networks: onnxruntime against the float graph, C against onnxruntime, and what C takes of a machine.
+"""Exact networks: onnxruntime against the float graph, C and JavaScript against C and onnxruntime, and what they take.
 
 A convolutional network of 19,434 weights is trained for a moment, because its speed does not depend on its accuracy;
 accuracy is measured all the same. Times are the least of many, each taken in turn with its rival, on one thread.
@@ -24,12 +24,14 @@ from _process import measure
 from torch import nn
 
 from mnist_export.exact.c import to_header
+from mnist_export.exact.js import to_module
 from mnist_export.exact.network import ExactNetwork
 from mnist_export.exact.onnx import to_graph as exact_graph
 from mnist_export.exact.rounding import CALIBRATION_DIGITS, exact
 from mnist_export.golden import golden_digits
 from mnist_export.onnx import to_graph, to_onnx, uint8_graph
 from mnist_runtime.model.session import SessionSettings
+from mnist_runtime.page import offline
 from mnist_train.data.bundled import load_split
 from mnist_train.models import MNISTLogistic
 
@@ -59,6 +61,33 @@ int main(void)
     return 0;
 }
 """
+NODE = r"""
+import { readFileSync } from "node:fs";
+const pixels = new Uint8Array(readFileSync("digit.raw"));
+const start = performance.now();
+const run = await make(pixels);
+await run(pixels);
+const ready = performance.now() - start;
+let best = Infinity;
+for (let i = 0; i < 2000; i++) {
+  const before = performance.now();
+  await run(pixels);
+  best = Math.min(best, performance.now() - before);
+  pixels[i % 784] ^= 1;
+}
+console.log(ready, best);
+"""
+OURS = 'const make = async () => (await import("./mnist.mjs")).logits;\n'
+WEB = r"""
+const make = async () => {
+  const ort = await import("onnxruntime-web");
+  ort.env.wasm.numThreads = 1;
+  const session = await ort.InferenceSession.create(readFileSync("mnist.onnx"));
+  return (pixels) => session.run({ pixels: new ort.Tensor("uint8", pixels, [1, 784]) });
+};
+"""
+ENGINE = Path(__file__).parents[1] / ".venv-engines/web/node_modules"
+"""Folder where `make engines` installs onnxruntime-web."""
 FLASH = '#define MNIST_NO_SELFTEST\n#include "mnist.h"\nint label(const uint8_t *);\n'
 FLASH += "int label(const uint8_t *pixels) { return mnist_predict(pixels); }\n"
 VALIDATION, TRAINING = load_split("valid"), load_split("train")
@@ -142,24 +171,58 @@ def whole_process(folder: Path, header: bytes) -> Claim:
     )
 
 
+def in_node(folder: Path, make: str) -> list[float]:
+    """Return the milliseconds in node from the import to the first logits, and the least of one digit."""
+    (folder / "main.mjs").write_text(make + NODE)
+    return [float(ms) for ms in subprocess.check_output(["node", "main.mjs"], cwd=folder, text=True).split()]
+
+
+def javascript(folder: Path, module: bytes, graph: bytes, c_us: float) -> list[Claim]:
+    """Compare mnist.mjs with C and, where `make engines` has installed it, with onnxruntime-web."""
+    (folder / "mnist.mjs").write_bytes(module)
+    (folder / "mnist.onnx").write_bytes(graph)
+    (folder / "digit.raw").write_bytes(DIGITS[0].tobytes())
+    ready, best = min(in_node(folder, OURS) for _ in range(5))
+    claims = [
+        Claim(
+            "JavaScript / C, one digit, convolutional", f"{1e3 * best:.0f} us", f"{c_us:.0f} us", 1e3 * best / c_us, 20
+        ),
+        Claim("JavaScript, one digit / 5 ms", f"{best:.2f} ms", "5 ms", best / 5, 1),
+        Claim("offline page / 100 KB", f"{len(offline(module)):,} B", "100,000 B", len(offline(module)) / 100_000, 1),
+    ]
+    if ENGINE.is_dir():
+        (folder / "node_modules").symlink_to(ENGINE)
+        web_ready, web_best = min(in_node(folder, WEB) for _ in range(5))
+        claims += [
+            Claim(
+                "JavaScript / ort-web, import to logits", f"{ready:.0f} ms", f"{web_ready:.0f} ms", ready / web_ready, 1
+            ),
+            Claim("JavaScript / ort-web, one digit", f"{best:.2f} ms", f"{web_best:.2f} ms", best / web_best, 10),
+        ]
+    return claims
+
+
 def main() -> int:
     claims, golden = [], golden_digits(VALIDATION)
     calibration = TRAINING.images[:CALIBRATION_DIGITS].reshape(-1, 784)
     models = {"linear": train(MNISTLogistic(), 600, 1e-3), "convolutional": train(convolutional(), STEPS, 3e-3)}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for kind, module in models.items():
-            network = exact(module, calibration)
+        for kind, trained in models.items():
+            network = exact(trained, calibration)
             header = to_header(network, golden, origin="a benchmark", logits_sha256="0" * 64)
-            graphs = [exact_graph(network), uint8_graph(to_graph(module))]
+            graphs = [exact_graph(network), uint8_graph(to_graph(trained))]
             sessions = [SessionSettings().open(to_onnx(graph, {}), kind) for graph in graphs]
             runs = [lambda s=s: s.run(["logits"], {"pixels": DIGITS[:1]}) for s in sessions]  # type: ignore[misc]
             exact_us, float_us = best_of(*runs)
             c_us = microseconds(folder, header)
-            accuracy, lost = accuracy_lost(module, network)
+            accuracy, lost = accuracy_lost(trained, network)
             print(f"{kind}: {network.weights:,} weights and biases, {accuracy:.2f} % exact")
             ceiling = 2 if kind == "convolutional" else 0.5
             if kind == "convolutional":
+                if shutil.which("node"):
+                    module = to_module(network, golden, checkpoint="0" * 64, validation_sha256="0" * 64)
+                    claims += javascript(folder, module, to_onnx(graphs[0], {}), c_us)
                 claims.append(
                     Claim(
                         "exact ONNX / float uint8 ONNX, one digit",

@@ -41,7 +41,7 @@ def test_drawn_digits_are_read_and_nothing_is_requested(from_file, inside, strok
         assert rows == [[str(i), f"{100 * p:.2f}"] for i, p in enumerate(scores / scores.sum())]
     assert (labels == own).mean() >= 0.8
     assert [url for url in drawing.requests if not url.startswith("data:")] == [drawing.tab.url]
-    assert drawing.complaints == []
+    assert [text for text in drawing.complaints if "willReadFrequently" not in text] == []  # this test reads #seen
 
 
 def test_the_proof_replays_all_golden_digits_on_the_screen(from_file, inside):
@@ -130,8 +130,8 @@ def test_a_browser_that_computes_something_else_is_found_and_shown(from_file, in
 
 
 def test_a_damaged_golden_digit_is_found_and_shown(from_file, inside):
-    page = offline(damaged(inside.module, rb"golden", -1))
-    assert damage_shown(from_file(page)) == "Golden digit 23 inside this page is damaged; get the page again."
+    page = offline(damaged(inside.module, rb"golden", 700))
+    assert damage_shown(from_file(page)) == "Golden digit 4 inside this page is damaged; get the page again."
 
 
 def test_a_page_whose_own_script_is_damaged_says_so(from_file, inside):
