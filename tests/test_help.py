@@ -1,5 +1,8 @@
 """The --help of every command: each option says in plain words what it is or does."""
 
+import subprocess
+import sys
+
 import click
 import pytest
 
@@ -43,3 +46,10 @@ def test_each_option_begins_with_a_capital_and_a_noun_or_verb(command):
 def test_each_command_says_what_it_does(command):
     assert command.help[:1].isupper()
     assert command.help.split()[0] not in NO_BEGINNINGS
+
+
+@pytest.mark.parametrize("command", [infer, parity, serve, score, train, export], ids=lambda command: command.name)
+def test_the_module_of_a_command_runs_it(command):
+    module = command.callback.__module__
+    result = subprocess.run([sys.executable, "-m", module, "-h"], capture_output=True, check=True, timeout=60)
+    assert result.stdout.startswith(f"Usage: {command.name} ".encode())

@@ -214,3 +214,7 @@ def _as_json(artifact: "Gated") -> dict[str, object]:
         "files": {file.name: {"size": len(file.data), "sha256": file.sha256} for file in artifact.files},
         **artifact.verdict.to_dict(),
     }
+
+
+if __name__ == "__main__":
+    export(prog_name="mnist-export")

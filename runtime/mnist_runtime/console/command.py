@@ -28,8 +28,9 @@ _UNWRITABLE = frozenset([errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, err
 class Command(click.Command):
     """A click command that turns the project's errors into one line and an exit code, never a traceback."""
 
-    def __init__(self, *args: Any, **extra: Any) -> None:
-        super().__init__(*args, **{"context_settings": {"help_option_names": ["-h", "--help"]}, **extra})
+    def __init__(self, name: str | None, *, context_settings: dict[str, Any] | None = None, **extra: Any) -> None:
+        settings = {"help_option_names": ["-h", "--help"], **(context_settings or {})}
+        super().__init__(name, context_settings=settings, **extra)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse, and refuse an empty value, because an empty path would mean the current folder."""

@@ -144,3 +144,7 @@ def serve(
             if uds:
                 uds.unlink(missing_ok=True)
     return 0 if answered else FAILURE
+
+
+if __name__ == "__main__":
+    serve(prog_name="mnist-serve")
