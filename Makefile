@@ -131,6 +131,8 @@ model: .venv/dev  ## make the bundled models again
 	cp artifacts/bundled/mnist.onnx runtime/mnist_runtime/bundled/mnist-linear.onnx
 	cp artifacts/bundled/mnist.uint8.onnx runtime/mnist_runtime/bundled/mnist-linear.uint8.onnx
 	$(BIN)/mnist-train --config recipes/cnn.toml --output-dir artifacts/cnn
+	$(BIN)/mnist-export artifacts/cnn/mnist.safetensors --format onnx-exact --output-dir artifacts/cnn
+	cp artifacts/cnn/mnist.exact.onnx runtime/mnist_runtime/bundled/mnist-cnn.exact.onnx
 
 clean:  ## forget the environments and caches; artifacts stay
 	rm -rf .venv .venv-edge .venv-compat .venv-engines .mypy_cache .ruff_cache .pytest_cache .coverage .import_linter_cache

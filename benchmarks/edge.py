@@ -32,6 +32,7 @@ from mnist_export.golden import golden_digits
 from mnist_export.onnx import to_graph, to_onnx, uint8_graph
 from mnist_runtime.model.session import SessionSettings
 from mnist_runtime.page import offline
+from mnist_runtime.verdicts import Thresholds
 from mnist_train.data.bundled import load_split
 from mnist_train.models import MNISTLogistic
 
@@ -210,7 +211,7 @@ def main() -> int:
         folder = Path(name)
         for kind, trained in models.items():
             network = exact(trained, calibration)
-            header = to_header(network, golden, origin="a benchmark", logits_sha256="0" * 64)
+            header = to_header(network, golden, Thresholds(), origin="a benchmark", logits_sha256="0" * 64)
             graphs = [exact_graph(network), uint8_graph(to_graph(trained))]
             sessions = [SessionSettings().open(to_onnx(graph, {}), kind) for graph in graphs]
             runs = [lambda s=s: s.run(["logits"], {"pixels": DIGITS[:1]}) for s in sessions]  # type: ignore[misc]

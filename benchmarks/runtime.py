@@ -37,7 +37,7 @@ from _claim import Claim, report
 from _process import measure
 
 from mnist_runtime import Classifier
-from mnist_runtime.model.artifact import BUNDLED
+from mnist_runtime.bundled import BUNDLED
 
 REPEATS = 15
 ROOT = Path(__file__).parents[1]
@@ -110,8 +110,8 @@ def alternatives(folder: Path) -> dict[str, Callable[[np.ndarray], object]]:
 
 def cold_start(folder: Path, digit: Path) -> list[Claim]:
     commands = {
-        "ours": (BIN / "mnist-infer", digit, "--model", BUNDLED),
-        "bare": (sys.executable, "-c", BARE, BUNDLED, digit),
+        "ours": (BIN / "mnist-infer", digit, "--model", BUNDLED["linear"][0]),
+        "bare": (sys.executable, "-c", BARE, BUNDLED["linear"][0], digit),
         "torch": (sys.executable, "-c", TORCHSCRIPT, folder / "mnist.torchscript.pt", digit),
     }
     for command in commands.values():
@@ -137,8 +137,11 @@ def one_digit(folder: Path, digits: np.ndarray) -> list[Claim]:
     classifier, floats, bytes_ = Classifier(folder), bare(folder / "mnist.onnx"), bare(folder / "mnist.uint8.onnx")
     row, picture = digits[:1].reshape(1, 784).copy(), digits[0].copy()
     pixels = row.astype(np.float32) / 256
+    exact, bare_exact = Classifier("cnn"), bare(BUNDLED["cnn"][0])
     times = alternate(
         {
+            "bare exact cnn": timed(lambda: bare_exact.run(None, {"pixels": row}), 2_000),
+            "classify, exact cnn": timed(lambda: exact.classify(picture), 2_000),
             "bare uint8": timed(lambda: bytes_.run(["logits"], {"pixels": row}), 10_000),
             "decision uint8": timed(lambda: classifier.decision_function(row), 10_000),
             "classify": timed(lambda: classifier.classify(picture), 10_000),
@@ -157,6 +160,7 @@ def one_digit(folder: Path, digits: np.ndarray) -> list[Claim]:
         claim("decision_function(uint8) / session.run", "decision uint8", "bare uint8", 1.4),
         claim("decision_function(float32) / session.run", "decision float32", "bare float32", 1.9),
         claim("classify(uint8 28x28) / session.run", "classify", "bare uint8", 1.7),
+        claim("classify of the bundled cnn / session.run", "classify, exact cnn", "bare exact cnn", 1.3),
     ]
 
 
@@ -197,7 +201,10 @@ def memory_of_a_large_file(folder: Path) -> list[Claim]:
     def peak(rows: int) -> float:
         path = folder / f"{rows}.npy"
         np.lib.format.open_memmap(path, "w+", np.uint8, (rows, 784)).flush()  # sparse: zeros take no disk
-        values = [measure(BIN / "mnist-score", path, folder / f"{rows}.{i}.labels.npy").peak for i in range(2)]
+        values = [
+            measure(BIN / "mnist-score", "--model", "linear", path, folder / f"{rows}.{i}.labels.npy").peak
+            for i in range(2)
+        ]
         path.unlink()
         return statistics.median(values)
 

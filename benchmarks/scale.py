@@ -37,7 +37,7 @@ import pyarrow.parquet as pq
 from mnist_runtime import Classifier
 folder, output = map(Path, sys.argv[1:])
 output.mkdir()
-classifier = Classifier()
+classifier = Classifier("linear")
 classifier.predict(np.zeros((1, 784), np.uint8))
 begun = time.perf_counter()
 for path in sorted(folder.iterdir()):
@@ -79,7 +79,7 @@ def make_digits(folder: Path, shards: int, shifts: int) -> Path:
 
 def score(folder: Path, output: Path, actors: int) -> float:
     """Return the seconds of scoring that mnist-score prints, without Ray's start."""
-    command = [BIN / "mnist-score", folder, output, "--actors", str(actors)]
+    command = [BIN / "mnist-score", folder, output, "--model", "linear", "--actors", str(actors)]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     return float(re.search(r"digits in ([\d.,]+) s", said)[1].replace(",", ""))
 
@@ -92,7 +92,7 @@ def plain(folder: Path, output: Path) -> float:
 def classify() -> float:
     """Return the seconds per digit of the classifier alone, label and probability, on digits in memory."""
     digits = np.tile(load_split("test").images.reshape(-1, 784), (10, 1))
-    classifier = Classifier()
+    classifier = Classifier("linear")
     begun = time.perf_counter()
     classifier.compute(digits).labels  # noqa: B018  # computes
     return (time.perf_counter() - begun) / len(digits)
@@ -127,7 +127,9 @@ def same_answers(one: Path, other: Path) -> None:
 def peaks(folder: Path, output: Path) -> tuple[int, int]:
     """Return the peak memory, in bytes, of mnist-score with one actor: of its own process and of its scorer's."""
     process = subprocess.Popen(
-        [BIN / "mnist-score", folder, output, "--actors", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [BIN / "mnist-score", folder, output, "--model", "linear", "--actors", "1"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     driver = scorer = 0
     while process.poll() is None:

@@ -21,6 +21,7 @@ from mnist_export.golden import Expected, expect
 from mnist_export.network import Normalised, prepare
 from mnist_export.normalisation import Normalisation
 from mnist_export.onnx import OPSET, for_opset, trace
+from mnist_export.outputs import with_outputs
 from mnist_export.publishing import File, publish
 from mnist_runtime import __version__
 from mnist_runtime.digits import CLASSES
@@ -44,11 +45,15 @@ class Gated:
     """Record of the artifact in manifest.json, without its digest."""
     verdict: Verdict
     """Verdict of the gate."""
+    expected: Expected
+    """References that the artifact was held against."""
+    side_files: Sequence[File] = ()
+    """Files to publish beside the artifact."""
 
     @property
     def files(self) -> list[File]:
         """Files to publish: the artifact, then its side files."""
-        return [File(self.format.file, self.data, self.record), *self.format.recipe.side_files()]
+        return [File(self.format.file, self.data, self.record), *self.side_files]
 
 
 class Bundle:
@@ -87,9 +92,10 @@ class Bundle:
             "format": format_.name,
             "input": format_.contract,
             **verdict.to_dict(),
+            "thresholds": json.loads(expected.thresholds.to_text()),
             **format_.recipe.describe(self),
         }
-        return Gated(format_, data, record, verdict)
+        return Gated(format_, data, record, verdict, expected, format_.recipe.side_files(self))
 
     def once(self, make: "Callable[[Bundle], T]") -> T:
         """Return `make(self)`, made by the first call: for what several formats or steps share."""
@@ -106,11 +112,16 @@ class Bundle:
     @cached_property
     def graph(self) -> ModelProto:
         """Bare ONNX graph of the module, optimised, which all ONNX formats share."""
-        return for_opset(self._graphs[1], self.opset)
+        return with_outputs(for_opset(self._graphs[1], self.opset))
 
     @cached_property
     def _graphs(self) -> tuple[ModelProto, ModelProto]:
         return trace(self.checkpoint.module)
+
+    @property
+    def knows_no_digit(self) -> bool:
+        """True if the module has an eleventh logit, for what is no digit."""
+        return bool(self.expected.logits.shape[1] > len(CLASSES))
 
     @property
     def properties(self) -> dict[str, str]:

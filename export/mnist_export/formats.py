@@ -97,7 +97,7 @@ class Recipe(ABC):
         """Return what manifest.json says of the artifact besides its format, input and verdict."""
         return {}
 
-    def side_files(self) -> Sequence["File"]:
+    def side_files(self, bundle: "Bundle") -> Sequence["File"]:  # noqa: ARG002
         """Return the files to publish beside the artifact."""
         return ()
 

@@ -1,7 +1,7 @@
 """The gate: hold an artifact, run as it will be deployed, against what it must compute."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 
 from mnist_export.golden import VALIDATION, Expected, Proof
 from mnist_export.network import BATCH
+from mnist_export.risk import Answers
+from mnist_runtime.classifier import Outputs
 from mnist_runtime.digits import Intensities, as_pixels
 from mnist_runtime.errors import first_line
-from mnist_runtime.model.comparison import Comparison, Reference, compare, incomparable
+from mnist_runtime.model.comparison import TEN, Comparison, Reference, compare, incomparable
+from mnist_runtime.verdicts import VERDICTS, Rule, Thresholds
 from mnist_train.errors import MnistEdgeError
 
 _BATCHES = (1, 2, 64)
@@ -21,8 +24,8 @@ _BATCHES = (1, 2, 64)
 
 The runtime answers a batch of 0 without an engine, some of which abort on it."""
 
-Compute = Callable[[Intensities], tuple[NDArray[np.float32], NDArray[np.float32] | None]]
-"""Function from raw digits, uint8 `[N, 784]`, to logits and probabilities (None if absent), float32 `[N, 10]` each."""
+Compute = Callable[[Intensities], Sequence[NDArray[np.float32]]]
+"""Function from raw digits, uint8 `[N, 784]`, to all logits, or to the outputs of an ONNX artifact, float32."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,9 @@ class ParityError(MnistEdgeError, ArithmeticError):
 def compute_of(module: Callable[[torch.Tensor], torch.Tensor]) -> Compute:
     """Return the function that runs a module or program of torch, from float32 pixels to logits."""
 
-    def compute(digits: Intensities) -> tuple[NDArray[np.float32], None]:
+    def compute(digits: Intensities) -> list[NDArray[np.float32]]:
         with torch.no_grad():
-            return module(torch.from_numpy(as_pixels(digits))).numpy(), None
+            return [module(torch.from_numpy(as_pixels(digits))).numpy()]
 
     return compute
 
@@ -85,57 +88,71 @@ def compute_of(module: Callable[[torch.Tensor], torch.Tensor]) -> Compute:
 def judge(compute: Compute, expected: Expected) -> Verdict:
     """Run every set of digits, in several batch sizes, up to the first failure."""
     comparisons: list[Comparison] = []
-    logits = np.full_like(expected.logits, np.nan)
+    module_logits = expected.logits[:, :TEN]
+    logits = np.full_like(module_logits, np.nan)
     for name, wanted in expected.sets.items():
         allowed = replace(wanted, tolerance=np.minimum(wanted.tolerance, expected.margin))
-        comparison, computed = _compare(compute, name, allowed)
+        comparison, computed = _compare(compute, name, allowed, expected)
         comparisons.append(comparison)
         if not comparison.passed:
             break
         if name == VALIDATION:
-            logits = computed
+            logits = computed[:, :TEN]
     measured = bool(np.isfinite(logits).all())
 
     def share(equal: NDArray[np.bool_]) -> float:
         return float(equal.mean()) if measured else math.nan
 
-    labels, module_labels = logits.argmax(axis=1), expected.logits.argmax(axis=1)
+    labels, module_labels = logits.argmax(axis=1), module_logits.argmax(axis=1)
     return Verdict(
         tuple(comparisons),
         expected.proof,
         float((module_labels == expected.labels).mean()),
         share(labels == expected.labels),
         share(labels == module_labels),
-        share(logits == expected.logits),
+        share(logits == module_logits),
         _shares(logits, expected.sets[VALIDATION]),
     )
 
 
 def _shares(logits: NDArray[np.float32], wanted: Reference) -> NDArray[np.float64]:
     """Return each logit's error as a share of its tolerance; without tolerance that is 0 or infinite."""
-    error = np.abs(logits - wanted.logits)
+    error, tolerance = np.abs(logits - wanted.logits[:, :TEN]), wanted.tolerance[:, :TEN]
     exact = np.where(error == 0, 0.0, np.inf)
-    return np.asarray(np.divide(error, wanted.tolerance, out=exact, where=wanted.tolerance > 0))
+    return np.asarray(np.divide(error, tolerance, out=exact, where=tolerance > 0))
 
 
-def _compare(compute: Compute, name: str, wanted: Reference) -> tuple[Comparison, NDArray[np.float32]]:
+def _compare(
+    compute: Compute, name: str, wanted: Reference, expected: Expected
+) -> tuple[Comparison, NDArray[np.float32]]:
     """Compare the whole set; small batches come first, and only their failures are returned."""
     for size in (*_BATCHES, len(wanted)):
         part = wanted[:size]
         label = name if size == len(wanted) else f"{name}, batch of {size}"
         try:
-            logits, probabilities = _in_batches(compute, part.digits)
+            outputs = _in_batches(compute, part.digits)
         except Exception as error:  # noqa: BLE001  # each engine raises its own, and none may pass
             return incomparable(label, size, f"it cannot be run ({first_line(error)})"), np.empty(
                 (0, 10), dtype=np.float32
             )
-        comparison = compare(label, part, logits, probabilities)
+        comparison = compare(label, part, *outputs)
+        if comparison.passed and expected.proof.bound == "exact" and len(outputs) > 1:
+            comparison = replace(comparison, failures=tuple(_lost_verdicts(part, outputs, expected.thresholds)))
         if not comparison.passed:
             break
-    return comparison, logits
+    return comparison, outputs[0]
 
 
-def _in_batches(compute: Compute, digits: Intensities) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    logits, probabilities = zip(*(compute(digits[start : start + BATCH]) for start in range(0, len(digits), BATCH)),
-                                strict=True)  # fmt: skip
-    return np.concatenate(logits), None if probabilities[0] is None else np.concatenate(probabilities)
+def _in_batches(compute: Compute, digits: Intensities) -> list[NDArray[np.float32]]:
+    batches = [compute(digits[start : start + BATCH]) for start in range(0, len(digits), BATCH)]
+    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+
+
+def _lost_verdicts(wanted: Reference, outputs: Sequence[NDArray[np.float32]], thresholds: Thresholds) -> Iterator[str]:
+    """Compare the verdict "no digit", which probabilities decide, with that of integers, as C decides."""
+    logits, probabilities, no_digit = (*outputs, np.zeros(len(wanted), np.float32))[:3]
+    computed = Outputs(logits, probabilities, no_digit, Rule(0.0, thresholds.odds))
+    is_none = Answers.of(wanted.logits).margin > math.log(thresholds.odds)
+    lost = np.flatnonzero((computed.verdicts == VERDICTS.index("no digit")) != is_none)
+    if len(lost):
+        yield f"{len(lost)} verdicts differ from those of integers, the first at digit {lost[0]}"

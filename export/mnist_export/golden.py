@@ -15,8 +15,10 @@ from mnist_export.bounds.rules import NoRuleError
 from mnist_export.bounds.walk import walk
 from mnist_export.errors import ExportError
 from mnist_export.network import logits_in_float32, logits_in_float64
+from mnist_export.risk import choose_thresholds
 from mnist_runtime.digits import CLASSES, PIXELS, Intensities, as_intensities
 from mnist_runtime.model.comparison import Reference
+from mnist_runtime.verdicts import Thresholds
 from mnist_train.data.bundled import Split
 
 GOLDEN, SINGLE, VALIDATION = "golden digits", "single pixels", "validation digits"
@@ -50,8 +52,10 @@ class Expected:
     """Origin of the references."""
     labels: NDArray[np.uint8]
     """True labels of the validation digits, `[N]`."""
+    thresholds: Thresholds
+    """Thresholds of the verdicts, chosen on the validation digits."""
     logits: NDArray[np.float32]
-    """Logits of the module in float32 for the validation digits, `[N, 10]`."""
+    """Logits of the module in float32 for the validation digits, `[N, 10]` or `[N, 11]`."""
     margin: float = math.inf
     """Largest error that the gate allows any logit on this machine, whatever its tolerance: 8 times the largest
     difference of the module in float32 from its reference. Analytic bounds of deep networks are loose, and a changed
@@ -96,7 +100,7 @@ def expect(module: nn.Module, validation: Split, graph: Callable[[], ModelProto]
         graph: Traces the module into an ONNX graph, not optimised; may raise ExportError.
 
     Raises:
-        ExportError: the module cannot be run, is no function of a digit, or computes no finite logits `[N, 10]`.
+        ExportError: the module cannot be run, is no function of a digit, or computes no finite logits.
     """
     sets = digit_sets(validation)
     digits = np.concatenate(list(sets.values()))
@@ -122,7 +126,9 @@ def expect(module: nn.Module, validation: Split, graph: Callable[[], ModelProto]
                 "PyTorch's ONNX exporter changed what the module computes, by more than rounding; "
                 "let the module run in float64 to see where"
             )
-    return Expected(split_sets(whole, sets), proof, validation.labels, in_float32[-len(validation) :], margin)
+    references = split_sets(whole, sets)
+    thresholds = choose_thresholds(references[VALIDATION].logits, validation.labels)
+    return Expected(references, proof, validation.labels, thresholds, in_float32[-len(validation) :], margin)
 
 
 def split_sets(whole: Reference, sets: Sets) -> dict[str, Reference]:

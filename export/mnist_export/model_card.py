@@ -1,5 +1,6 @@
 """Report of `mnist-export`: index.html with pictures, and report.md to paste into a model card; needs matplotlib."""
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,10 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from onnx import NodeProto, numpy_helper
+from onnx import NodeProto, ValueInfoProto, numpy_helper
 
+from mnist_export.golden import VALIDATION
+from mnist_export.risk import Answers, curve
 from mnist_export.summary import NOTE, Table
+from mnist_runtime.classifier import Classifier
 from mnist_runtime.io.files import write_atomically
+from mnist_runtime.verdicts import VERDICTS
+from mnist_train.data.bundled import load_split
 from mnist_train.plots import (
     BLUE,
     GREY,
@@ -32,8 +38,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from mnist_export.bundle import Gated
+    from mnist_export.golden import Expected
 
 require_matplotlib()
+
+from mnist_export.strangers import strangers  # noqa: E402  # needs matplotlib, too
 
 
 def write_model_card(folder: str | os.PathLike[str], gated: Sequence["Gated"], checkpoint: str, summary: Table) -> None:
@@ -48,11 +57,22 @@ def write_model_card(folder: str | os.PathLike[str], gated: Sequence["Gated"], c
     Raises:
         FileWriteError: a file cannot be written; the sentence names it.
     """
-    pictures = {"errors.png": to_png(_draw_errors(gated)), "sizes.png": to_png(_draw_sizes(gated))}
+    pictures = {
+        "errors.png": to_png(_draw_errors(gated)),
+        "sizes.png": to_png(_draw_sizes(gated)),
+        "risk.png": to_png(_draw_risk(gated)),
+        "reliability.png": to_png(_draw_reliability(gated)),
+    }
     graphs = {artifact.data: artifact for artifact in reversed(gated) if artifact.format.is_onnx}
     for artifact in reversed(graphs.values()):  # each graph once, because "triton" has the bytes of "onnx"
         pictures[f"{artifact.format.name}.png"] = to_png(_draw_graph(artifact))
-    tables = {"Artifacts": _with_shares(summary, gated), "Parity with the trained module": _parity(gated)}
+    tables = {
+        "Artifacts": _with_shares(summary, gated),
+        "Parity with the trained module": _parity(gated),
+        "Stated risks on the validation digits": _thresholds(gated),
+    }
+    if shown := _strangers(gated):
+        tables["What was not trained on"] = shown
     page = to_page(
         "What was exported, and how it was proved",
         f"<p>Checkpoint <code>{checkpoint}</code></p>",
@@ -68,7 +88,12 @@ def write_model_card(folder: str | os.PathLike[str], gated: Sequence["Gated"], c
 
 
 def _alt(picture: str) -> str:
-    known = {"errors.png": "Histogram of logit errors", "sizes.png": "Sizes of the artifacts"}
+    known = {
+        "errors.png": "Histogram of logit errors",
+        "sizes.png": "Sizes of the artifacts",
+        "risk.png": "Risk over coverage",
+        "reliability.png": "Reliability diagram",
+    }
     return known.get(picture, f"The graph of {Path(picture).stem}")
 
 
@@ -99,6 +124,38 @@ def _parity(gated: Sequence["Gated"]) -> Table:
     return heading, rows
 
 
+def _thresholds(gated: Sequence["Gated"]) -> Table:
+    """Tell what each stated risk costs on the validation digits."""
+    heading = ["format", "stated risk", "least confidence", "answered", "right among them", "called no digit"]
+    rows = []
+    for artifact in gated:
+        expected = artifact.expected
+        answers = Answers.of(expected.sets[VALIDATION].logits)
+        is_none = answers.margin > math.log(expected.thresholds.odds)
+        right = answers.labels == expected.labels
+        for risk, least in expected.thresholds.confidence.items():
+            answered = ~is_none & (answers.confidence >= least)
+            shares = (answered.mean(), right[answered].mean(), is_none.mean())
+            rows.append([artifact.format.name, f"{risk:.1%}", f"{least:.4f}", *(f"{share:.2%}" for share in shares)])
+    return heading, rows
+
+
+def _strangers(gated: Sequence["Gated"]) -> Table | None:
+    """Tell how a graph answers what it was not trained on: the exact one, if it was exported."""
+    graphs = sorted((each for each in gated if each.format.is_onnx), key=lambda each: not each.format.lossy)
+    if not graphs:
+        return None
+    data, risks = graphs[0].data, sorted(graphs[0].expected.thresholds.confidence)
+    classifiers = [Classifier(data, max_error=risk) for risk in risks] or [Classifier(data)]
+    heading = [f"pictures shown to {graphs[0].format.name}", "read", *(f"answered at {risk:.1%}" for risk in risks)]
+    rows = []
+    for kind, digits in strangers(load_split("valid")).items():
+        verdicts = [np.array(VERDICTS)[classifier.compute(digits).verdicts] for classifier in classifiers]
+        shares = [*((found == "digit").mean() for found in verdicts[: len(risks)]), (verdicts[0] == "no digit").mean()]
+        rows.append([kind, str(len(digits)), *(f"{share:.0%}" for share in shares)])
+    return [*heading, "called no digit"], rows
+
+
 def _markdown_table(table: Table) -> str:
     heading, rows = table
     rule = ["---", "---", *["---:"] * (len(heading) - 2)]
@@ -121,6 +178,64 @@ def _draw_errors(gated: Sequence["Gated"]) -> "Figure":
     )
     all_axes[-1].set_xscale("log")
     all_axes[-1].set_xlabel("share of the bound (0 is drawn at the left edge)")
+    return figure
+
+
+def _networks(gated: Sequence["Gated"]) -> dict[str, "Expected"]:
+    """Return what was expected of each network, the trained and the exact one, by its name."""
+    names = {True: "exact", False: "trained"}
+    return {names[artifact.expected.proof.bound == "exact"]: artifact.expected for artifact in gated}
+
+
+def _draw_risk(gated: Sequence["Gated"]) -> "Figure":
+    """Draw the share of wrong labels among the answers over the share of answered validation digits."""
+    figure = new_figure(9, 4.5)
+    axes = figure.subplots()
+    for (name, expected), colour in zip(_networks(gated).items(), (BLUE, INK), strict=False):
+        answers = Answers.of(expected.sets[VALIDATION].logits)
+        _, wrong = curve(answers.confidence, answers.labels != expected.labels)
+        count = np.arange(1, len(wrong) + 1)
+        axes.plot(100 * count / len(count), 100 * wrong / count, color=colour, label=f"{name} network", linewidth=1.5)
+        for risk, least in expected.thresholds.confidence.items():
+            covered = 100 * (answers.confidence >= least).mean()
+            axes.plot(covered, 100 * risk, "o", color=RED)
+            axes.annotate(
+                f"confidence {least:.4f}", (covered, 100 * risk), (-8, 8), textcoords="offset points", ha="right"
+            )
+    axes.set_yscale("symlog", linthresh=0.01)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("validation digits answered, the surest first (%)")
+    axes.set_ylabel("wrong among them (%)")
+    axes.legend(frameon=False, loc="upper left")
+    hide_spines(axes, "top", "right")
+    set_title(axes, "Risk over coverage; red: the thresholds of the stated risks")
+    return figure
+
+
+def _draw_reliability(gated: Sequence["Gated"]) -> "Figure":
+    """Draw the share of right labels over their confidence, with the number of digits below."""
+    figure = new_figure(9, 5.5)
+    above, below = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+    edges = np.linspace(0, 1, 11)
+    above.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle="--")
+    for (name, expected), colour in zip(_networks(gated).items(), (BLUE, INK), strict=False):
+        answers = Answers.of(expected.sets[VALIDATION].logits)
+        right = answers.labels == expected.labels
+        bins = np.clip(np.digitize(answers.confidence, edges) - 1, 0, 9)
+        counts = np.bincount(bins, minlength=10)
+        kept = counts > 0
+        mean, share = (np.bincount(bins, values, 10)[kept] / counts[kept] for values in (answers.confidence, right))
+        above.plot(100 * mean, 100 * share, "o-", color=colour, label=f"{name} network")
+        gap = (np.abs(mean - share) * counts[kept]).sum() / len(right)
+        below.step(100 * edges, [*counts, counts[-1]], where="post", color=colour, label=f"calibration error {gap:.3f}")
+    above.set_ylabel("right (%)")
+    below.set_yscale("log")
+    below.set_ylabel("digits")
+    below.set_xlabel("confidence (%)")
+    for axes in (above, below):
+        axes.legend(frameon=False, loc="upper left")
+        hide_spines(axes, "top", "right")
+    set_title(above, "Reliability: how often a label of some confidence is right")
     return figure
 
 
@@ -162,13 +277,17 @@ def _draw_graph(artifact: "Gated") -> "Figure":
         for name in node.input:
             if name in made:
                 _arrow(axes, made[name], row)
-    _box(axes, last, ",  ".join(f"{value.name}  float32 [batch, 10]" for value in graph.output))
+    _box(axes, last, ",  ".join(f"{value.name}  float32 {_shape(value)}" for value in graph.output))
     for value in graph.output:
         _arrow(axes, made[value.name], last)
     axes.set(xlim=(-1, 1), ylim=(last + 0.5, -0.5))
     set_title(axes, artifact.format.file)
     axes.axis("off")
     return figure
+
+
+def _shape(value: ValueInfoProto) -> str:
+    return f"[{', '.join(side.dim_param or str(side.dim_value) for side in value.type.tensor_type.shape.dim)}]"
 
 
 def _caption(node: NodeProto, weights: dict[str, Any]) -> str:

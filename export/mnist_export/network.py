@@ -17,9 +17,9 @@ from torch.overrides import TorchFunctionMode
 
 from mnist_export.errors import ExportError
 from mnist_export.normalisation import Normalisation
-from mnist_runtime.digits import CLASSES, LEVELS, PIXELS, Intensities
+from mnist_runtime.digits import LEVELS, PIXELS, Intensities
 from mnist_runtime.errors import first_line
-from mnist_runtime.model.comparison import Logits
+from mnist_runtime.model.comparison import TEN, Logits
 from mnist_train.errors import ModelError
 from mnist_train.models import for_pixels
 
@@ -129,15 +129,17 @@ def logits_in_float32(module: nn.Module, digits: Intensities) -> NDArray[np.floa
 
     Raises:
         ExportError: the module cannot be run, is random, mixes the digits of a batch, or does not compute finite
-            logits `[N, 10]`.
+            logits `[N, 10]` or `[N, 11]`.
     """
     logits: NDArray[np.float32] = _run(module, digits, torch.float32)
-    if logits.shape != (len(digits), len(CLASSES)) or not np.isfinite(logits).all():
+    shapes = [(len(digits), width) for width in (TEN, TEN + 1)]
+    if logits.shape not in shapes or not np.isfinite(logits).all():
         raise ExportError(
             f"the module makes {logits.shape} of {len(digits):,} digits, {np.count_nonzero(~np.isfinite(logits)):,} "
-            f"values of them not finite; it should make finite logits [N, {len(CLASSES)}]"
+            f"values of them not finite; it should make finite logits [N, {TEN}], or "
+            f"[N, {TEN + 1}] with one for what is no digit"
         )
-    _require_function(module, digits[: 2 * len(CLASSES)])
+    _require_function(module, digits[: 2 * TEN])
     if (logits >= 0).all() and np.allclose(logits.sum(axis=1), 1, rtol=0, atol=_SUM):
         raise ExportError(
             "the module ends in a softmax: its rows are probabilities, and the artifact adds a softmax to logits; "

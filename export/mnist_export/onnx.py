@@ -14,12 +14,13 @@ import onnx.version_converter
 import torch
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
-from torch import Tensor, nn
+from torch import nn
 
 from mnist_export.errors import ExportError
 from mnist_export.formats import Recipe
 from mnist_export.gate import Compute
 from mnist_export.golden import GOLDEN, Expected
+from mnist_export.outputs import with_outputs
 from mnist_runtime import __version__
 from mnist_runtime.digits import LEVELS, PIXELS, Intensities
 from mnist_runtime.errors import first_line
@@ -52,6 +53,7 @@ class Onnx(Recipe):
         return {
             "input": json.dumps(self.format.contract, sort_keys=True),
             "golden": expected.sets[GOLDEN].to_text(),
+            "thresholds": expected.thresholds.to_text(),
             **bundle.properties,
         }
 
@@ -59,9 +61,8 @@ class Onnx(Recipe):
         """Load `data` through the runtime, at its optimisation level."""
         artifact = Artifact.from_bytes(data, self.format.file)
 
-        def compute(digits: Intensities) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-            logits, probabilities = artifact.run(digits, "logits", "probabilities")
-            return logits, probabilities
+        def compute(digits: Intensities) -> list[NDArray[np.float32]]:
+            return artifact.run(digits, *artifact.outputs)
 
         return compute
 
@@ -82,26 +83,14 @@ _RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "Rand
 """Operators whose output differs from run to run."""
 
 
-class _WithProbabilities(nn.Module):
-    """The module followed by softmax, because applications want probabilities, too."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.module(pixels)
-        return logits, torch.softmax(logits, dim=-1)
-
-
 def to_graph(module: nn.Module, opset: int = OPSET) -> ModelProto:
-    """Return the bare ONNX graph of `module`, optimised; see `trace` and `for_opset`."""
+    """Return the bare ONNX graph of `module`, optimised, with all outputs; see `trace` and `for_opset`."""
     _, optimised = trace(module)
-    return for_opset(optimised, opset)
+    return with_outputs(for_opset(optimised, opset))
 
 
 def trace(module: nn.Module) -> tuple[ModelProto, ModelProto]:
-    """Trace `module`, float32 `[N, 784]` to `[N, 10]`, into a bare ONNX graph: the program and nothing else.
+    """Trace `module`, float32 `[N, 784]` to logits, into a bare ONNX graph: the program and nothing else.
 
     Returns:
         The graph as it was traced, and as PyTorch's exporter optimises it (it folds BatchNorm into weights).
@@ -112,12 +101,12 @@ def trace(module: nn.Module) -> tuple[ModelProto, ModelProto]:
     try:
         with _quiet():
             program = torch.onnx.export(
-                _WithProbabilities(module).eval(),
+                module.eval(),
                 (torch.zeros(2, PIXELS),),  # not 1: the exporter takes a dimension of 1 for a constant
                 dynamo=True,
                 external_data=False,
                 input_names=["pixels"],
-                output_names=["logits", "probabilities"],
+                output_names=["logits"],
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 opset_version=OPSET,
                 optimize=False,

@@ -5,10 +5,14 @@ Configuration": https://docs.nvidia.com/deeplearning/triton-inference-server/use
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from mnist_export.onnx import Onnx
 from mnist_export.publishing import File
 from mnist_runtime.digits import CLASSES, PIXELS
+
+if TYPE_CHECKING:
+    from mnist_export.bundle import Bundle
 
 CONFIG_FILE = "triton/mnist/config.pbtxt"
 
@@ -21,13 +25,22 @@ MAX_QUEUE_DELAY = 100
 class Triton(Onnx):
     """The bytes of the format `onnx` as version 1 of the model `mnist`, and its configuration."""
 
-    def side_files(self) -> Sequence[File]:
+    def side_files(self, bundle: "Bundle") -> Sequence[File]:
         """Return the configuration of the model."""
-        return [File(CONFIG_FILE, to_config(), {"format": "triton-config", "input": None})]
+        config = to_config(knows_no_digit=bundle.knows_no_digit)
+        return [File(CONFIG_FILE, config, {"format": "triton-config", "input": None})]
 
 
-def to_config() -> bytes:
-    """Describe the model to Triton, which adds the batch dimension and joins requests."""
+def to_config(*, knows_no_digit: bool) -> bytes:
+    """Describe the model to Triton, which adds the batch dimension and joins requests.
+
+    Triton has no tensors of the batch dimension alone: clients get `no_digit` as `[batch, 1]`.
+    """
+    names = ("logits", "probabilities")
+    outputs = [f'{{ name: "{name}" data_type: TYPE_FP32 dims: [ {len(CLASSES)} ] }}' for name in names]
+    if knows_no_digit:
+        outputs.append('{ name: "no_digit" data_type: TYPE_FP32 dims: [ 1 ] reshape: { shape: [ ] } }')
+    listed = ",\n  ".join(outputs)
     return f"""\
 name: "mnist"
 platform: "onnxruntime_onnx"
@@ -36,8 +49,7 @@ input [
   {{ name: "pixels" data_type: TYPE_FP32 dims: [ {PIXELS} ] }}
 ]
 output [
-  {{ name: "logits" data_type: TYPE_FP32 dims: [ {len(CLASSES)} ] }},
-  {{ name: "probabilities" data_type: TYPE_FP32 dims: [ {len(CLASSES)} ] }}
+  {listed}
 ]
 dynamic_batching {{
   max_queue_delay_microseconds: {MAX_QUEUE_DELAY}

@@ -12,11 +12,13 @@ from weakref import WeakSet
 
 import numpy as np
 
+from mnist_runtime.bundled import BUNDLED, DEFAULT
 from mnist_runtime.digits import CLASSES, PIXELS, Intensities, Pixels, as_digits
 from mnist_runtime.errors import ArtifactError, ClosedError, DigitError, OptionError
 from mnist_runtime.io.files import read_whole, reading
-from mnist_runtime.model.artifact import BUNDLED, SIZE_LIMIT, WANTED, Artifact, Contract
+from mnist_runtime.model.artifact import SIZE_LIMIT, WANTED, Artifact, Contract, row_shape
 from mnist_runtime.model.session import Provider, SessionSettings
+from mnist_runtime.verdicts import VERDICTS, Rule, Verdict
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -42,11 +44,22 @@ class Prediction:
     probability: float
     """Probability of that class, within [0, 1]."""
     probabilities: tuple[float, ...]
-    """Probabilities of the classes 0 to 9; their sum is 1 within float32 rounding."""
+    """Probabilities of the classes 0 to 9, given that the picture shows a digit; their sum is 1 within float32
+    rounding."""
+    no_digit: float = 0.0
+    """Probability that the picture shows no digit; 0 from a model that takes every picture for a digit."""
+    verdict: Verdict = "digit"
+    """Verdict on the label: "digit", "unsure" or "no digit"."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-serialisable dict: label, probability and the list of probabilities."""
-        return {"label": self.label, "probability": self.probability, "probabilities": list(self.probabilities)}
+        """Return a JSON-serialisable dict of all fields."""
+        return {
+            "verdict": self.verdict,
+            "label": self.label,
+            "probability": self.probability,
+            "no_digit": self.no_digit,
+            "probabilities": list(self.probabilities),
+        }
 
     def top(self, k: int) -> list[tuple[int, float]]:
         """Return the `k` most probable classes and their probabilities, the best first, `label` first among equals."""
@@ -62,21 +75,34 @@ class Outputs:
     """Logits, float32 `[N, 10]`."""
     probabilities: NDArray[np.float32]
     """Probabilities (softmax of the logits), float32 `[N, 10]`."""
+    no_digit: NDArray[np.float32]
+    """Probability of no digit, float32 `[N]`; 0 from a model that takes every picture for a digit."""
+    rule: Rule
+    """Rule that the verdicts follow."""
 
     def __len__(self) -> int:
         return len(self.logits)
 
     def __getitem__(self, digits: slice) -> Outputs:
-        return Outputs(self.logits[digits], self.probabilities[digits])
+        return Outputs(self.logits[digits], self.probabilities[digits], self.no_digit[digits], self.rule)
 
     @property
     def labels(self) -> NDArray[np.int64]:
         """Labels, int64 `[N]`: the class of the largest logit, the first of equals."""
         return _labels(self.logits)
 
+    @property
+    def verdicts(self) -> NDArray[np.int64]:
+        """Verdict on each label, int64 `[N]`: its index in `mnist_runtime.verdicts.VERDICTS`."""
+        probability = self.probabilities[np.arange(len(self)), self.labels].astype(np.float64)
+        verdicts: NDArray[np.int64] = self.rule.judge(probability, self.no_digit.astype(np.float64))
+        return verdicts
+
     def predictions(self) -> Iterator[Prediction]:
-        """Yield label and probabilities of each digit."""
-        yield from map(_prediction, self.logits.tolist(), self.probabilities.tolist())
+        """Yield label, probabilities and verdict of each digit."""
+        columns = self.logits.tolist(), self.probabilities.tolist(), self.no_digit.tolist()
+        for logits, probabilities, no_digit in zip(*columns, strict=True):
+            yield _prediction(logits, probabilities, no_digit, self.rule)
 
 
 class Classifier:
@@ -99,6 +125,8 @@ class Classifier:
 
     artifact: Artifact
     """Model, or the first of a published folder's two."""
+    max_error: float | None
+    """Largest share of wrong labels among the digits, as it was given."""
     classes_: NDArray[np.int64]
     """Labels 0-9, int64 `[10]`."""
     n_features_in_ = PIXELS
@@ -106,18 +134,20 @@ class Classifier:
 
     def __init__(
         self,
-        model: Model | None = None,
+        model: Model = DEFAULT,
         *,
         threads: int | Literal["auto"] = 1,
         providers: Sequence[Provider] = ("CPUExecutionProvider",),
         session_options: ort.SessionOptions | None = None,
         trusted_contract: Contract | None = None,
+        max_error: float | None = None,
     ) -> None:
         """Load a model and check it.
 
         Args:
             model: A .onnx file, its bytes, or a folder that `mnist-export` published: its manifest is checked, and
-                given both graphs, uint8 digits take the uint8 one. The bundled model if not given.
+                given both graphs, uint8 digits take the uint8 one. Or the name of a bundled model: "cnn", exact and
+                the default, or "linear".
             threads: Threads per call; "auto" means the CPUs that affinity and cgroup quota grant. A model this small is
                 fastest with one.
             providers: onnxruntime's execution providers, the preferred one first; each by its name, or with its
@@ -125,17 +155,21 @@ class Classifier:
             session_options: onnxruntime's own options, taken as they are instead of `threads` and our defaults.
             trusted_contract: "float32" (pixels are intensity / 256) or "uint8" (raw), for a model without our
                 metadata, which is refused otherwise.
+            max_error: Largest share of wrong labels among those whose verdict is "digit", such as 0.001; the largest
+                risk up to it that the model states decides, or, if not given, the least. 1 asks for no confidence.
 
         Raises:
             FileMissingError, FileReadError: there is no such file, or it cannot be read.
             IntegrityError: it has changed since it was published.
             ArtifactError: the model is not ours, or cannot be loaded here.
-            OptionError: a setting is invalid, or this onnxruntime lacks the provider.
+            OptionError: a setting is invalid, this onnxruntime lacks the provider, or the model states no risk as low
+                as `max_error`.
         """
         self._settings = SessionSettings(threads, providers, session_options)
         if trusted_contract not in (None, "float32", "uint8"):
             raise OptionError(f'trusted_contract is {trusted_contract!r}, and must be "float32" or "uint8"')
         self._trusted = trusted_contract
+        self.max_error = max_error
         self._models: list[tuple[bytes, str]] = _read_models(model)
         self.classes_ = np.array(CLASSES, dtype=np.int64)
         self._open()
@@ -153,27 +187,30 @@ class Classifier:
         return _labels(self.decision_function(X))
 
     def compute(self, digits: Intensities | Pixels) -> Outputs:
-        """Compute logits and probabilities in one run, of digits that `as_digits` has checked.
+        """Compute all outputs in one run, of digits that `as_digits` has checked.
 
         Args:
             digits: uint8 or float32 `[N, 784]`, not checked again; call `as_digits` first on anything else.
         """
-        return Outputs(*self._compute(digits, "logits", "probabilities"))
+        logits, probabilities, *known = self._compute(digits, *self._opened()[0].outputs)
+        no_digit = known[0] if known else np.zeros(len(logits), np.float32)
+        return Outputs(logits, probabilities, no_digit, self._rule)
 
     def iter_predict(self, chunks: Iterable[ArrayLike]) -> Iterator[NDArray[np.int64]]:
         """Predict the labels of each chunk of a stream, int64 `[N]`, as soon as it comes; holds one chunk at a time."""
         return map(self.predict, chunks)
 
     def classify(self, digit: ArrayLike) -> Prediction:
-        """Predict label and probabilities of one digit, `(784,)`, `(28, 28)` or a batch of one."""
+        """Predict label, probabilities and verdict of one digit, `(784,)`, `(28, 28)` or a batch of one."""
         digits = as_digits(digit)
         if len(digits) != 1:
             raise DigitError(f"these are {len(digits)} digits, and classify takes one; use predict for many")
-        logits, probabilities = self._compute(digits, "logits", "probabilities")
-        return _prediction(logits.tolist()[0], probabilities.tolist()[0])
+        logits, probabilities, *known = self._compute(digits, *self._opened()[0].outputs)
+        no_digit = known[0].item() if known else 0.0
+        return _prediction(logits.tolist()[0], probabilities.tolist()[0], no_digit, self._rule)
 
     def read(self, image: str | os.PathLike[str] | bytes | Image) -> Prediction:
-        """Predict label and probabilities of the one digit in a photograph, scan or drawing; needs Pillow.
+        """Predict label, probabilities and verdict of the one digit in a photograph, scan or drawing; needs Pillow.
 
         The digit may be dark on light or light on dark, in any size: it is found and given MNIST's form first, as
         `mnist-infer` does.
@@ -194,7 +231,7 @@ class Classifier:
         return self.classify(read_image(image, name))
 
     def predictions(self, X: ArrayLike) -> Iterator[Prediction]:
-        """Predict label and probabilities of each of the digits `X`; each batch is computed when it is reached."""
+        """Predict label, probabilities and verdict of each of the digits `X`; batches are computed when reached."""
         digits = as_digits(X)
         for start in range(0, len(digits), BATCH):
             yield from self.compute(digits[start : start + BATCH]).predictions()
@@ -239,10 +276,11 @@ class Classifier:
                 "a classifier with session_options cannot be pickled, because onnxruntime.SessionOptions cannot; "
                 "use threads= and providers=, or make the classifier in each process"
             )
-        return {"models": self._models, "settings": self._settings, "trusted": self._trusted}
+        kept = ("_models", "_settings", "_trusted", "max_error")
+        return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._models, self._settings, self._trusted = state["models"], state["settings"], state["trusted"]
+        self.__dict__.update(state)
         self.classes_ = np.array(CLASSES, dtype=np.int64)
         self._open()
 
@@ -274,6 +312,7 @@ class Classifier:
         ]
         if self._artifacts:
             self.artifact = self._artifacts[0]
+            self._rule = self.artifact.thresholds.rule(self.max_error, self.artifact.name)
         _alive.add(self)
 
     def _opened(self) -> list[Artifact]:
@@ -291,7 +330,7 @@ class Classifier:
         artifact = artifacts[0] if artifacts[0].dtype == wanted else artifacts[-1]
         if 0 < len(digits) <= BATCH:
             return artifact.run(digits, *outputs)
-        results = [np.empty((len(digits), len(CLASSES)), np.float32) for _ in outputs]
+        results = [np.empty((len(digits), *row_shape(output)), np.float32) for output in outputs]
         for start in range(0, len(digits), BATCH):
             batch = slice(start, start + BATCH)
             for result, values in zip(results, artifact.run(digits[batch], *outputs), strict=True):
@@ -323,22 +362,24 @@ def _labels(logits: NDArray[np.float32]) -> NDArray[np.int64]:
     return labels
 
 
-def _prediction(logits: list[float], probabilities: list[float]) -> Prediction:
+def _prediction(logits: list[float], probabilities: list[float], no_digit: float, rule: Rule) -> Prediction:
     label = logits.index(max(logits))  # as in predict: probabilities can be equal where logits are not
-    return Prediction(label, probabilities[label], tuple(probabilities))
+    probability = probabilities[label]
+    verdict = VERDICTS[rule.judge(probability, no_digit)]
+    return Prediction(label, probability, tuple(probabilities), no_digit, verdict)
 
 
-def _read_models(model: Model | None) -> list[tuple[bytes, str]]:
+def _read_models(model: Model) -> list[tuple[bytes, str]]:
     """Return bytes and name of each graph of `model`."""
-    if model is None:
-        return [
-            _read_file(BUNDLED, "the bundled model"),
-            _read_file(BUNDLED.with_suffix(".uint8.onnx"), "its uint8 twin"),
-        ]
+    if isinstance(model, str) and model in BUNDLED:
+        return [_read_file(file, f"the bundled {file.name}") for file in BUNDLED[model]]
     if isinstance(model, bytes):
         return [(model, f"the model of {len(model):,} bytes")]
     if not isinstance(model, (str, os.PathLike)):
-        raise OptionError(f"the model is a {type(model).__name__}, and must be a path, bytes or a published folder")
+        raise OptionError(
+            f"the model is a {type(model).__name__}, and must be a path, bytes, a published folder, or one of "
+            f"{', '.join(map(repr, BUNDLED))}"
+        )
     with reading(model, WANTED):
         is_folder = Path(model).is_dir()
     return _read_folder(Path(model)) if is_folder else [_read_file(model, str(model))]
@@ -353,6 +394,8 @@ def _read_folder(folder: Path) -> list[tuple[bytes, str]]:
 
     manifest = read_manifest(folder)
     entries = [entry for format_ in ("onnx", "onnx-uint8") if (entry := manifest.find(format_))]
+    if not entries and (exact := manifest.find("onnx-exact")):
+        entries = [exact]
     if not entries:
         raise ArtifactError(f"{folder} was published without an ONNX model; export again with --format onnx")
     return [(manifest.read(entry.file), str(folder / entry.file)) for entry in entries]

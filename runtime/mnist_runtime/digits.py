@@ -96,21 +96,15 @@ def as_pixels(digits: Intensities | Pixels) -> Pixels:
 
 
 def as_intensities(digits: Intensities | Pixels) -> Intensities:
-    """Turn checked digits, uint8 or float32 `[N, 784]`, into the uint8 intensities they were scaled from.
+    """Turn checked digits, uint8 or float32 `[N, 784]`, into uint8 intensities; floats to the nearest, up to 255.
 
-    Raises:
-        DigitError: a float is not an exact multiple of 1/256, so uint8 cannot hold it.
+    >>> as_intensities(np.array([[0.0, 0.5, 200 / 255, 1.0]], np.float32))
+    array([[  0, 128, 201, 255]], dtype=uint8)
     """
     if digits.dtype == _UINT8:
         return digits  # type: ignore[return-value]
-    scaled = digits * np.float32(LEVELS)
-    intensities: Intensities = np.minimum(scaled, LEVELS - 1).astype(np.uint8)
-    if not np.array_equal(intensities, scaled):
-        raise DigitError(
-            "this model takes uint8 intensities, and these floats are not all k/256 with k from 0 to 255; "
-            "use the float32 model (mnist.onnx) for them"
-        )
-    return intensities
+    scaled = np.rint(digits * np.float32(LEVELS))
+    return np.asarray(np.minimum(scaled, LEVELS - 1, out=scaled).astype(np.uint8))
 
 
 def suspicion(digits: Intensities | Pixels) -> str | None:

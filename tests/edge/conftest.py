@@ -17,6 +17,7 @@ from mnist_export.exact.js import to_module
 from mnist_export.exact.network import ExactNetwork
 from mnist_export.exact.rounding import exact
 from mnist_export.golden import golden_digits
+from mnist_runtime.verdicts import Thresholds
 from mnist_train.checkpoint import load
 from mnist_train.data.bundled import load_split
 
@@ -39,8 +40,8 @@ class Printed:
 def _print(module: nn.Module, count: int) -> Printed:
     network = exact(module.eval(), load_split("train").images[:500].reshape(-1, 784))
     golden = golden_digits(load_split("valid"))
-    header = to_header(network, golden, origin="a test", logits_sha256="0" * 64)
-    module = to_module(network, golden, checkpoint="0" * 64, validation_sha256="0" * 64)
+    header = to_header(network, golden, Thresholds(), origin="a test", logits_sha256="0" * 64)
+    module = to_module(network, golden, Thresholds(), checkpoint="0" * 64, validation_sha256="0" * 64)
     digits = load_split("test").images[:count].reshape(-1, 784)
     return Printed(header, module, network, digits, network.logits(digits))
 

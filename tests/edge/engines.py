@@ -27,7 +27,8 @@ def prepare(folder: Path) -> None:
     from mnist_export.exact.rounding import exact
     from mnist_export.golden import golden_digits
     from mnist_export.onnx import to_onnx
-    from mnist_runtime.model.artifact import BUNDLED, Artifact
+    from mnist_runtime.bundled import BUNDLED
+    from mnist_runtime.model.artifact import Artifact
     from mnist_train.data.bundled import load_split
 
     torch.manual_seed(0)
@@ -40,10 +41,10 @@ def prepare(folder: Path) -> None:
     digits = np.concatenate([golden_digits(load_split("valid")), load_split("test").images[:DIGITS].reshape(-1, 784)])
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "exact.onnx").write_bytes(to_onnx(to_graph(network), {}))
-    (folder / "linear.onnx").write_bytes(BUNDLED.read_bytes())
+    (folder / "linear.onnx").write_bytes(BUNDLED["linear"][0].read_bytes())
     np.save(folder / "digits.npy", digits)
     np.save(folder / "exact.npy", np.ldexp(network.logits(digits).astype(np.float64), network.exponent))
-    np.save(folder / "linear.npy", Artifact.load(BUNDLED).run(digits, "logits")[0].astype(np.float64))
+    np.save(folder / "linear.npy", Artifact.load(BUNDLED["linear"][0]).run(digits, "logits")[0].astype(np.float64))
     (folder / "digits.bin").write_bytes(digits.tobytes())
     for name, dtype in MODELS.items():
         _convert_for_ncnn(folder, name, {"uint8": "u8", "float32": "f32"}[dtype])

@@ -34,11 +34,12 @@ def printed(request: pytest.FixtureRequest):
 
 def _check(printed, command: list[str | Path]) -> None:
     about = subprocess.run([*command, "about"], capture_output=True, check=True, timeout=300).stdout.split()
-    assert about == [b"10", str(printed.network.exponent).encode(), b"0"]
-    answers = subprocess.run(
-        command, input=printed.digits.tobytes(), capture_output=True, check=True, timeout=600
-    ).stdout
-    assert np.array_equal(np.frombuffer(answers, "<i4").reshape(-1, 10), printed.logits)
+    assert about == [b"10", str(printed.network.exponent).encode(), b"0", b"0"]
+    digits = printed.digits.tobytes()
+    answers = subprocess.run(command, input=digits, capture_output=True, check=True, timeout=600).stdout
+    *logits, labels = np.frombuffer(answers, "<i4").reshape(-1, 11).T
+    assert np.array_equal(np.transpose(logits), printed.logits)
+    assert np.array_equal(labels, printed.logits.argmax(axis=1))
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

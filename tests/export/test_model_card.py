@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+PICTURES = ("errors.png", "sizes.png", "risk.png", "reliability.png")
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -25,14 +26,14 @@ def report(run, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_the_page_shows_every_picture_and_all_pictures_are_there(report: Path):
     page = (report / "index.html").read_text()
     shown = set(re.findall(r'<img src="([^"]+)" alt="[^"]+">', page))
-    assert shown == {"errors.png", "sizes.png", "onnx.png", "onnx-exact.png"} == {p.name for p in report.glob("*.png")}
+    assert shown == {*PICTURES, "onnx.png", "onnx-exact.png"} == {p.name for p in report.glob("*.png")}
     assert all((report / name).read_bytes().startswith(PNG) for name in shown)
 
 
 def test_page_and_card_tell_the_same_numbers(report: Path):
     page, card = (report / "index.html").read_text(), (report / "report.md").read_text()
     rows = [line.strip("| ").split(" | ") for line in card.splitlines() if line.startswith("| onnx")]
-    assert len(rows) == 2 + 2 * 3
+    assert len(rows) == 2 + 2 * 3 + 2 * 2
     for row in rows:
         assert "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" in page
 

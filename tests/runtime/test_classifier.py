@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnist_runtime import Classifier, DigitError, FileMissingError, Prediction
+from mnist_runtime import Classifier, DigitError, FileMissingError, OptionError, Prediction
 from mnist_runtime.digits import as_digits
 from mnist_runtime.model.comparison import softmax
+from mnist_runtime.verdicts import VERDICTS
 
 
-@pytest.fixture(scope="module")
-def classifier(bundled) -> Classifier:
-    return Classifier()
+@pytest.fixture(scope="module", params=["cnn", "linear"])
+def classifier(request: pytest.FixtureRequest) -> Classifier:
+    """Each of the bundled models."""
+    return Classifier(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +26,23 @@ def uint8_classifier(exported) -> Classifier:
     return Classifier(exported / "mnist.uint8.onnx")
 
 
-def test_the_bundled_model_recognises_unseen_digits(classifier, test_split):
-    assert (classifier.predict(test_split.images) == test_split.labels).mean() == 0.9134
+@pytest.mark.parametrize(("name", "least"), [("cnn", 0.993), ("linear", 0.9134)])
+def test_the_bundled_models_recognise_unseen_digits(name, least, test_split):
+    accuracy = (Classifier(name).predict(test_split.images) == test_split.labels).mean()
+    assert least <= accuracy < least + 0.006
+
+
+def test_the_exact_network_is_the_default(test_split):
+    classifier = Classifier()
+    assert classifier.digests == Classifier("cnn").digests
+    assert not classifier.artifact.golden.tolerance.any()
+    with pytest.raises(FileMissingError, match="resnet"):
+        Classifier("resnet")
+    by_255 = test_split.images[:100] / np.float32(255)
+    assert np.array_equal(
+        classifier.decision_function(by_255),
+        classifier.decision_function(np.minimum(np.rint(by_255 * 256), 255).astype(np.uint8)),
+    )
 
 
 def test_the_outputs_have_scikit_learns_shapes_and_dtypes(classifier, test_split):
@@ -53,20 +70,25 @@ def test_compute_gives_logits_probabilities_and_labels_of_checked_digits(classif
     np.testing.assert_array_equal(computed.labels, classifier.predict(test_split.images[:count]))
     np.testing.assert_array_equal(computed[1:4].logits, computed.logits[1:4])
     np.testing.assert_array_equal(computed[1:4].probabilities, computed.probabilities[1:4])
+    np.testing.assert_array_equal(computed[1:4].verdicts, computed.verdicts[1:4])
+    assert computed.no_digit.shape == computed.verdicts.shape == (count,)
 
 
-def test_the_golden_digits_of_both_graphs_are_replayed(classifier):
-    comparisons = classifier.replay()
+def test_the_golden_digits_of_all_graphs_are_replayed():
+    comparisons = [*Classifier("cnn").replay(), *Classifier("linear").replay()]
     assert [(found.name, found.passed) for found in comparisons] == [
-        ("the bundled model", True),
-        ("its uint8 twin", True),
+        ("the bundled mnist-cnn.exact.onnx", True),
+        ("the bundled mnist-linear.onnx", True),
+        ("the bundled mnist-linear.uint8.onnx", True),
     ]
 
 
-def test_classify_tells_label_and_probabilities(classifier, test_split):
+def test_classify_tells_label_probabilities_and_verdict(classifier, test_split):
     prediction = classifier.classify(test_split.images[0])
     row = classifier.predict_proba(test_split.images[0])[0]
-    assert prediction == Prediction(7, float(row[7]), tuple(row.tolist()))
+    outputs = classifier.compute(as_digits(test_split.images[0]))
+    verdict = VERDICTS[outputs.verdicts[0]]
+    assert prediction == Prediction(7, float(row[7]), tuple(row.tolist()), float(outputs.no_digit[0]), verdict)
     with pytest.raises(dataclasses.FrozenInstanceError):
         prediction.label = 3
 
@@ -109,9 +131,52 @@ def test_both_graphs_agree_to_the_bit_on_raw_and_scaled_digits(exported, uint8_c
     assert np.array_equal(uint8_classifier.decision_function(pixels), expected)
 
 
-def test_the_uint8_graph_refuses_floats_it_cannot_hold(uint8_classifier, test_split):
-    with pytest.raises(DigitError, match="use the float32 model"):
-        uint8_classifier.predict(test_split.images[0] / 255)
+def test_the_uint8_graph_takes_floats_divided_by_255_as_the_nearest_intensities(uint8_classifier, test_split):
+    by_255 = test_split.images / np.float32(255)
+    rounded = np.minimum(np.rint(by_255 * 256), 255).astype(np.uint8)
+    assert np.array_equal(uint8_classifier.decision_function(by_255), uint8_classifier.decision_function(rounded))
+
+
+def scribbles() -> np.ndarray:
+    """A cross, a dash and a checkerboard, uint8 `[3, 28, 28]`."""
+    pictures = np.zeros((3, 28, 28), np.uint8)
+    for i in range(4, 24):
+        pictures[0, i, i - 1 : i + 2] = pictures[0, i, 26 - i : 29 - i] = 255
+    pictures[1, 13:16, 4:24] = 255
+    pictures[2, 4:24, 4:24] = np.kron(np.indices((5, 5)).sum(axis=0) % 2, np.ones((4, 4))) * 255
+    return pictures
+
+
+def test_pictures_of_no_digit_are_told_and_still_get_a_label():
+    classifier = Classifier()
+    cross, dash, board = (prediction.verdict for prediction in classifier.predictions(scribbles()))
+    assert dash == "no digit"
+    assert "digit" not in {cross, board}
+    assert set(classifier.predict(scribbles()).tolist()) <= set(range(10))
+    assert classifier.classify(scribbles()[1]).no_digit > 0.5
+    assert {prediction.no_digit for prediction in Classifier("linear").predictions(scribbles())} == {0.0}
+
+
+@pytest.mark.parametrize("name", ["cnn", "linear"])
+def test_a_larger_max_error_answers_more_and_keeps_its_word(name, test_split):
+    digits, answered = as_digits(test_split.images), []
+    for max_error in (0.001, 0.01, 1):
+        outputs = Classifier(name, max_error=max_error).compute(digits)
+        sure = outputs.verdicts == VERDICTS.index("digit")
+        answered.append(sure.sum())
+        assert (outputs.labels != test_split.labels)[sure].mean() < 3 * max_error
+    assert answered[0] < answered[1] <= answered[2]
+    assert answered[2] >= 0.995 * len(digits)
+    np.testing.assert_array_equal(
+        Classifier(name).compute(digits).verdicts, Classifier(name, max_error=0.001).compute(digits).verdicts
+    )
+
+
+def test_a_risk_that_the_model_does_not_state_is_refused():
+    with pytest.raises(
+        OptionError, match=r"mnist-cnn\.exact\.onnx states no risk as low as max_error=1e-05: its least"
+    ):
+        Classifier(max_error=1e-5)
 
 
 def test_importing_the_package_loads_nothing_heavy():

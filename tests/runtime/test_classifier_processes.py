@@ -44,7 +44,7 @@ def test_a_forked_child_answers_though_its_parents_threads_stayed_behind(threads
     program = f"""
 import os, numpy as np
 from mnist_runtime import Classifier
-classifier = Classifier(threads={threads})
+classifier = Classifier("linear", threads={threads})
 digits = np.arange(5000 * 784, dtype=np.uint8).reshape(-1, 784)
 wanted = classifier.decision_function(digits)
 child = os.fork()
@@ -60,8 +60,9 @@ assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
 
 
 def test_pickled_into_a_process_it_answers_the_same(test_split):
-    classifier = Classifier(threads=2)
+    classifier = Classifier(threads=2, max_error=0.01)
     digits = test_split.images[:100]
+    assert pickle.loads(pickle.dumps(classifier)).max_error == 0.01
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         there = pool.submit(classifier.decision_function, digits).result(timeout=60)
     assert np.array_equal(there, classifier.decision_function(digits))

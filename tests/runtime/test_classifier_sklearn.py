@@ -18,7 +18,7 @@ with warnings.catch_warnings():
 
 
 def test_sklearns_metrics_and_scorers_take_the_classifier(test_split):
-    classifier, X, y = Classifier(), test_split.images.reshape(-1, 784), test_split.labels
+    classifier, X, y = Classifier("linear"), test_split.images.reshape(-1, 784), test_split.labels
     assert accuracy_score(y, classifier.predict(X)) == np.mean(classifier.predict(X) == y)
     assert log_loss(y, classifier.predict_proba(X)) < 0.4
     assert top_k_accuracy_score(y, classifier.decision_function(X), k=3, labels=classifier.classes_) > 0.97
@@ -27,7 +27,7 @@ def test_sklearns_metrics_and_scorers_take_the_classifier(test_split):
 
 
 def test_a_frozen_estimator_wraps_and_calibrates_the_classifier(test_split):
-    classifier, X, y = Classifier(), test_split.images.reshape(-1, 784)[:2000], test_split.labels[:2000]
+    classifier, X, y = Classifier("linear"), test_split.images.reshape(-1, 784)[:2000], test_split.labels[:2000]
     assert is_classifier(classifier)
     check_is_fitted(classifier)
     frozen = FrozenEstimator(classifier)

@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mnist_runtime.digits import as_digits
+from mnist_runtime.verdicts import VERDICTS
 from mnist_score.job import Job
 from mnist_score.rows import open_rows
 from mnist_score.scorer import ROW_GROUP, Scorer
@@ -43,7 +45,7 @@ def test_the_answers_are_the_plain_runtimes_in_the_rows_order(score, plain, real
     write_shard(tmp_path / "in" / "a.parquet", digits, first=7)
     assert [(report["rows"], report["done"]) for report in score()] == [(0, False), (70_000, True)]
     table = pq.read_table(tmp_path / "out" / "a.parquet")
-    assert table.schema.names == ["number", "label", "probability"]
+    assert table.schema.names == ["number", "label", "probability", "verdict"]
     assert table.schema.field("label").type == pa.uint8()
     assert table.schema.field("probability").type == pa.float32()
     assert np.array_equal(table["number"].to_numpy(), np.arange(7, 70_007))
@@ -56,7 +58,10 @@ def test_all_ten_probabilities_are_columns_named_as_in_the_csv_of_mnist_infer(sc
     score(probabilities=True)
     table = pq.read_table(tmp_path / "out" / "a.npy.parquet")
     names = [f"probability_{label}" for label in range(10)]
-    assert table.schema.names == ["label", "probability", *names]
+    assert table.schema.names == ["label", "probability", "verdict", "no_digit", *names]
+    outputs = plain.compute(as_digits(real[:9000]))
+    assert table["verdict"].to_pylist() == [VERDICTS[index] for index in outputs.verdicts]
+    assert np.array_equal(table["no_digit"].to_numpy(), outputs.no_digit)
     ten = np.stack([table[name].to_numpy() for name in names], axis=1)
     assert ten.dtype == np.float32
     assert np.array_equal(ten, plain.predict_proba(real[:9000]))
@@ -112,10 +117,11 @@ def test_the_footer_holds_the_resume_record(score, plain, real, tmp_path, write_
     record = json.loads(pq.read_schema(tmp_path / "out" / "b" / "a.parquet").metadata[b"mnist_score"])
     status = (tmp_path / "in" / "b" / "a.parquet").stat()
     assert record == {
-        "schema": 1,
+        "schema": 2,
         "input": f"local://{tmp_path}/in",
         "models": sorted(plain.digests),
         "output": "labels",
+        "max_error": None,
         "shard": {
             "name": "b/a.parquet",
             "size": status.st_size,

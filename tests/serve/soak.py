@@ -28,8 +28,8 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from mnist_runtime import Classifier
+from mnist_runtime.bundled import BUNDLED
 from mnist_runtime.io.files import write_atomically
-from mnist_runtime.model.artifact import BUNDLED
 from mnist_train.data.bundled import load_split
 
 GROWTH = 0.05
@@ -132,7 +132,7 @@ class Soak:
     async def publisher(self, rng: random.Random) -> None:
         """Publish one of the bundled models, or something that is none."""
         await asyncio.sleep(4 * rng.random())
-        good = [path.read_bytes() for path in (BUNDLED, BUNDLED.with_suffix(".uint8.onnx"))]
+        good = [path.read_bytes() for path in BUNDLED["linear"]]
         write_atomically(self.model, rng.choice([*good, good[0][:-1]]))
 
     async def bad(self, rng: random.Random) -> None:
@@ -355,7 +355,7 @@ def soak(seconds: float) -> None:
         BrokenError: the server broke a promise.
     """
     digits = load_split("test").images.reshape(-1, 784)
-    logits = Classifier().decision_function(digits)
+    logits = Classifier("linear").decision_function(digits)
     limits = ["--max-concurrency", CONCURRENCY, "--max-body", BODY, "--timeout", TIMEOUT]
     command = [
         Path(sys.executable).parent / "mnist-serve",
@@ -371,7 +371,7 @@ def soak(seconds: float) -> None:
     ]
     with tempfile.TemporaryDirectory() as home, (Path(home) / "log").open("wb") as log:
         model = Path(home) / "mnist.onnx"
-        shutil.copyfile(BUNDLED, model)
+        shutil.copyfile(BUNDLED["linear"][0], model)
         with subprocess.Popen(list(map(str, command)), cwd=home, stderr=log) as process:
             port = listening(process, Path(home) / "log")
             run = Soak(port, process.pid, time.monotonic() + seconds, digits, logits, model)

@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 import pytest
 
+from mnist_runtime import Classifier
 from mnist_runtime.classifier import Outputs
 from mnist_runtime.digits import as_digits
 from mnist_runtime.errors import DigitError
@@ -69,7 +70,8 @@ def test_a_batch_computes_each_digit_within_its_tolerance(classifier):
     assert recorder.runs == [("uint8", len(golden))]
     logits = np.concatenate([scores.logits for scores in together])
     probabilities = np.concatenate([scores.probabilities for scores in together])
-    assert compare("batched", golden, logits, probabilities).failures == ()
+    no_digit = np.concatenate([scores.no_digit for scores in together])
+    assert compare("batched", golden, logits, probabilities, no_digit).failures == ()
 
 
 def test_floats_and_intensities_run_separately(classifier, digits):
@@ -133,11 +135,15 @@ def test_a_cancelled_request_leaves_its_batch(classifier, digits):
 
 
 def test_digits_that_the_model_cannot_take_fail_alone(classifier, digits):
-    """A graph for intensities refuses some floats; the other requests of the batch succeed."""
-    from mnist_runtime import Classifier
-    from mnist_runtime.model.artifact import BUNDLED
+    """An engine refuses the digits of one request; the other requests of the batch succeed."""
 
-    recorder = Recorder(Classifier(BUNDLED.with_suffix(".uint8.onnx")))
+    class Choosy(Classifier):
+        def compute(self, digits: np.ndarray) -> Outputs:
+            if (digits == np.float32(0.3)).any():
+                raise DigitError("too fine")
+            return super().compute(digits)
+
+    recorder = Recorder(Choosy("linear"))
     good = digits[:1].astype(np.float32) / 256
     bad = np.full((1, 784), 0.3, np.float32)
 

@@ -268,8 +268,8 @@ CASES = [
     Case(
         "raw bytes that are no digits",
         400,
-        "but pixels has 784; make shape and data agree",
-        body=bytes(784),
+        "but pixels has 783; make shape and data agree",
+        body=bytes(783),
         headers={LENGTH: "0"},
     ),
     binary(
@@ -358,11 +358,13 @@ def test_metadata_describe_the_model(server, classifier):
         "name": "mnist",
         "versions": ["1"],
         "platform": "onnxruntime_onnx",
-        "inputs": [{"name": "pixels", "datatype": "FP32", "shape": [-1, 784]}],
+        "inputs": [{"name": "pixels", "datatype": "UINT8", "shape": [-1, 784]}],
         "outputs": [
             {"name": "logits", "datatype": "FP32", "shape": [-1, 10]},
             {"name": "probabilities", "datatype": "FP32", "shape": [-1, 10]},
             {"name": "label", "datatype": "INT64", "shape": [-1]},
+            {"name": "no_digit", "datatype": "FP32", "shape": [-1]},
+            {"name": "verdict", "datatype": "INT64", "shape": [-1]},
         ],
         "properties": {"sha256": " ".join(classifier.digests)},
     }
@@ -381,16 +383,31 @@ def test_real_digits_are_answered_as_the_classifier_answers_them(server, classif
     assert (said["model_name"], said["model_version"]) == ("mnist", "1")
     assert "id" not in said
     outputs = {output["name"]: output for output in said["outputs"]}
-    assert list(outputs) == ["logits", "probabilities", "label"]
+    assert list(outputs) == ["logits", "probabilities", "label", "no_digit", "verdict"]
     assert [(outputs[name]["datatype"], outputs[name]["shape"]) for name in outputs] == [
         ("FP32", [100, 10]),
         ("FP32", [100, 10]),
+        ("INT64", [100]),
+        ("FP32", [100]),
         ("INT64", [100]),
     ]
     computed = classifier.compute(as_digits(digits))
     assert outputs["logits"]["data"] == computed.logits.ravel().tolist()
     assert outputs["probabilities"]["data"] == computed.probabilities.ravel().tolist()
     assert outputs["label"]["data"] == classifier.predict(digits).tolist()
+    assert outputs["no_digit"]["data"] == computed.no_digit.tolist()
+    assert outputs["verdict"]["data"] == computed.verdicts.tolist()
+
+
+def test_what_is_no_digit_is_told_and_max_error_decides_what_is_unsure(serve, server):
+    dash = np.zeros((1, 28, 28), np.uint8)
+    dash[0, 13:16, 4:24] = 255
+    said = server.infer(dash.reshape(1, 784), outputs=[{"name": "no_digit"}, {"name": "verdict"}]).json()["outputs"]
+    assert said[0]["data"][0] > 0.5
+    assert said[1]["data"] == [2]
+    for max_error, verdict in (("0.001", [1]), ("1", [0])):
+        linear = serve("--model", "linear", "--max-error", max_error)
+        assert linear.infer(dash.reshape(1, 784), outputs=[{"name": "verdict"}]).json()["outputs"][0]["data"] == verdict
 
 
 def test_floats_and_intensities_of_one_digit_get_one_answer(server, digits):
@@ -408,9 +425,11 @@ def test_either_graph_takes_either_datatype(serve, bundled, digits, graph):
         for each in (digits, digits.astype(np.float32) / 256)
     ]
     assert answers[0] == answers[1]
-    fine = server.http.post(f"{url}/infer", json=server.document(np.full((1, 784), 0.3, np.float32)))
-    assert fine.status_code == (400 if "uint8" in graph else 200)
-    assert ("use the float32 model" in fine.text) == ("uint8" in graph)
+    fine, nearest = (
+        server.http.post(f"{url}/infer", json=server.document(np.full((1, 784), value, np.float32))).json()
+        for value in (0.3, 77 / 256)
+    )
+    assert (fine == nearest) == ("uint8" in graph)
 
 
 def test_outputs_come_in_the_requested_order_and_the_id_is_returned(server, digits):

@@ -54,7 +54,7 @@ def publish_into(folder, model: bytes, dtype: str) -> None:
     publish(folder, {"checkpoint": {"sha256": checkpoint}, "of": dtype}, [File("mnist.onnx", model, record)])
 
 
-def test_a_new_file_takes_over_without_dropping_a_request(serve, tmp_path, float32, uint8, digits, classifier):
+def test_a_new_file_takes_over_without_dropping_a_request(serve, tmp_path, float32, uint8, digits):
     path = tmp_path / "mnist.onnx"
     path.write_bytes(float32)
     server = serve("--model", path, "--reload")
@@ -74,7 +74,7 @@ def test_a_new_file_takes_over_without_dropping_a_request(serve, tmp_path, float
     finally:
         stop.set()
         asking.join()
-    expected = classifier.predict(digits).tolist()
+    expected = Classifier("linear").predict(digits).tolist()
     assert statuses
     assert all(answer == (200, expected) for answer in statuses)
     metadata = server.http.get("/v2/models/mnist").json()

@@ -11,6 +11,7 @@ import tritonclient.http.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
 from mnist_runtime.digits import as_digits
+from mnist_serve.protocol import OUTPUTS
 
 PACKED = [None, "gzip", "deflate"]
 
@@ -39,7 +40,7 @@ def test_health_and_metadata_are_understood(client):
     assert not client.is_model_ready("cifar")
     assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
     assert client.get_model_metadata("mnist", "1")["inputs"] == [
-        {"name": "pixels", "datatype": "FP32", "shape": [-1, 784]}
+        {"name": "pixels", "datatype": "UINT8", "shape": [-1, 784]}
     ]
 
 
@@ -49,7 +50,7 @@ def test_every_mix_of_json_and_binary_gets_the_classifiers_answer(
     client, classifier, digits, dtype, binary, binary_back
 ):
     sent = digits if dtype == np.uint8 else digits.astype(np.float32) / np.float32(256)
-    wanted = None if binary_back is None else outputs("label", "probabilities", "logits", binary=binary_back)
+    wanted = None if binary_back is None else outputs(*OUTPUTS, binary=binary_back)
     result = client.infer("mnist", [tensor(sent, binary=binary)], outputs=wanted, request_id="seven")
     computed = classifier.compute(as_digits(sent))
     assert result.get_response()["id"] == "seven"
@@ -57,6 +58,8 @@ def test_every_mix_of_json_and_binary_gets_the_classifiers_answer(
         "logits": computed.logits,
         "probabilities": computed.probabilities,
         "label": classifier.predict(sent),
+        "no_digit": computed.no_digit,
+        "verdict": computed.verdicts,
     }.items():
         answered = result.as_numpy(name)
         assert answered.dtype == expected.dtype

@@ -61,8 +61,11 @@ class CNN(nn.Module):
     As C, with each pooling fused into the convolution before it, its activations take 5.5 KB: 12x12x16 and 10x10x32.
     """
 
+    picture: Final[tuple[int, int, int, int]]  # because TorchScript sees no globals
+
     def __init__(self) -> None:
         super().__init__()
+        self.picture = -1, 1, HEIGHT, WIDTH
         self.layers = nn.Sequential(
             *_convolution(1, 16, 5, pool=2),
             *_convolution(16, 32, 3),
@@ -75,7 +78,7 @@ class CNN(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return logits float32 `[N, 11]` for pixels float32 `[N, 784]`, the last one for what is no digit."""
-        logits: torch.Tensor = self.layers(pixels.reshape(-1, 1, HEIGHT, WIDTH))
+        logits: torch.Tensor = self.layers(pixels.reshape(self.picture))
         return logits
 
 

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from mnist_export.bounds.bounded import LAMBDA
 from mnist_export.bounds.walk import Walk
 from mnist_runtime.digits import Intensities
-from mnist_runtime.model.comparison import UNIT_ROUNDOFF, Logits, Reference
+from mnist_runtime.model.comparison import TEN, UNIT_ROUNDOFF, Logits, Reference
 
 
 def analytic_reference(digits: Intensities, walked: Walk, logits: Logits) -> Reference:
@@ -15,10 +15,11 @@ def analytic_reference(digits: Intensities, walked: Walk, logits: Logits) -> Ref
     Args:
         digits: uint8 `[N, 784]`.
         walked: Walk of the graph over `digits`.
-        logits: float64 `[N, 10]`, of the module if it runs in float64, else of the walk.
+        logits: float64 `[N, 10]` or `[N, 11]`, of the module if it runs in float64, else of the walk.
     """
-    agreeing = logits.argmax(axis=1) == walked.logits.argmax(axis=1)
-    return Reference(digits, logits, walked.probable, _certify(walked.logits, walked.worst_case) & agreeing)
+    agreeing = logits[:, :TEN].argmax(axis=1) == walked.logits[:, :TEN].argmax(axis=1)
+    certified = _certify(walked.logits[:, :TEN], walked.worst_case[:, :TEN])
+    return Reference(digits, logits, walked.probable, certified & agreeing)
 
 
 def derived_reference(digits: Intensities, logits: Logits, logits32: NDArray[np.float32]) -> Reference:
@@ -30,8 +31,8 @@ def derived_reference(digits: Intensities, logits: Logits, logits32: NDArray[np.
 
     Args:
         digits: uint8 `[N, 784]`, N > 0; more digits give a better estimate.
-        logits: float64 `[N, 10]`.
-        logits32: float32 `[N, 10]`, of the same module in float32.
+        logits: float64 `[N, 10]` or `[N, 11]`.
+        logits32: float32, as `logits`, of the same module in float32.
     """
     seen = max(np.abs(logits32 - logits).max(), UNIT_ROUNDOFF * np.abs(logits).max())
     return Reference(digits, logits, np.full_like(logits, LAMBDA * seen), np.zeros(len(digits), dtype=np.bool_))

@@ -1,6 +1,7 @@
 """C of an exact network: one header for every compiler, with golden digits that prove it where it runs."""
 
 import itertools
+import math
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -11,32 +12,48 @@ from numpy.typing import NDArray
 from mnist_export.exact.network import Convolution, ExactNetwork
 from mnist_export.exact.stage import HASH_FACTOR, HASH_START, Stage, golden_checksums, pack, stages
 from mnist_runtime.digits import CLASSES, PIXELS, Intensities
+from mnist_runtime.verdicts import Thresholds
 
 _WIDTH = 116  # columns of a table's lines
 
 
-def to_header(network: ExactNetwork, golden: Intensities, *, origin: str, logits_sha256: str) -> bytes:
+def to_header(
+    network: ExactNetwork, golden: Intensities, thresholds: Thresholds, *, origin: str, logits_sha256: str
+) -> bytes:
     """Print `network` as `mnist.h`.
 
     Args:
         network: What to print.
         golden: Digits of the self-test, uint8 `[N, 784]`, N from 1 to 99.
+        thresholds: Thresholds whose odds tell what is no digit, if the network has eleven logits.
         origin: What the network was made from, for the head comment.
         logits_sha256: SHA-256 of the logits of the validation digits, for the head comment.
     """
     layers = stages(network)
-    parts = [_head(network, layers, origin, logits_sha256), _prologue(network, layers)]
+    no_digit = no_digit_threshold(network, thresholds)
+    parts = [_head(network, layers, no_digit, origin, logits_sha256), _prologue(network, layers, no_digit)]
     parts += [part for stage in layers for part in (_tables(stage), _function(stage))]
-    parts += [_network(layers), _selftest(network, layers, golden)]
+    parts += [_network(layers, no_digit), _selftest(network, layers, golden)]
     return "\n".join(parts).encode("ascii")
 
 
-def _head(network: ExactNetwork, stages: list[Stage], origin: str, logits_sha256: str) -> str:
+def no_digit_threshold(network: ExactNetwork, thresholds: Thresholds) -> int | None:
+    """Return the integer that the eleventh logit minus the label's passes for what is no digit; None without one.
+
+    The logarithm of the odds lies midway between two multiples of the logits' unit, so both decide alike.
+    """
+    if network.outputs == len(CLASSES):
+        return None
+    return math.floor(math.ldexp(math.log(thresholds.odds), -network.exponent))
+
+
+def _head(network: ExactNetwork, stages: list[Stage], no_digit: int | None, origin: str, logits_sha256: str) -> str:
     layers = "\n".join(
         f" *   {stage.number}  {stage.description:<80} 2^{bound.bit_length()}"
         for stage, bound in zip(stages, network.bounds(), strict=True)
     )
     tables, stack = sum(map(_table_bytes, stages)), max(map(_stack_bytes, stages))
+    is_none = "" if no_digit is None else _NO_DIGIT
     buffer = "1 byte" if len(stages) == 1 else f"{_buffer_size(stages):,} bytes"
     return f"""\
 /* mnist.h - reads a handwritten digit, with the same result on every processor
@@ -49,7 +66,7 @@ def _head(network: ExactNetwork, stages: list[Stage], origin: str, logits_sha256
  *
  * mnist_logits    MNIST_OUTPUTS integers; times 2^MNIST_EXPONENT they have the units of the trained network's logits
  * mnist_logits_r  the same with MNIST_BUFFER_SIZE bytes of the caller's in place of the static buffer: reentrant
- * mnist_predict   label of a digit, 0 to {len(CLASSES) - 1}
+ * mnist_predict   label of a digit, 0 to {len(CLASSES) - 1}{is_none}
  * mnist_selftest  0 if this machine computes the golden digits as they were published. Otherwise 100 * d + l: the
  *                 first golden digit that differs, d, from 1, and the first layer whose checksum does, l (0: the digit
  *                 itself is damaged). Below 100: the layer whose tables are damaged.
@@ -68,6 +85,10 @@ def _head(network: ExactNetwork, stages: list[Stage], origin: str, logits_sha256
  */"""
 
 
+_NO_DIGIT = """; or -1 for what is no digit, where the eleventh logit minus the label's
+ *                 is above MNIST_NO_DIGIT, which is in the unit of the logits and was chosen on validation digits"""
+
+
 def _table_bytes(stage: Stage) -> int:
     return stage.weight.size + len(stage.weight) * (4 if stage.layer.shift is None else 5)
 
@@ -84,7 +105,8 @@ def _buffer_size(stages: Sequence[Stage]) -> int:
     return max(1, *(one + other for one, other in itertools.pairwise(sizes)))  # C has no empty arrays
 
 
-def _prologue(network: ExactNetwork, stages: Sequence[Stage]) -> str:
+def _prologue(network: ExactNetwork, stages: Sequence[Stage], no_digit: int | None) -> str:
+    threshold = "" if no_digit is None else f"\n#define MNIST_NO_DIGIT ({no_digit})"
     return f"""
 #ifndef MNIST_H
 #define MNIST_H
@@ -92,7 +114,7 @@ def _prologue(network: ExactNetwork, stages: Sequence[Stage]) -> str:
 #include <stdint.h>
 
 #define MNIST_OUTPUTS {network.outputs}
-#define MNIST_EXPONENT ({network.exponent})
+#define MNIST_EXPONENT ({network.exponent}){threshold}
 #define MNIST_BUFFER_SIZE {_buffer_size(stages)}
 
 #ifndef MNIST_BUFFER
@@ -208,7 +230,8 @@ def _indent(text: str) -> str:
     return textwrap.indent(text, "    ")
 
 
-def _network(stages: Sequence[Stage]) -> str:
+def _network(stages: Sequence[Stage], no_digit: int | None) -> str:
+    label = "label" if no_digit is None else f"logits[{len(CLASSES)}] - logits[label] > MNIST_NO_DIGIT ? -1 : label"
     size = _buffer_size(stages)
     place, lines = "pixels", []
     for stage in stages:
@@ -267,7 +290,7 @@ static inline int mnist_predict(const uint8_t *pixels)
     for (int i = 1; i < {len(CLASSES)}; i++)
         if (logits[i] > logits[label])
             label = i;
-    return label;
+    return {label};
 }}"""
 
 

@@ -20,6 +20,7 @@ from mnist_export.formats import Recipe
 from mnist_export.gate import Compute
 from mnist_export.golden import GOLDEN, VALIDATION, Expected, Proof
 from mnist_export.onnx import Onnx
+from mnist_export.risk import choose_thresholds
 from mnist_runtime.digits import PIXELS, Intensities, as_intensities
 from mnist_runtime.model.comparison import Reference
 from mnist_runtime.model.header import Header
@@ -69,8 +70,11 @@ class _Printed(Recipe):
         if program.selftest():
             raise ExportError(f"its self-test returns {program.selftest()}")
 
-        def compute(digits: Intensities) -> tuple[NDArray[np.float32], None]:
-            return np.ldexp(program.logits(digits).astype(np.float32), program.exponent), None
+        def compute(digits: Intensities) -> list[NDArray[np.float32]]:
+            logits, labels = program.answers(digits)
+            if len(odd := np.flatnonzero(labels != program.rule(logits))):
+                raise ExportError(f"its prediction of digit {odd[0]} is {labels[odd[0]]}, against its own threshold")
+            return [np.ldexp(logits.astype(np.float32), program.exponent)]
 
         return compute
 
@@ -87,6 +91,7 @@ class C(_Printed):
         return to_header(
             bundle.once(network),
             expected.sets[GOLDEN].digits,
+            expected.thresholds,
             origin=f"checkpoint {bundle.checkpoint.sha256}",
             logits_sha256=_description(bundle)["logits_sha256"],
         )
@@ -104,6 +109,7 @@ class Js(_Printed):
         return to_module(
             bundle.once(network),
             expected.sets[GOLDEN].digits,
+            expected.thresholds,
             checkpoint=bundle.checkpoint.sha256,
             validation_sha256=_description(bundle)["logits_sha256"],
         )
@@ -144,7 +150,9 @@ def expect_exactly(bundle: "Bundle") -> Expected:
         return Reference(digits, logits, np.zeros_like(logits), np.ones(len(digits), np.bool_))
 
     sets = {name: reference(whole.digits) for name, whole in bundle.expected.sets.items()}
-    return replace(bundle.expected, sets=sets, proof=Proof("exact", "graph"), margin=math.inf)
+    unit = 2.0**rounded.exponent
+    thresholds = choose_thresholds(sets[VALIDATION].logits, bundle.expected.labels, unit)
+    return replace(bundle.expected, sets=sets, thresholds=thresholds, proof=Proof("exact", "graph"), margin=math.inf)
 
 
 def _description(bundle: "Bundle") -> dict[str, Any]:

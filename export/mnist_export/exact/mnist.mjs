@@ -66,6 +66,8 @@ export const about = {
   goldenSha256: NETWORK.goldenSha256,
   /** A logit of the trained network is about the integer times 2 ** exponent. */
   exponent: NETWORK.exponent,
+  /** Odds of no digit against the label above which the verdict is "no digit". */
+  odds: NETWORK.thresholds.odds,
   /** Number of logits. */
   outputs: NETWORK.layers.reduce((_, layer) => layer.output[2], 0),
 };

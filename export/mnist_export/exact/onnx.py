@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from mnist_export.exact.network import TOP, Convolution, ExactNetwork, Layer
+from mnist_export.outputs import with_outputs
 from mnist_runtime.digits import HEIGHT, PIXELS, WIDTH
 
 OPSET = 13
@@ -15,7 +16,7 @@ OPSET = 13
 
 
 def to_graph(network: ExactNetwork) -> ModelProto:
-    """Print `network` as a graph from `pixels` uint8 `[batch, 784]` to `logits` and `probabilities` float32.
+    """Print `network` as a graph from `pixels` uint8 `[batch, 784]` to the outputs of every artifact, float32.
 
     Logits have the units of the trained module: each is its integer times a power of two, which rounds nothing.
     """
@@ -28,8 +29,7 @@ def to_graph(network: ExactNetwork) -> ModelProto:
             x = graph.node("Flatten", x)
         x = _layer(graph, x, layer, f"layer{number}")
     graph.node("Mul", x, graph.tensor("logit_scale", np.float32(2.0**network.exponent)), output="logits")
-    graph.node("Softmax", "logits", output="probabilities", axis=-1)
-    return graph.model(network.outputs)
+    return with_outputs(graph.model(network.outputs))
 
 
 def _layer(graph: "_Graph", x: str, layer: Layer, name: str) -> str:
@@ -69,9 +69,6 @@ class _Graph:
 
     def model(self, outputs: int) -> ModelProto:
         pixels = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", PIXELS])
-        answers = [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", outputs])
-            for name in ("logits", "probabilities")
-        ]
-        graph = helper.make_graph(self._nodes, "mnist", [pixels], answers, list(self._tensors.values()))
+        logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", outputs])
+        graph = helper.make_graph(self._nodes, "mnist", [pixels], [logits], list(self._tensors.values()))
         return helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)])

@@ -1,21 +1,20 @@
-"""Versions of the package, onnxruntime and the bundled model, found without importing onnxruntime."""
+"""Versions of the package, onnxruntime and the bundled models, found without importing onnxruntime."""
 
 import hashlib
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from mnist_runtime import __version__
+from mnist_runtime.bundled import BUNDLED
 
 _ENGINES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "ort-nightly")
 """Distributions that contain the module onnxruntime."""
 
-_MODEL = Path(__file__).parents[1] / "bundled" / "mnist-linear.onnx"
-
 
 def describe(command: str) -> str:
-    """Return one line each for the command's package, onnxruntime, and the bundled model's SHA-256."""
-    model = hashlib.sha256(_MODEL.read_bytes()).hexdigest()
-    return f"{command}, version {__version__}\n{_engine()}\nbundled model sha256 {model}"
+    """Return one line each for the command's package, onnxruntime, and the SHA-256 of each bundled file."""
+    files = [file for files in BUNDLED.values() for file in files]
+    digests = [f"{file.name} sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in files]
+    return "\n".join([f"{command}, version {__version__}", _engine(), *digests])
 
 
 def _engine() -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from mnist_runtime.console.command import FAILURE, Command, note, uninterrupted
-from mnist_runtime.console.model_choice import choose_model
+from mnist_runtime.console.model_choice import choose_model, max_error_option, model_option
 
 # NumPy and onnxruntime are imported where they are used: --help and --version answer without them.
 
@@ -22,12 +22,8 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 @click.command("mnist-infer", cls=Command)
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path())
-@click.option(
-    "--model",
-    type=click.Path(path_type=Path),
-    metavar="FILE|FOLDER",
-    help="Model: a .onnx file, or a folder written by mnist-export.",
-)
+@model_option
+@max_error_option
 @click.option("--recursive", "-r", is_flag=True, help="Read subfolders too.")
 @click.option(
     "--format",
@@ -54,6 +50,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 def infer(
     paths: tuple[str, ...],
     model: Path | None,
+    max_error: float | None,
     recursive: bool,
     format_: str,
     top_k: int,
@@ -69,7 +66,10 @@ def infer(
     0-255 or floats within [0, 1], 28x28 or 784 pixels, white ink on black. Images may be of any size, dark on light or
     light on dark; they need Pillow: pip install Pillow.
 
-    Default model: $MNIST_MODEL, else artifacts/mnist.onnx, else the one bundled with the package.
+    Each prediction has a verdict: "digit"; "unsure", if more labels like it are wrong than --max-error allows; or
+    "no digit".
+
+    Default model: $MNIST_MODEL, else artifacts/mnist.onnx, else cnn, which comes with the package.
 
     Exit codes: 0 all digits recognised; 1 the model or an input failed (other inputs are still read); 2 wrong
     usage; 130 interrupted.
@@ -90,7 +90,7 @@ def infer(
         from mnist_runtime.infer.inputs import Reading
         from mnist_runtime.infer.records import Detail
 
-    with Classifier(choose_model(model, note)) as classifier:
+    with Classifier(choose_model(model, note), max_error=max_error) as classifier:
         answers = Answers(classifier, paths, Reading(recursive, invert, transpose))
         if labels:
             click.echo(evaluate(answers, labels).report())

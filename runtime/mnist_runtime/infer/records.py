@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TextIO
 
-import numpy as np
-
 from mnist_runtime.classifier import Prediction
 from mnist_runtime.console.drawing import beside, draw_bars, draw_digit, has_colour
-from mnist_runtime.digits import CLASSES, LEVELS, Intensities, Pixels
+from mnist_runtime.digits import CLASSES, Intensities, Pixels, as_intensities
 from mnist_runtime.errors import printable
+from mnist_runtime.verdicts import Verdict
 
-RECORD_SCHEMA = 1
+RECORD_SCHEMA = 2
 """Version of the records, described by `schema/prediction.schema.json` in this package."""
 
 
@@ -29,6 +28,9 @@ class Detail:
 
 
 DEFAULT = Detail()
+
+_COLOURS: dict[Verdict, int] = {"digit": 32, "unsure": 33, "no digit": 31}
+"""ANSI colours: green, yellow and red."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +52,10 @@ class Answer:
             "schema": RECORD_SCHEMA,
             "source": self.source,
             "index": self.index,
+            "verdict": prediction.verdict,
             "label": prediction.label,
             "probability": prediction.probability,
+            "no_digit": prediction.no_digit,
             "probabilities": list(prediction.probabilities),
         }
         if detail.top > 1:
@@ -60,19 +64,26 @@ class Answer:
 
 
 def write_text(answers: Iterable[Answer], out: TextIO, detail: Detail = DEFAULT) -> None:
-    """Draw a lone digit; print one line per digit of many: label, probability, details, source[index]."""
+    """Draw a lone digit; print one line per digit of many: label, probability, details, source[index], verdict.
+
+    The verdict "digit" goes without saying.
+    """
     answers = iter(answers)
     first = list(_take(answers, 2))
     if len(first) == 1:
         print(drawing(first[0], colour=has_colour(out)), file=out)
         return
+    colour = has_colour(out)
     for answer in chain(first, answers):
         prediction = answer.prediction
         ranked = "  ".join(f"{label}  {probability:7.2%}" for label, probability in prediction.top(detail.top))
         every = (
             "".join(f"  {probability:.4f}" for probability in prediction.probabilities) if detail.probabilities else ""
         )
-        print(f"{ranked}{every}  {printable(answer.source)}[{answer.index}]", file=out)
+        line = f"{ranked}{every}  {printable(answer.source)}[{answer.index}]"
+        if prediction.verdict != "digit":
+            line += "  " + (_paint(prediction, prediction.verdict) if colour else prediction.verdict)
+        print(line, file=out)
 
 
 def write_json(answers: Iterable[Answer], out: TextIO, detail: Detail = DEFAULT) -> None:
@@ -100,7 +111,7 @@ def write_csv(answers: Iterable[Answer], out: TextIO, detail: Detail = DEFAULT) 
     ranks = range(2, detail.top + 1)
     rows.writerow(
         [
-            *("schema", "source", "index", "label", "probability"),
+            *("schema", "source", "index", "verdict", "label", "probability", "no_digit"),
             *(name for rank in ranks for name in (f"top{rank}_label", f"top{rank}_probability")),
             *(f"probability_{label}" for label in CLASSES),
         ]
@@ -109,7 +120,8 @@ def write_csv(answers: Iterable[Answer], out: TextIO, detail: Detail = DEFAULT) 
         prediction = answer.prediction
         rows.writerow(
             [
-                *(RECORD_SCHEMA, answer.source, answer.index, prediction.label, prediction.probability),
+                *(RECORD_SCHEMA, answer.source, answer.index, prediction.verdict),
+                *(prediction.label, prediction.probability, prediction.no_digit),
                 *(value for pair in prediction.top(detail.top)[1:] for value in pair),
                 *prediction.probabilities,
             ]
@@ -129,11 +141,24 @@ def _take(answers: Iterator[Answer], count: int) -> Iterator[Answer]:
 
 
 def drawing(answer: Answer, *, colour: bool) -> str:
-    """Draw the digit as the model saw it, beside one bar per class, above its label."""
+    """Draw the digit as the model saw it, beside one bar per class, above the verdict in words."""
     prediction = answer.prediction
-    intensities = answer.digit
-    if intensities.dtype != np.uint8:
-        intensities = np.minimum(intensities * LEVELS, LEVELS - 1).astype(np.uint8)
-    picture = draw_digit(intensities, colour=colour)  # type: ignore[arg-type]
+    picture = draw_digit(as_intensities(answer.digit), colour=colour)
     bars = draw_bars(prediction.probabilities, colour=colour)
-    return f"{beside(picture, bars)}\n\n{printable(answer.source)}: {prediction.label} ({prediction.probability:.2%})"
+    words = _paint(prediction, _in_words(prediction)) if colour else _in_words(prediction)
+    return f"{beside(picture, bars)}\n\n{printable(answer.source)}: {words}"
+
+
+def _in_words(prediction: Prediction) -> str:
+    label = f"{prediction.label} ({prediction.probability:.2%})"
+    match prediction.verdict:
+        case "digit":
+            return label
+        case "unsure":
+            return f"I am not sure; perhaps {label}"
+        case "no digit":
+            return f"that is no digit ({prediction.no_digit:.2%})"
+
+
+def _paint(prediction: Prediction, text: str) -> str:
+    return f"\x1b[{_COLOURS[prediction.verdict]}m{text}\x1b[0m"

@@ -6,9 +6,8 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from mnist_runtime.digits import CLASSES, PIXELS, Intensities, Pixels, as_intensities, as_pixels
@@ -16,6 +15,7 @@ from mnist_runtime.errors import ArtifactError, IntegrityError, first_line
 from mnist_runtime.io.files import read_whole
 from mnist_runtime.model.seal import KEY, UNSEALED, is_hazardous, is_intact, sealed_digest
 from mnist_runtime.model.session import ENGINE_VERSION, Run, SessionSettings, raw_run
+from mnist_runtime.verdicts import Thresholds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mnist_runtime.model.comparison import Comparison, Reference
-
-BUNDLED = Path(__file__).parents[1] / "bundled" / "mnist-linear.onnx"
-"""A trained model that comes with the package; `mnist-linear.uint8.onnx` beside it is the same for raw intensities."""
 
 Contract: TypeAlias = Literal["float32", "uint8"]
 """Meaning of a graph's input `pixels`: "float32" (intensity / 256) or "uint8" (raw intensity)."""
@@ -40,13 +37,35 @@ SIZE_LIMIT = 2**31
 WANTED = "give a .onnx file that mnist-export wrote"
 """End of every sentence that refuses a model."""
 
+ALL_LOGITS = "all_logits"
+"""Tensor of the eleven logits, float32 `[batch, 11]`, inside the graph of a model with the output `no_digit`."""
+
+_SHAPES: dict[str, tuple[int, ...]] = {"logits": (len(CLASSES),), "probabilities": (len(CLASSES),), "no_digit": ()}
+"""Shape of a digit's row of each output."""
 _INPUT_DTYPES: dict[str, Contract] = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
+
+
+def with_output(model: bytes, tensor: str) -> bytes:
+    """Return a serialised ONNX model that also outputs an inner tensor.
+
+    A protobuf message whose field `graph` comes a second time is merged: lists, as that of the outputs, are joined
+    (https://protobuf.dev/programming-guides/encoding/#last-one-wins).
+    """
+    message = tensor.encode()
+    for field_ in (1, 12, 7):  # ValueInfoProto.name in GraphProto.output in ModelProto.graph
+        message = bytes([field_ << 3 | 2, len(message)]) + message
+    return model + message
 
 
 def metadata(values: Mapping[str, str]) -> dict[str, str]:
     """Return the metadata properties of an artifact: prefixed keys, the schema version and the empty seal."""
     named = {PREFIX + key: value for key, value in values.items()}
     return {**named, f"{PREFIX}schema": METADATA_SCHEMA, KEY: UNSEALED}
+
+
+def row_shape(output: str) -> tuple[int, ...]:
+    """Return the shape of one digit's row of an output."""
+    return _SHAPES[output]
 
 
 @dataclass(frozen=True)
@@ -62,9 +81,15 @@ class Artifact:
     metadata: Mapping[str, str]
     """Properties whose names begin with `mnist_edge.`, without that prefix; empty for a trusted model of others."""
     session: ort.InferenceSession
+    outputs: tuple[str, ...]
+    """Names of the outputs: "logits", "probabilities", and "no_digit" if the model knows what is no digit."""
+    thresholds: Thresholds
+    """Thresholds of the verdicts."""
+    data: bytes
+    """Bytes of the whole file."""
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str] = BUNDLED) -> Self:
+    def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read, verify and open the .onnx file at `path`.
 
         Raises:
@@ -72,8 +97,7 @@ class Artifact:
             IntegrityError: its bytes are not the ones that were sealed.
             ArtifactError: it is not a model of ours, or this onnxruntime cannot load it.
         """
-        name = "the bundled model" if path == BUNDLED else str(path)
-        return cls.from_bytes(read_whole(path, limit=SIZE_LIMIT, wanted=WANTED), name)
+        return cls.from_bytes(read_whole(path, limit=SIZE_LIMIT, wanted=WANTED), str(path))
 
     @classmethod
     def from_bytes(
@@ -109,7 +133,7 @@ class Artifact:
         session = (settings or SessionSettings()).open(model, name)
         try:
             properties = session.get_modelmeta().custom_metadata_map
-            dtype = _check_interface(session, name)
+            dtype, outputs = _check_interface(session, name)
         except UnicodeDecodeError as error:
             raise ArtifactError(f"{name} contains names or metadata that are not text ({error}); {WANTED}") from error
         ours = {key.removeprefix(PREFIX): value for key, value in properties.items() if key.startswith(PREFIX)}
@@ -120,18 +144,18 @@ class Artifact:
                 f"{name} has metadata schema {ours.get('schema')}, and this version reads {METADATA_SCHEMA}; "
                 "install the mnist-runtime that goes with it, or export it again"
             )
-        return cls(name, hashlib.sha256(model).hexdigest(), dtype, ours, session)
+        thresholds = _thresholds(ours, name)
+        return cls(name, hashlib.sha256(model).hexdigest(), dtype, ours, session, outputs, thresholds, model)
 
     def run(self, digits: Intensities | Pixels, *outputs: str) -> list[NDArray[np.float32]]:
-        """Compute the named outputs, "logits" and "probabilities", float32 `[N, 10]` each.
+        """Compute the named outputs, float32: "logits" and "probabilities" `[N, 10]`, "no_digit" `[N]`.
 
         Args:
             digits: Digits checked by `as_digits`, uint8 or float32 `[N, 784]`; converted to what the graph takes.
             outputs: Names of the outputs.
 
         Raises:
-            DigitError: they are floats that a uint8 graph cannot take.
-            ArtifactError: the graph fails, or a graph taken on trust answers other than one row of ten per digit.
+            ArtifactError: the graph fails, or a graph taken on trust answers other than one row per digit.
         """
         pixels = as_intensities(digits) if self.dtype == "uint8" else as_pixels(digits)
         try:
@@ -140,10 +164,23 @@ class Artifact:
             sentence = f"{self.name} cannot compute these digits ({first_line(error)}); export it again"
             raise ArtifactError(sentence) from error
         if not self.metadata:
-            wanted = len(digits), len(CLASSES)
-            if odd := [result.shape for result in results if result.shape != wanted]:
-                raise ArtifactError(f"{self.name} computes {odd[0]} where {wanted} is wanted; export it again")
+            for output, result in zip(outputs, results, strict=True):
+                wanted = (len(digits), *row_shape(output))
+                if result.shape != wanted:
+                    raise ArtifactError(
+                        f"{self.name} computes {result.shape} where {wanted} is wanted; export it again"
+                    )
         return results
+
+    def all_logits(self, digits: Intensities | Pixels) -> NDArray[np.float32]:
+        """Compute all logits that the network has, float32 `[N, 10]`, or `[N, 11]` with that of no digit.
+
+        Opens a session of its own, because the graph has no such output.
+        """
+        if "no_digit" not in self.outputs:
+            return self.run(digits, "logits")[0]
+        session = SessionSettings().open(with_output(self.data, ALL_LOGITS), self.name)
+        return replace(self, session=session).run(digits, ALL_LOGITS)[0]
 
     def replay(self) -> Comparison:
         """Compute the golden digits on this machine, and compare them with the trained logits.
@@ -154,7 +191,7 @@ class Artifact:
         from mnist_runtime.model.comparison import compare
 
         golden = self.golden
-        return compare("golden digits", golden, *self.run(golden.digits, "logits", "probabilities"))
+        return compare("golden digits", golden, *self.run(golden.digits, *self.outputs))
 
     @cached_property
     def _run(self) -> Run:
@@ -191,20 +228,25 @@ def _check_trust(trusted: Contract | None, dtype: Contract, name: str) -> None:
         raise ArtifactError(f"{name} takes {dtype} pixels, and trusted_contract says {trusted}; give the one it takes")
 
 
-def _check_interface(session: ort.InferenceSession, name: str) -> Contract:
-    """Check the graph's inputs and outputs against the artifact contract; return the input's dtype."""
+def _thresholds(metadata: Mapping[str, str], name: str) -> Thresholds:
+    try:
+        return Thresholds.from_text(metadata["thresholds"]) if "thresholds" in metadata else Thresholds()
+    except ValueError as error:
+        raise ArtifactError(f"{name} carries no readable thresholds ({error}); export it again") from error
+
+
+def _check_interface(session: ort.InferenceSession, name: str) -> tuple[Contract, tuple[str, ...]]:
+    """Check the graph's inputs and outputs against the artifact contract; return the input's dtype and the outputs."""
     found = {node.name: (node.type, _sizes(node.shape)) for node in (*session.get_inputs(), *session.get_outputs())}
     kind, _ = found.get("pixels", (None, None))
-    if kind not in _INPUT_DTYPES or found != {
-        "pixels": (kind, (None, PIXELS)),
-        "logits": ("tensor(float)", (None, len(CLASSES))),
-        "probabilities": ("tensor(float)", (None, len(CLASSES))),
-    }:
+    outputs = tuple(output for output in _SHAPES if output in found or output != "no_digit")
+    contract = {output: ("tensor(float)", (None, *row_shape(output))) for output in outputs}
+    if kind not in _INPUT_DTYPES or found != {"pixels": (kind, (None, PIXELS)), **contract}:
         raise ArtifactError(
             f"{name} computes {found}, and the contract is pixels float32 or uint8 [batch, 784] to "
-            "logits and probabilities float32 [batch, 10]; export it again"
+            "logits and probabilities float32 [batch, 10], and perhaps no_digit float32 [batch]; export it again"
         )
-    return _INPUT_DTYPES[kind]
+    return _INPUT_DTYPES[kind], outputs
 
 
 def _sizes(shape: list[int | str | None]) -> tuple[int | None, ...]:

@@ -14,7 +14,7 @@ from zipfile import ZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_runtime.digits import PIXELS, Intensities
+from mnist_runtime.digits import CLASSES, PIXELS, Intensities
 from mnist_runtime.errors import first_line
 from mnist_runtime.io.arrays import StoredArray
 
@@ -27,6 +27,9 @@ _GOLDEN_LIMIT = 2**26
 
 Logits = NDArray[np.float64]
 
+TEN = len(CLASSES)
+"""Number of logits that belong to digits; an eleventh belongs to what is no digit."""
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -35,16 +38,16 @@ class Reference:
     digits: Intensities
     """uint8 `[N, 784]`."""
     logits: Logits
-    """float64 `[N, 10]`, computed in float64 from the trained weights."""
+    """float64 `[N, 10]` or `[N, 11]`, computed in float64 from the trained weights."""
     tolerance: Logits
-    """float64 `[N, 10]`: the largest |float32 logit - reference| that counts as rounding."""
+    """float64, as `logits`: the largest |float32 logit - reference| that counts as rounding."""
     certified: NDArray[np.bool_]
     """bool `[N]`: no order of summation, on any machine, can change this digit's label."""
 
     @property
     def labels(self) -> NDArray[np.int64]:
         """Label of each digit, int64 `[N]`."""
-        labels: NDArray[np.int64] = self.logits.argmax(axis=1)
+        labels: NDArray[np.int64] = self.logits[:, :TEN].argmax(axis=1)
         return labels
 
     def __len__(self) -> int:
@@ -76,7 +79,8 @@ class Reference:
 
     def _check(self) -> None:
         n = len(self.digits)
-        wanted = [(np.uint8, (n, PIXELS)), (np.float64, (n, 10)), (np.float64, (n, 10)), (np.bool_, (n,))]
+        width = TEN + (self.logits.shape == (n, TEN + 1))
+        wanted = [(np.uint8, (n, PIXELS)), (np.float64, (n, width)), (np.float64, (n, width)), (np.bool_, (n,))]
         for field, (dtype, shape) in zip(fields(self), wanted, strict=True):
             array = getattr(self, field.name)
             if array.dtype != dtype or array.shape != shape:
@@ -130,30 +134,50 @@ class Comparison:
 
 
 def compare(
-    name: str, reference: Reference, logits: NDArray[Any], probabilities: NDArray[Any] | None = None
+    name: str,
+    reference: Reference,
+    logits: NDArray[Any],
+    probabilities: NDArray[Any] | None = None,
+    no_digit: NDArray[Any] | None = None,
 ) -> Comparison:
-    """Hold computed `logits`, and `probabilities` if there are any, both float32 `[N, 10]`, against a reference.
+    """Compare the outputs of a model with a reference.
 
     Shapes and dtypes must be equal, every number finite: nothing broadcasts, and NaN equals nothing.
+
+    Args:
+        name: Name of the set of digits.
+        reference: Logits that may be computed.
+        logits: float32 `[N, 10]` beside `probabilities`, else all logits of the reference.
+        probabilities: float32 `[N, 10]`.
+        no_digit: float32 `[N]`, which a reference of eleven logits demands beside `probabilities`.
     """
-    failures = list(_misfit("logits", logits, len(reference)))
+    count, all_logits = len(reference), reference.logits
+    wanted = all_logits if probabilities is None else all_logits[:, :TEN]
+    failures = list(_misfit("logits", logits, wanted.shape))
     if probabilities is not None:
-        failures += _misfit("probabilities", probabilities, len(reference))
+        failures += _misfit("probabilities", probabilities, wanted.shape)
+        if no_digit is not None or all_logits.shape[1] > TEN:
+            failures += _misfit("no_digit", no_digit, (count,) if all_logits.shape[1] > TEN else None)
     if failures:
-        return incomparable(name, len(reference), *failures)
-    error = np.abs(logits - reference.logits)
-    share = _share(error, reference.tolerance)
-    agree = logits.argmax(axis=1) == reference.labels
+        return incomparable(name, count, *failures)
+    tolerance = reference.tolerance[:, : wanted.shape[1]]
+    error = np.abs(logits - wanted)
+    share = _share(error, tolerance)
+    agree = logits[:, :TEN].argmax(axis=1) == reference.labels
     failures += _excess("logit", share, error)
     if probabilities is not None:
-        error_p = np.abs(probabilities - softmax(reference.logits))
-        failures += _excess("probability", _share(error_p, probability_tolerance(reference)), error_p)
+        error_p = np.abs(probabilities - softmax(wanted))
+        failures += _excess("probability", _share(error_p, probability_tolerance(wanted, tolerance)), error_p)
+    if no_digit is not None:
+        error_p = np.abs(no_digit - softmax(all_logits)[:, TEN])[:, None]
+        allowed = probability_tolerance(all_logits, reference.tolerance)[:, TEN:]
+        failures += _excess("probability of no digit", _share(error_p, allowed), error_p)
     lost = np.flatnonzero(reference.certified & ~agree)
     if len(lost):
         failures.append(f"{len(lost)} certified labels differ, the first at digit {lost[0]}")
     return Comparison(
         name,
-        len(reference),
+        count,
         float(error.max(initial=0)),
         _place(error),
         float(share.max(initial=0)),
@@ -170,40 +194,44 @@ def incomparable(name: str, count: int, *failures: str) -> Comparison:
 
 
 def softmax(logits: Logits) -> Logits:
-    """Compute probabilities, float64 `[N, 10]`, from logits, float64 `[N, 10]`."""
+    """Compute probabilities, float64 `[N, K]`, from logits, float64 `[N, K]`."""
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
 
 
-def probability_tolerance(reference: Reference) -> Logits:
-    """Bound the error of a float32 softmax, float64 `[N, 10]`.
+def probability_tolerance(logits: Logits, tolerance: Logits) -> Logits:
+    """Bound the error of a float32 softmax, float64 `[N, K]`, of logits float64 `[N, K]` within their tolerances.
 
     A logit error of at most t moves a probability by a factor of at most exp(2t). Computing it then rounds, as relative
     errors in units of u: each difference d = logit - max, |d| after exp, at most `spread` in the term and in the sum;
-    exp itself, 4 (two units in the last place) in each; nine additions; the division, or a reciprocal and a product, 2.
-    That makes 2 spread + 19 to first order; 32 leaves room for the second, and 2t for the spread of the computed
-    logits. Exponentials below the smallest normal float32 may be flushed to 0. No probability is off by more than 1.
+    exp itself, 4 (two units in the last place) in each; K - 1 additions; the division, or a reciprocal and a product,
+    2. That makes 2 spread + 20 to first order for K = 11; 32 leaves room for the second, and 2t for the spread of the
+    computed logits. Exponentials below the smallest normal float32 may be flushed to 0. No probability is off by more
+    than 1.
     """
-    t = np.minimum(reference.tolerance.max(axis=1, keepdims=True), 256.0)  # exp(512) is finite, and far beyond 1/u
-    spread = np.ptp(reference.logits, axis=1, keepdims=True) + 2 * t
+    t = np.minimum(tolerance.max(axis=1, keepdims=True), 256.0)  # exp(512) is finite, and far beyond 1/u
+    spread = np.ptp(logits, axis=1, keepdims=True) + 2 * t
     rounding = (2 * spread + 32) * UNIT_ROUNDOFF
     relative = np.expm1(2 * t) + np.exp(2 * t) * rounding
-    return np.asarray(np.minimum(softmax(reference.logits) * relative + SMALLEST_NORMAL, 1.0))
+    return np.asarray(np.minimum(softmax(logits) * relative + SMALLEST_NORMAL, 1.0))
 
 
 def _place(errors: Logits) -> tuple[int, int] | None:
-    """Return digit and class of the largest error of `[N, 10]`."""
+    """Return digit and class of the largest error of `[N, K]`."""
     if not errors.size:
         return None
     digit, label = np.unravel_index(errors.argmax(), errors.shape)
     return int(digit), int(label)
 
 
-def _misfit(what: str, array: NDArray[Any], count: int) -> Iterator[str]:
-    if array.dtype != np.float32 or array.shape != (count, 10):
-        yield f"{what} are {array.dtype} {array.shape}, not float32 ({count}, 10)"
+def _misfit(what: str, array: NDArray[Any] | None, shape: tuple[int, ...] | None) -> Iterator[str]:
+    """Say why `array` is not finite float32 of `shape`; None stands for an output that is not there."""
+    if array is None or shape is None or array.dtype != np.float32 or array.shape != shape:
+        found = "missing" if array is None else f"{array.dtype} {array.shape}"
+        yield f"{what} are {found}, not {'expected' if shape is None else f'float32 {shape}'}"
     elif not np.isfinite(array).all():
-        yield f"{what} hold NaN or infinity, first at digit {np.flatnonzero(~np.isfinite(array).all(axis=1))[0]}"
+        rows = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+        yield f"{what} hold NaN or infinity, first at digit {np.flatnonzero(~rows)[0]}"
 
 
 def _share(error: Logits, tolerance: Logits) -> Logits:
@@ -216,7 +244,8 @@ def _excess(what: str, share: Logits, error: Logits) -> Iterator[str]:
     place = _place(share)
     if place and not share[place] <= 1:  # NaN, the largest of all, is no share
         digit, label = place
+        class_ = f" of class {label}" if share.shape[1] > 1 else ""
         yield (
-            f"the {what} of class {label} for digit {digit} is off by {error[digit, label]:.2e}, "
-            f"{share[digit, label]:.3g} times what rounding allows"
+            f"the {what}{class_} for digit {digit} is off by {error[place]:.2e}, "
+            f"{share[place]:.3g} times what rounding allows"
         )

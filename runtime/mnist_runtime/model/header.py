@@ -11,18 +11,30 @@ PROGRAM = r"""
 #include <stdio.h>
 #include "mnist.h"
 
-/* With an argument, tell about the network; otherwise turn digits on stdin into logits, int32 little-endian. */
+#ifndef MNIST_NO_DIGIT  /* every picture is taken for a digit */
+#define MNIST_NO_DIGIT 0
+#endif
+
+static void write_int32(int32_t value)
+{
+    for (int i = 0; i < 4; i++)
+        putchar((int)((uint32_t)value >> 8 * i & 255));
+}
+
+/* With an argument, tell about the network; otherwise turn digits on stdin into their logits and their label, int32
+   little-endian. */
 int main(int argc, char **argv)
 {
     static uint8_t pixels[784];
     int32_t logits[MNIST_OUTPUTS];
     (void)argv;
     if (argc > 1)
-        return printf("%d %d %d\n", MNIST_OUTPUTS, MNIST_EXPONENT, mnist_selftest()) < 0;
+        return printf("%d %d %d %ld\n", MNIST_OUTPUTS, MNIST_EXPONENT, mnist_selftest(), (long)MNIST_NO_DIGIT) < 0;
     while (fread(pixels, 1, sizeof pixels, stdin) == sizeof pixels) {
         mnist_logits(pixels, logits);
-        for (int i = 0; i < 4 * MNIST_OUTPUTS; i++)
-            putchar((int)((uint32_t)logits[i / 4] >> 8 * (i % 4) & 255));
+        for (int i = 0; i < MNIST_OUTPUTS; i++)
+            write_int32(logits[i]);
+        write_int32(mnist_predict(pixels));
     }
     return 0;
 }

@@ -7,16 +7,20 @@ from mnist_runtime.model.program import Program, folder_for, run
 
 _PROGRAM = """\
 import { readFileSync } from "node:fs";
-import { about, logits, selftest } from "./mnist.mjs";
+import { about, logits, predict, selftest } from "./mnist.mjs";
 
 if (process.argv.length > 2) {
   const { digit, layer } = selftest();
-  console.log(about.outputs, about.exponent, 100 * digit + layer);
+  const threshold = about.outputs > 10 ? Math.floor(Math.log(about.odds) / 2 ** about.exponent) : 0;
+  console.log(about.outputs, about.exponent, 100 * digit + layer, threshold);
 } else {
   const digits = readFileSync(0);
-  const answers = Buffer.alloc((digits.length / 784) * about.outputs * 4);
+  const answers = Buffer.alloc((digits.length / 784) * (about.outputs + 1) * 4);
   for (let start = 0, place = 0; start < digits.length; start += 784) {
-    for (const logit of logits(digits.subarray(start, start + 784))) place = answers.writeInt32LE(logit, place);
+    const pixels = digits.subarray(start, start + 784);
+    for (const logit of logits(pixels)) place = answers.writeInt32LE(logit, place);
+    const { label, verdict } = predict(pixels);
+    place = answers.writeInt32LE(verdict === "no digit" ? -1 : label, place);
   }
   process.stdout.write(answers);
 }

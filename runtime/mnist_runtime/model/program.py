@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_runtime.digits import Intensities
+from mnist_runtime.digits import CLASSES, Intensities
 from mnist_runtime.errors import ArtifactError
 
 _TIMEOUT = 300  # seconds to compile or to run: a hundred times what either takes
@@ -25,8 +25,9 @@ class Program:
 
         Args:
             name: Name of the artifact in errors.
-            command: Command of the program. With the argument "about" it prints the number of logits, the exponent and
-                the result of the self-test; without, it turns digits on stdin into logits, int32 little-endian.
+            command: Command of the program. With the argument "about" it prints the number of logits, the exponent, the
+                result of the self-test and the threshold of no digit; without, it turns digits on stdin into logits
+                and a label, -1 for no digit, int32 little-endian.
             how: Description of how it was made to run, in words: "compiled by cc".
 
         Raises:
@@ -36,7 +37,8 @@ class Program:
         self._command = command
         self.how = how
         """Description of how the program was made to run: "compiled by cc"."""
-        self.outputs, self.exponent, self._selftest = map(int, run(name, [*command, "about"], "run").split())
+        about = run(name, [*command, "about"], "run").split()
+        self.outputs, self.exponent, self._selftest, self.no_digit = map(int, about)
 
     def logits(self, digits: Intensities) -> NDArray[np.int32]:
         """Compute the integer logits, int32 `[N, outputs]`, of digits uint8 `[N, 784]`.
@@ -44,8 +46,23 @@ class Program:
         Raises:
             ArtifactError: the program fails.
         """
-        answers = run(self._name, self._command, "run", digits.tobytes())
-        return np.frombuffer(answers, "<i4").reshape(len(digits), self.outputs).astype(np.int32)
+        return self.answers(digits)[0]
+
+    def answers(self, digits: Intensities) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Compute the integer logits, int32 `[N, outputs]`, and labels, int32 `[N]`, -1 for no digit.
+
+        Raises:
+            ArtifactError: the program fails.
+        """
+        written = run(self._name, self._command, "run", digits.tobytes())
+        answers = np.frombuffer(written, "<i4").reshape(len(digits), self.outputs + 1).astype(np.int32)
+        return answers[:, :-1], answers[:, -1]
+
+    def rule(self, logits: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Return the labels that the program must give, int64 `[N]`, for logits int32 `[N, outputs]`."""
+        digits, others = logits[:, : len(CLASSES)], logits[:, len(CLASSES) :]
+        is_none = (others - digits.max(axis=1, keepdims=True) > self.no_digit).any(axis=1)
+        return np.where(is_none, -1, digits.argmax(axis=1))
 
     def selftest(self) -> int:
         """Return the result of the self-test here: 0, or `100 * digit + layer` of the first difference."""

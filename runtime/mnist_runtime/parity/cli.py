@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mnist_runtime import __version__
+from mnist_runtime.bundled import BUNDLED
 from mnist_runtime.console.command import FAILURE, Command, note, print_error, uninterrupted
 from mnist_runtime.console.model_choice import choose_model
 
@@ -38,25 +39,28 @@ if TYPE_CHECKING:
 def parity(path: Path | None, format_: str, digits_file: Path | None) -> int:
     """Prove that this machine computes what was trained: replay the golden digits inside MODEL, without PyTorch.
 
-    MODEL is a .onnx file, a mnist.h, which $CC or cc compiles into a temporary folder, or a mnist.mjs, which node runs.
-    For a FOLDER that mnist-export wrote, compare every file with manifest.json, and replay every model.
+    MODEL is a .onnx file, the name of a bundled model, a mnist.h, which $CC or cc compiles into a temporary folder, or
+    a mnist.mjs, which node runs. For a FOLDER that mnist-export wrote, compare every file with manifest.json, and
+    replay every model.
 
-    Default: $MNIST_MODEL, else artifacts/mnist.onnx, else the model bundled with the package.
+    Default: $MNIST_MODEL, else artifacts/mnist.onnx, else cnn, which comes with the package.
 
     Exit codes: 0 parity holds; 1 parity does not hold, or a file is damaged or missing; 2 wrong usage.
     """
     with uninterrupted():
-        from mnist_runtime.model.artifact import BUNDLED
         from mnist_runtime.parity.findings import verify_file, verify_folder
 
-    path = choose_model(path, note) or BUNDLED
-    if path.is_dir() and digits_file:
+    chosen = choose_model(path, note)
+    files = BUNDLED[chosen] if isinstance(chosen, str) else (chosen,)
+    is_folder = files[0].is_dir()
+    if is_folder and digits_file:
         raise click.UsageError("--digits is for one model, and this is a folder; give one of its files")
-    findings = verify_folder(path) if path.is_dir() else [verify_file(path, _read(digits_file))]
+    digits = _read(digits_file)
+    findings = verify_folder(files[0]) if is_folder else [verify_file(file, digits) for file in files]
     if format_ == "json":
         click.echo(json.dumps([finding.to_dict() for finding in findings], indent=2))
     else:
-        _print_findings(path, [finding for finding in findings if finding.listed])
+        _print_findings(files[0] if is_folder else None, [finding for finding in findings if finding.listed])
     for finding in findings:
         if finding.problem:
             print_error(finding.problem)
@@ -69,8 +73,8 @@ def parity(path: Path | None, format_: str, digits_file: Path | None) -> int:
     return 0
 
 
-def _print_findings(path: Path, findings: "list[Finding]") -> None:
-    """Print a table of all files, the digest of a single file, and the worst digit where numbers are wrong."""
+def _print_findings(folder: Path | None, findings: "list[Finding]") -> None:
+    """Print a table of all files, the digest of each file outside a folder, and the worst digit of wrong numbers."""
     from dataclasses import replace
 
     from mnist_runtime.parity.table import table
@@ -78,11 +82,11 @@ def _print_findings(path: Path, findings: "list[Finding]") -> None:
     loaded = [finding.artifact for finding in findings if finding.artifact]
     if loaded:
         click.echo(f"engine  {loaded[0].engine}")
-    if path.is_dir():
-        click.echo(f"folder  {path}, {len(findings)} files in manifest.json")
-    elif loaded:
-        click.echo(f"model   {loaded[0].name}, {loaded[0].dtype} pixels\nsha256  {loaded[0].sha256}, seal intact")
-    named = [(found.file if path.is_dir() else path.name, found.comparison) for found in findings]
+    if folder:
+        click.echo(f"folder  {folder}, {len(findings)} files in manifest.json")
+    for artifact in () if folder else loaded:
+        click.echo(f"model   {artifact.name}, {artifact.dtype} pixels\nsha256  {artifact.sha256}, seal intact")
+    named = [(found.file if folder else Path(found.file).name, found.comparison) for found in findings]
     compared = [replace(comparison, name=name) for name, comparison in named if comparison]
     if compared:
         click.echo(f"\n{table(compared)}")

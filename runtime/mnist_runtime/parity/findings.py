@@ -71,7 +71,6 @@ def verify_file(path: Path, digits: Intensities | Pixels | None = None) -> Findi
 
     Raises:
         OptionError: the model is C or JavaScript, and there is no compiler or node.
-        DigitError: the digits are no multiples of 1/256, and the model takes uint8.
     """
     if path.suffix in _PROGRAMS:
         return _test_program(str(path), lambda: read_whole(path, limit=SIZE_LIMIT, wanted=WANTED), digits)
@@ -133,9 +132,8 @@ def _test_program(file: str, read: Callable[[], bytes], digits: Intensities | Pi
 
 
 def _digest(artifact: Artifact, digits: Intensities | Pixels) -> str:
-    """Return the SHA-256 of the logits: of integers, as programs compute them, where the network is exact."""
-    (logits,) = artifact.run(digits, "logits")
-    exponent = artifact.metadata.get("exponent")
+    """Return the SHA-256 of all logits: of integers, as programs compute them, where the network is exact."""
+    logits, exponent = artifact.all_logits(digits), artifact.metadata.get("exponent")
     return logits_sha256(logits if exponent is None else np.ldexp(logits, -int(exponent)).astype(np.int32))
 
 

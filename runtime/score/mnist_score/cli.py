@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from mnist_runtime import __version__
 from mnist_runtime.console.command import FAILURE, TERMINATED, Command, note, print_error, uninterrupted
-from mnist_runtime.console.model_choice import choose_model
+from mnist_runtime.console.model_choice import choose_model, max_error_option, model_option
 from mnist_runtime.errors import DigitError, ExtraMissingError
 from mnist_score.job import Part
 
@@ -30,12 +30,8 @@ def _read_part(_: click.Context, __: click.Parameter, value: str | None) -> Part
 @click.command("mnist-score", cls=Command)
 @click.argument("given", metavar="INPUT")
 @click.argument("output", metavar="OUTPUT")
-@click.option(
-    "--model",
-    type=click.Path(path_type=Path),
-    metavar="FILE|FOLDER",
-    help="A .onnx file, or a folder that mnist-export published.",
-)
+@model_option
+@max_error_option
 @click.option("--probabilities", is_flag=True, help="Write the probabilities of all ten classes.")
 @click.option(
     "--part",
@@ -67,6 +63,7 @@ def score(
     given: str,
     output: str,
     model: Path | None,
+    max_error: float | None,
     probabilities: bool,
     part: Part | None,
     labels: Path | None,
@@ -82,10 +79,11 @@ def score(
     Otherwise INPUT is a .parquet or .npy file (a shard) or a folder of them, and OUTPUT a folder: paths, or URIs such
     as s3://bucket/digits. The digits of a Parquet shard are its column pixels or image: 784 bytes, lists of 784
     numbers, or pictures. Each shard becomes one Parquet file: its rows in their order, with every other column, a
-    label (uint8) and its probability (float32). Run again, the command scores what is missing or has changed.
-    _manifest.json is written once all shards are scored. This needs Ray: pip install "ray[data]" aiohttp.
+    label (uint8), its probability (float32) and a verdict: "digit", "unsure" or "no digit". Run again, the command
+    scores what is missing or has changed. _manifest.json is written once all shards are scored. This needs Ray:
+    pip install "ray[data]" aiohttp.
 
-    Without --model: $MNIST_MODEL, else artifacts/mnist.onnx, else the model that comes with the package.
+    Without --model: $MNIST_MODEL, else artifacts/mnist.onnx, else cnn, which comes with the package.
 
     Exit codes: 0 all scored; 1 the model, an input, Ray or a shard failed (the other shards are scored); 2 wrong
     usage; 130 interrupted; 143 terminated.
@@ -96,6 +94,8 @@ def score(
     address_source = click.get_current_context().get_parameter_source("address")
     if is_local and (actors or address_source is ParameterSource.COMMANDLINE):
         raise click.UsageError("--actors and --address are for Ray; give a folder as OUTPUT.")
+    if is_local and max_error:
+        raise click.UsageError("--max-error is for the column verdict; give a folder as OUTPUT.")
     if is_local and "://" in output:
         raise click.UsageError("a .npy is written on this machine; give a path as OUTPUT, or a folder.")
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as Ray does, but before Ray is imported
@@ -103,7 +103,11 @@ def score(
         if is_local:
             _score_file(Path(given), Path(output), model, part or Part(), labels, probabilities=probabilities)
             return 0
-        return 0 if _score_shards(given, output, model, address, actors, probabilities=probabilities) else FAILURE
+        return (
+            0
+            if _score_shards(given, output, model, max_error, address, actors, probabilities=probabilities)
+            else FAILURE
+        )
     except SystemExit as end:
         if end.code != signal.SIGTERM:
             raise
@@ -128,8 +132,8 @@ def _score_file(
         from mnist_runtime.io.labels import read_labels
         from mnist_score import local
 
-    model = choose_model(model, note)
-    with Classifier(model) as classifier:
+    chosen = choose_model(model, note)
+    with Classifier(chosen) as classifier:
         digits = StoredArray.open(given)
         truth = read_labels(labels) if labels else None
         if truth is not None and len(truth) != len(digits):
@@ -137,7 +141,7 @@ def _score_file(
                 f"there are {len(digits):,} digits and {len(truth):,} labels; give exactly one label per digit"
             )
         rows, target = part.rows(len(digits)), part.path(output)
-        inputs = [path for path in (labels, model) if path]
+        inputs = [path for path in (labels, chosen) if isinstance(path, Path)]
         with tqdm(total=len(rows), desc=target.name, unit=" digits", unit_scale=True, disable=None) as bar:
             fresh = local.score(
                 classifier, digits, target, rows, probabilities=probabilities, inputs=inputs, advance=bar.update
@@ -151,7 +155,14 @@ def _score_file(
 
 
 def _score_shards(
-    given: str, output: str, model: Path | None, address: str | None, actors: int | None, *, probabilities: bool
+    given: str,
+    output: str,
+    model: Path | None,
+    max_error: float | None,
+    address: str | None,
+    actors: int | None,
+    *,
+    probabilities: bool,
 ) -> bool:
     """Score the shards of an input on Ray, and return True if every one is scored."""
     try:
@@ -163,7 +174,7 @@ def _score_shards(
             'scoring into a folder needs Ray, which is not installed; run: pip install "ray[data]" aiohttp; '
             "or give an OUTPUT that ends in .npy"
         ) from error
-    with Classifier(choose_model(model, note)) as classifier:
+    with Classifier(choose_model(model, note), max_error=max_error) as classifier:
         plan = run.plan(classifier, given, output, probabilities=probabilities)
         return run.run(plan, classifier, address, actors)
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the layout of records."""
 
 
@@ -49,13 +49,15 @@ class Job:
     """SHA-256 of each model file, in hex, sorted."""
     output: str
     """Kind of the answers: "labels" or "probabilities"."""
+    max_error: float | None = None
+    """Largest share of wrong labels among the digits that the verdicts allow; None for the least of the model."""
     schema: int = SCHEMA
     """Version of the layout of records."""
 
     @classmethod
-    def of(cls, folder: str, digests: Sequence[str], *, probabilities: bool) -> Self:
+    def of(cls, folder: str, digests: Sequence[str], *, probabilities: bool, max_error: float | None = None) -> Self:
         """Describe a run over the shards of `folder` by the models of these SHA-256."""
-        return cls(folder, sorted(digests), "probabilities" if probabilities else "labels")
+        return cls(folder, sorted(digests), "probabilities" if probabilities else "labels", max_error)
 
     def record(self, **details: Any) -> bytes:
         """Encode the job, and `details` of one file of answers or of all of them, as JSON."""

@@ -63,7 +63,7 @@ def plan(classifier: Classifier, given: str, output: str, *, probabilities: bool
     folder, shards = list_shards(place)
     if target.overlaps(place):
         raise OptionError(f"{target.path} and the input {place.path} overlap; keep them apart")
-    job = Job.of(folder.name, classifier.digests, probabilities=probabilities)
+    job = Job.of(folder.name, classifier.digests, probabilities=probabilities, max_error=classifier.max_error)
     found = target.files()
     outputs = _scored(job, target, found)
     expected = {shard.output: shard for shard in shards}

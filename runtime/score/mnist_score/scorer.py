@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from mnist_runtime.classifier import Classifier
 from mnist_runtime.digits import CLASSES, Intensities, Pixels
 from mnist_runtime.errors import DigitError, MnistRuntimeError, first_line
+from mnist_runtime.verdicts import VERDICTS
 from mnist_score.job import Job, Shard
 from mnist_score.rows import Rows, open_rows
 from mnist_score.storage import Place
@@ -21,8 +22,15 @@ FOOTER_KEY = b"mnist_score"
 ROW_GROUP = 2**16
 """Rows per row group of the output, which are in memory, without their pixels, until they are written."""
 
-_ANSWERS = [pa.field("label", pa.uint8(), nullable=False), pa.field("probability", pa.float32(), nullable=False)]
-_TEN = [pa.field(f"probability_{label}", pa.float32(), nullable=False) for label in CLASSES]
+_VERDICT = pa.dictionary(pa.int8(), pa.string())
+
+_ANSWERS = [
+    pa.field("label", pa.uint8(), nullable=False),
+    pa.field("probability", pa.float32(), nullable=False),
+    pa.field("verdict", _VERDICT, nullable=False),
+]
+_EVERY = ["no_digit", *(f"probability_{label}" for label in CLASSES)]
+"""Columns of all probabilities."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,8 @@ class Scorer:
         yield replace(report, done=True)
 
     def _schema(self, rows: Rows, shard: Shard) -> pa.Schema:
-        answers = [*_ANSWERS, *(_TEN if self._job.output == "probabilities" else [])]
+        every = _EVERY if self._job.output == "probabilities" else []
+        answers = [*_ANSWERS, *(pa.field(name, pa.float32(), nullable=False) for name in every)]
         taken = [field.name for field in answers if field.name in rows.schema.names]
         if taken:
             raise DigitError(f"{shard.name} has a column {taken[0]}, which is for the answers; rename it")
@@ -115,5 +124,8 @@ class Scorer:
         computed = self._classifier.compute(digits)
         labels = computed.labels
         best = computed.probabilities[np.arange(len(labels)), labels]
-        ten = np.ascontiguousarray(computed.probabilities.T) if self._job.output == "probabilities" else ()
-        return [pa.array(column) for column in (labels.astype(np.uint8), best, *ten)]
+        verdicts = pa.DictionaryArray.from_arrays(computed.verdicts.astype(np.int8), list(VERDICTS))
+        columns = [pa.array(labels.astype(np.uint8)), pa.array(best), verdicts]
+        if self._job.output == "probabilities":
+            columns += map(pa.array, (computed.no_digit, *np.ascontiguousarray(computed.probabilities.T)))
+        return columns

@@ -8,7 +8,7 @@ from typing import Literal
 import click
 
 from mnist_runtime.console.command import FAILURE, Command, uninterrupted
-from mnist_runtime.console.model_choice import choose_model
+from mnist_runtime.console.model_choice import choose_model, max_error_option, model_option
 from mnist_runtime.console.version import describe
 
 # The server's libraries are imported where they are used, so that --help and --version answer at once.
@@ -42,9 +42,8 @@ def _check_timeout(ctx: click.Context, param: click.Parameter, value: float) -> 
 
 
 @click.command("mnist-serve", cls=Command, context_settings={"show_default": True})
-@click.option(
-    "--model", type=click.Path(path_type=Path), metavar="FILE|FOLDER", help="ONNX file, or folder from mnist-export."
-)
+@model_option
+@max_error_option
 @click.option("--name", default="mnist", callback=_check_name, help="Model name in URLs.")
 @click.option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 means all.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, help="Port to listen on; 0 picks a free one.")
@@ -99,6 +98,7 @@ def _check_timeout(ctx: click.Context, param: click.Parameter, value: float) -> 
 )
 def serve(
     model: Path | None,
+    max_error: float | None,
     name: str,
     host: str,
     port: int,
@@ -115,7 +115,7 @@ def serve(
 ) -> int:
     """Serve a model by the Open Inference Protocol (KServe V2): POST /v2/models/mnist/infer.
 
-    Without --model: $MNIST_MODEL, else artifacts/mnist.onnx, else the model that comes with the package.
+    Without --model: $MNIST_MODEL, else artifacts/mnist.onnx, else cnn, which comes with the package.
 
     SIGTERM or Ctrl-C stops the server once every accepted request is answered; a second signal stops it at once.
 
@@ -130,13 +130,13 @@ def serve(
         from mnist_serve.server import listen, listen_unix, run
 
     with logging_to_stderr(log_format, requests=access_log) as log:
-        path = choose_model(model, lambda sentence: log_event("model", sentence))
-        if reload and path is None:
+        chosen = choose_model(model, lambda sentence: log_event("model", sentence))
+        if reload and isinstance(chosen, str):
             raise click.UsageError("--reload needs a --model FILE or FOLDER to watch.")
-        served = ServedModel(load_proven(path), name)
+        served = ServedModel(load_proven(chosen, max_error), name)
         limits = Limits(max_body, max_concurrency, timeout)
         batching = Batching(max_batch, max_delay_us)
-        watched = path if reload else None
+        watched = chosen if reload and isinstance(chosen, Path) else None
         listener = listen_unix(uds) if uds else listen(host, port)
         try:
             answered = run(served, listener, limits, batching, log=log, cors_origins=cors_origins, watched=watched)

@@ -20,11 +20,14 @@ from mnist_serve.errors import RequestError
 from mnist_serve.tensors import DATATYPES, DIGIT_DATATYPES, check_shape, from_binary, from_json, short
 
 INPUT = "pixels"
-OUTPUTS = {"logits": "FP32", "probabilities": "FP32", "label": "INT64"}
+OUTPUTS = {"logits": "FP32", "probabilities": "FP32", "label": "INT64", "no_digit": "FP32", "verdict": "INT64"}
 """Outputs and their datatypes, in the order in which they are answered by default."""
 
-_FIELDS = {"logits": "logits", "probabilities": "probabilities", "label": "labels"}
+_FIELDS = {name: {"label": "labels", "verdict": "verdicts"}.get(name, name) for name in OUTPUTS}
 """Attribute of `Outputs` per output of the protocol."""
+
+_ROW = {"logits": [len(CLASSES)], "probabilities": [len(CLASSES)]}
+"""Shape of a digit's row, for the outputs with more than one number per digit."""
 
 MODEL_VERSION = "1"
 """The only version in URLs, because one model is served at a time; its SHA-256 tells which."""
@@ -119,8 +122,7 @@ def model_metadata(model: str, datatype: str, digests: Sequence[str]) -> dict[st
         "platform": "onnxruntime_onnx",
         "inputs": [{"name": INPUT, "datatype": datatype, "shape": [-1, PIXELS]}],
         "outputs": [
-            {"name": name, "datatype": kind, "shape": [-1] if name == "label" else [-1, len(CLASSES)]}
-            for name, kind in OUTPUTS.items()
+            {"name": name, "datatype": kind, "shape": [-1, *_ROW.get(name, [])]} for name, kind in OUTPUTS.items()
         ],
         "properties": {"sha256": " ".join(digests)},
     }
@@ -144,7 +146,7 @@ def _head(model: str, outputs: tuple[Output, ...], count: int, data: Sequence[li
     """Render the JSON of a response without an id; the values of a binary tensor are None."""
     described = []
     for output, values in zip(outputs, data, strict=True):
-        shape = [count] if output.name == "label" else [count, len(CLASSES)]
+        shape = [count, *_ROW.get(output.name, [])]
         tensor: dict[str, Any] = {"name": output.name, "datatype": OUTPUTS[output.name], "shape": shape}
         if values is None:
             tensor["parameters"] = {"binary_data_size": prod(shape) * DATATYPES[OUTPUTS[output.name]].itemsize}

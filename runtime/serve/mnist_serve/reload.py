@@ -20,14 +20,15 @@ _LONGEST_PAUSE = 300.0
 """Seconds after which a refused model is tried again at the latest, because the reason may have been the machine's."""
 
 
-def load_proven(path: Path | None) -> Classifier:
-    """Load a model, or the bundled one, and replay its golden digits.
+def load_proven(model: Path | str, max_error: float | None = None) -> Classifier:
+    """Load a model, or the bundled one of that name, and replay its golden digits.
 
     Raises:
         FileReadError, ArtifactError: the model is missing, damaged, or was not written by `mnist-export`.
+        OptionError: the model states no risk as low as `max_error`.
         UnprovenModelError: the model computes something else than was trained.
     """
-    classifier = Classifier(path)
+    classifier = Classifier(model, max_error=max_error)
     for comparison in classifier.replay():
         if not comparison.passed:
             reasons = "; ".join(comparison.failures)
@@ -56,7 +57,7 @@ async def watch(model: ServedModel, path: Path, metrics: Metrics) -> None:
 async def _is_accepted(model: ServedModel, path: Path, metrics: Metrics) -> bool:
     """Replace the model by the one at `path`, and return True, unless that one is refused."""
     try:
-        classifier = await asyncio.to_thread(load_proven, path)
+        classifier = await asyncio.to_thread(load_proven, path, model.classifier.max_error)
     except Exception as error:  # noqa: BLE001  # whatever is wrong with the new model, the old one stays
         metrics.reloads.labels("refused").inc()
         log_event("refused", f"Refused a new model; the old one stays: {error}", reason=str(error))

@@ -12,6 +12,7 @@ from mnist_export.exact.c import to_header
 from mnist_export.exact.network import ExactNetwork, Linear
 from mnist_export.golden import single_pixels
 from mnist_runtime.model.header import PROGRAM, Header
+from mnist_runtime.verdicts import Thresholds
 
 pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
 
@@ -29,7 +30,7 @@ def header(network: ExactNetwork, golden: np.ndarray) -> bytes:
 
 
 def _print(network: ExactNetwork, golden: np.ndarray) -> bytes:
-    return to_header(network, golden, origin="a test", logits_sha256="0" * 64)
+    return to_header(network, golden, Thresholds(), origin="a test", logits_sha256="0" * 64)
 
 
 def _compile(folder: Path, header: bytes, source: str, *flags: str) -> Path:

@@ -17,6 +17,7 @@ import pytest
 
 import mnist_runtime
 from mnist_runtime import Classifier, FileReadError, MnistRuntimeError, __version__
+from mnist_runtime.bundled import BUNDLED
 from mnist_runtime.console.command import Command, uninterrupted
 
 
@@ -30,7 +31,7 @@ def folder(tmp_path, test_split) -> Path:
 
 
 def test_one_digit_is_drawn_with_its_probabilities(run, folder):
-    result = run("mnist-infer", "seven.npy", cwd=folder)
+    result = run("mnist-infer", "seven.npy", "--model", "linear", "--max-error", "0.01", cwd=folder)
     lines = result.stdout.decode().splitlines()
     assert result.returncode == 0
     assert any("▀" in line or "█" in line for line in lines[:14])
@@ -38,7 +39,50 @@ def test_one_digit_is_drawn_with_its_probabilities(run, folder):
     assert lines[-1] == "seven.npy: 7 (99.84%)"
     assert max(map(len, lines)) <= 80
     assert b"\x1b" not in result.stdout
-    assert result.stderr.decode() == f"Using the bundled model (no {Path('artifacts/mnist.onnx')} here).\n"
+    assert result.stderr == b""
+
+
+def test_the_choice_of_the_model_is_told_unless_it_is_named(run, folder):
+    result = run("mnist-infer", "seven.npy", cwd=folder)
+    assert result.stderr.decode() == f"Using the bundled model cnn (no {Path('artifacts/mnist.onnx')} here).\n"
+    named = run("mnist-infer", "seven.npy", cwd=folder, env={"MNIST_MODEL": "linear"})
+    assert named.stderr == b"Using linear ($MNIST_MODEL).\n"
+    assert named.stdout == run("mnist-infer", "seven.npy", "--model", "linear", cwd=folder).stdout != result.stdout
+
+
+def test_verdicts_are_told_in_words(run, folder):
+    dash = np.zeros((28, 28), np.uint8)
+    dash[13:16, 4:24] = 255
+    np.save(folder / "dash.npy", dash)
+    lines = run("mnist-infer", "dash.npy", cwd=folder).stdout.decode().splitlines()
+    assert lines[-1].startswith("dash.npy: that is no digit (")
+    unsure = run("mnist-infer", "seven.npy", "--model", "linear", cwd=folder).stdout.decode().splitlines()
+    assert unsure[-1] == "seven.npy: I am not sure; perhaps 7 (99.84%)"
+    both = run("mnist-infer", "dash.npy", "seven.npy", cwd=folder).stdout.decode().splitlines()
+    assert both[0].endswith("  dash.npy[0]  no digit")
+    assert both[1].endswith("  seven.npy[0]")
+    unsure = run("mnist-infer", "many.npy", "--model", "linear", cwd=folder).stdout.decode().splitlines()
+    assert unsure[0].endswith("  many.npy[0]  unsure")
+
+
+def test_verdicts_are_coloured_in_a_terminal(terminal, folder):
+    assert "\x1b[33munsure\x1b[0m" in terminal("mnist-infer", "many.npy", "--model", "linear", cwd=folder).read()
+    shown = terminal("mnist-infer", "seven.npy", "--model", "linear", cwd=folder).read()
+    assert "\x1b[33mI am not sure; perhaps 7 (99.84%)\x1b[0m" in shown
+
+
+@pytest.mark.parametrize(
+    ("max_error", "code", "sentence"),
+    [
+        ("0.00001", 1, b"states no risk as low as max_error=1e-05: its least is 0.001"),
+        ("0", 2, b"0.0 is not in the range"),
+        ("2", 2, b"2.0 is not in the range"),
+    ],
+)
+def test_a_max_error_that_cannot_be_kept_is_refused(run, folder, max_error, code, sentence):
+    result = run("mnist-infer", "seven.npy", "--model", "linear", "--max-error", max_error, cwd=folder)
+    assert (result.returncode, result.stdout) == (code, b"")
+    assert sentence in result.stderr
 
 
 def test_the_package_run_as_a_module_is_mnist_infer(folder):
@@ -50,14 +94,14 @@ def test_the_package_run_as_a_module_is_mnist_infer(folder):
 
 
 def test_many_digits_get_a_line_each(run, folder):
-    result = run("mnist-infer", "many.npy", "seven.npy", cwd=folder)
+    result = run("mnist-infer", "many.npy", "seven.npy", "--model", "linear", "--max-error", "1", cwd=folder)
     assert [line[0] for line in result.stdout.decode().splitlines()] == list("721047")
     assert result.stdout.decode().splitlines()[2] == "1   98.06%  many.npy[2]"
 
 
 def test_every_format_tells_the_same(run, folder, test_split):
     expected = [
-        (p.label, p.probability, list(p.probabilities)) for p in map(Classifier().classify, test_split.images[:5])
+        (p.label, p.probability, list(p.probabilities)) for p in Classifier().predictions(test_split.images[:5])
     ]
     text = {
         form: run("mnist-infer", "many.npy", "--format", form, cwd=folder).stdout.decode()
@@ -169,7 +213,7 @@ def test_a_reader_that_leaves_early_ends_it_quietly(folder, test_split):
     script = f"set -o pipefail; {command} | head -n 1"
     result = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, check=False, timeout=60)
     assert result.returncode == 0
-    assert result.stdout.startswith(b"schema,source,index,label")
+    assert result.stdout.startswith(b"schema,source,index,verdict,label")
     assert b"Traceback" not in result.stderr
     assert b"Error" not in result.stderr
 
@@ -184,7 +228,7 @@ def test_a_name_that_no_file_can_have_leaves_the_others_answered(run, folder):
     for name in ("x" * 300, "seven.npy/x.npy"):
         result = run("mnist-infer", name, "seven.npy", "--format", "csv", cwd=folder)
         assert result.returncode == 1
-        assert b"seven.npy,0,7," in result.stdout
+        assert b"seven.npy,0,digit,7," in result.stdout
         (error_line,) = [line for line in result.stderr.decode().splitlines() if line.startswith("Error")]
         assert error_line.startswith(f"Error: {name} ")
     result = run("mnist-infer", "seven.npy", "--model", "x" * 300, cwd=folder)
@@ -241,12 +285,16 @@ def test_a_ctrl_c_while_native_modules_are_imported_waits_for_their_end():
     assert reached
 
 
-def test_the_version_names_engine_and_model(run, bundled):
+def test_the_version_names_engine_and_models(run):
     sentence = run("mnist-infer", "--version").stdout.decode().splitlines()
     assert sentence == [
         f"mnist-infer, version {__version__}",
         f"onnxruntime {onnxruntime.__version__}",
-        f"bundled model sha256 {hashlib.sha256(bundled.read_bytes()).hexdigest()}",
+        *(
+            f"{file.name} sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}"
+            for files in BUNDLED.values()
+            for file in files
+        ),
     ]
 
 

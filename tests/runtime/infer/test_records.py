@@ -27,8 +27,10 @@ def from_csv(text):
             "schema": int(row["schema"]),
             "source": row["source"],
             "index": int(row["index"]),
+            "verdict": row["verdict"],
             "label": int(row["label"]),
             "probability": float(row["probability"]),
+            "no_digit": float(row["no_digit"]),
         }
         if "top2_label" in row:
             more = [rank for rank in range(2, 11) if f"top{rank}_label" in row]
@@ -64,8 +66,16 @@ def test_all_formats_tell_the_same_and_fit_the_schema(run, digits, detail):
 
 def test_the_schema_is_a_schema_and_refuses_what_it_does_not_know():
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    good = {"schema": 1, "source": "-", "index": 0, "label": 7, "probability": 0.5, "probabilities": [0.1] * 10}
+    good = {"schema": 2, "source": "-", "index": 0, "verdict": "digit", "label": 7, "probability": 0.5}
+    good |= {"no_digit": 0.0, "probabilities": [0.1] * 10}
     jsonschema.validate(good, SCHEMA)
-    for bad in ({"label": 10}, {"schema": 2}, {"probability": 1.5}, {"colour": "red"}, {"index": -1}):
+    for bad in (
+        {"label": 10},
+        {"schema": 1},
+        {"verdict": "maybe"},
+        {"probability": 1.5},
+        {"colour": "red"},
+        {"index": -1},
+    ):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({**good, **bad}, SCHEMA)

@@ -19,6 +19,7 @@ static void mnist_logits(const uint8_t *pixels, int32_t *logits)
 {
     for (int i = 0; i < MNIST_OUTPUTS; i++) logits[i] = -pixels[i] * 1000;
 }
+static int mnist_predict(const uint8_t *pixels) { return pixels[9] % 11 - 1; }
 """
 
 needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
@@ -31,7 +32,21 @@ def test_logits_come_back_as_integers_of_32_bits(test_split):
     digits[:, :10] = np.arange(70).reshape(7, 10)
     assert np.array_equal(header.logits(digits), np.arange(70).reshape(7, 10) * -1000)
     assert header.logits(digits[:0]).shape == (0, 10)
-    assert (header.selftest(), header.outputs, header.exponent) == (0, 10, -3)
+    assert (header.selftest(), header.outputs, header.exponent, header.no_digit) == (0, 10, -3, 0)
+
+
+@needs_compiler
+def test_labels_come_back_beside_the_logits_and_follow_the_stated_rule(test_split):
+    eleven = SOURCE.replace(b"OUTPUTS 10", b"OUTPUTS 11\n#define MNIST_NO_DIGIT (-7)")
+    header = Header(eleven, "mnist.h")
+    digits = test_split.images[:3].reshape(-1, 784).copy()
+    digits[:, 9] = 0, 1, 12
+    assert header.answers(digits)[1].tolist() == [-1, 0, 0]
+    assert header.no_digit == -7
+    logits = np.zeros((3, 11), np.int32)
+    logits[:, 4], logits[:, 10] = 10, (2, 3, 4)
+    assert header.rule(logits).tolist() == [4, 4, -1]
+    assert header.rule(logits[:, :10]).tolist() == [4, 4, 4]
 
 
 @needs_compiler

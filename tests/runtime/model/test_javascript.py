@@ -12,6 +12,7 @@ SOURCE = b"""
 export const about = { outputs: 10, exponent: -3 };
 export const selftest = () => ({ passed: true, digit: 0, layer: 0 });
 export const logits = (pixels) => Int32Array.from({ length: 10 }, (_, i) => -pixels[i] * 1000);
+export const predict = (pixels) => ({ label: pixels[9] % 10, verdict: pixels[9] > 99 ? "no digit" : "digit" });
 """
 
 needs_node = pytest.mark.skipif(not shutil.which("node"), reason="there is no node")
@@ -25,6 +26,8 @@ def test_logits_come_back_as_integers_of_32_bits(test_split):
     assert np.array_equal(module.logits(digits), np.arange(70).reshape(7, 10) * -1000)
     assert module.logits(digits[:0]).shape == (0, 10)
     assert (module.selftest(), module.outputs, module.exponent) == (0, 10, -3)
+    digits[:3, 9] = 17, 99, 100
+    assert module.answers(digits[:3])[1].tolist() == [7, 9, -1]
     assert module.how.startswith("run by node v")
 
 

@@ -27,7 +27,7 @@ from mnist_runtime import Classifier, MnistRuntimeError, OptionError
         ({"threads": 2**40}, "whole number from 1 to 1,024"),
         ({"session_options": 3}, "session_options is a int, and must be onnxruntime.SessionOptions"),
         ({"providers": ["AbacusExecutionProvider"]}, "no AbacusExecutionProvider; it has "),
-        ({"model": 7}, "a path, bytes or a published folder"),
+        ({"model": 7}, "a path, bytes, a published folder, or one of 'cnn'"),
     ],
 )
 def test_an_invalid_setting_is_refused(options, sentence):

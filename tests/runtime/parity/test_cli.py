@@ -12,6 +12,15 @@ def test_parity_of_the_bundled_model_holds_here(run, tmp_path):
     assert b"seal intact" in result.stdout
 
 
+def test_a_bundled_model_is_proven_by_its_name(run, tmp_path):
+    result = run("mnist-parity", "linear", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout.count(b"seal intact") == 2
+    exact = run("mnist-parity", "cnn", cwd=tmp_path)
+    assert b"mnist-cnn.exact.onnx: equal, bit for bit" in exact.stdout
+    assert b"seal intact" in exact.stdout
+
+
 def test_a_damaged_model_fails_parity(run, exported, tmp_path):
     damaged = bytearray((exported / "mnist.onnx").read_bytes())
     damaged[10_000] ^= 0x40

@@ -46,7 +46,7 @@ def test_damaged_shards_are_named_the_others_scored_and_the_next_run_tries_them_
 
 
 def test_a_terminal_shows_a_bar(terminal, millions, tmp_path):
-    shown = terminal("mnist-score", millions, tmp_path / "out", "--probabilities")
+    shown = terminal("mnist-score", millions, tmp_path / "out", "--probabilities", "--model", "linear")
     shown.read(until="Scoring 30 shards")
     text = shown.read()
     assert shown.process.returncode == 0

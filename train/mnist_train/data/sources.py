@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_runtime.digits import HEIGHT, WIDTH, as_digits, as_intensities
+from mnist_runtime.digits import HEIGHT, WIDTH, as_digits, as_intensities, as_pixels
 from mnist_runtime.errors import DigitError, FileMissingError, printable
 from mnist_runtime.io.arrays import StoredArray
 from mnist_runtime.io.files import decompressed, open_regular
@@ -240,8 +239,9 @@ def _split(arrays: Mapping[str, NDArray[Any]], name: str) -> Split:
         digits = as_digits(pixels)
     except DigitError as error:
         raise DataError(f"x_{name} does not hold digits: {error}") from error
-    with suppress(DigitError):  # scaled by another number than 256: kept as floats
-        digits = as_intensities(digits)
+    intensities = as_intensities(digits)
+    if np.array_equal(as_pixels(intensities), as_pixels(digits)):  # else scaled by another number: kept as floats
+        digits = intensities
     _check_labels(f"y_{name}", labels.dtype, labels.shape, len(digits))
     _check_range(f"y_{name}", labels)
     images: NDArray[Any] = digits.reshape(-1, HEIGHT, WIDTH)
