@@ -222,7 +222,7 @@ def main() -> int:
             ceiling = 2 if kind == "convolutional" else 0.5
             if kind == "convolutional":
                 if shutil.which("node"):
-                    module = to_module(network, golden, checkpoint="0" * 64, validation_sha256="0" * 64)
+                    module = to_module(network, golden, Thresholds(), checkpoint="0" * 64, validation_sha256="0" * 64)
                     claims += javascript(folder, module, to_onnx(graphs[0], {}), c_us)
                 claims.append(
                     Claim(

@@ -20,6 +20,7 @@ from mnist_export.exact.network import ExactNetwork
 from mnist_export.exact.rounding import exact
 from mnist_export.golden import golden_digits
 from mnist_runtime.page import offline
+from mnist_runtime.verdicts import Thresholds
 from mnist_train.checkpoint import load
 from mnist_train.data.bundled import load_split
 
@@ -224,7 +225,8 @@ class Inside:
 def inside(trained: Path) -> Inside:
     """The trained linear model inside a page."""
     network = exact(load(trained / "mnist.safetensors").module, load_split("train").images[:1000].reshape(-1, 784))
-    module = to_module(network, golden_digits(load_split("valid")), checkpoint="c" * 64, validation_sha256="d" * 64)
+    golden = golden_digits(load_split("valid"))
+    module = to_module(network, golden, Thresholds(), checkpoint="c" * 64, validation_sha256="d" * 64)
     return Inside(network, module, offline(module))
 
 

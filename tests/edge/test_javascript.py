@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from mnist_export.exact.js import to_module
+from mnist_export.exact.network import ExactNetwork, Linear
 from mnist_runtime.ink import drawn, normalise
 from mnist_runtime.model.javascript import JavaScript
 from mnist_runtime.model.program import logits_sha256
+from mnist_runtime.page import offline
+from mnist_runtime.verdicts import VERDICTS, Thresholds
 
 DRAWINGS = Path(__file__).with_name("drawings.mjs").read_text()
 TYPES = {
@@ -65,6 +69,29 @@ def test_a_prediction_has_the_probabilities_of_its_logits(node, convolutional):
     assert prediction == from_array
 
 
+def test_verdicts_follow_the_rule_of_the_runtime_at_every_stated_risk(node, convolutional):
+    weight = np.random.default_rng(3).integers(-9, 10, (11, 784)).astype(np.int8)
+    network = ExactNetwork((Linear(weight, np.zeros(11, np.int32), None),), -14)
+    thresholds, digits = Thresholds({0.01: 0.3, 0.001: 0.6}, odds=0.9), convolutional.digits[:200]
+    module = to_module(network, digits[:1], thresholds, checkpoint="", validation_sha256="")
+    answers = node(
+        'import { predict } from "./mnist.mjs"; import { readFileSync } from "node:fs";'
+        "const data = readFileSync(0);"
+        "console.log(JSON.stringify([undefined, 0.01, 1].map((risk) => Array.from({ length: data.length / 784 },"
+        "  (_, i) => predict(data.subarray(784 * i, 784 * i + 784), risk)))));",
+        digits.tobytes(),
+        module,
+    )
+    powers = np.exp(np.ldexp(network.logits(digits).astype(float), network.exponent))
+    no_digit = powers[:, 10] / powers.sum(axis=1)
+    probability = powers[:, :10].max(axis=1) / powers[:, :10].sum(axis=1)
+    for risk, predictions in zip((None, 0.01, 1), json.loads(answers), strict=True):
+        wanted = thresholds.rule(risk, "mnist.mjs").judge(probability, no_digit)
+        assert [prediction["verdict"] for prediction in predictions] == [VERDICTS[each] for each in wanted]
+        assert [prediction["no_digit"] for prediction in predictions] == pytest.approx(no_digit.tolist())
+    assert set(wanted) == {0, 2}
+
+
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
@@ -72,6 +99,10 @@ def test_a_prediction_has_the_probabilities_of_its_logits(node, convolutional):
         ("logits()", "pixels has no values, and 784 are wanted, row by row"),
         ("predict(new Array(784).fill(0.5))", "pixels[0] is 0.5, and an integer from 0 to 255 is wanted"),
         ("predict(new Array(784).fill(256))", "pixels[0] is 256, and an integer from 0 to 255 is wanted"),
+        (
+            "predict(new Array(784).fill(0), 1e-4)",
+            "maxError is 0.0001, and 1, this network's least risk, to 1 is wanted",
+        ),
         ("normalise([0, 0, 0], 2, 2)", "grey has 3 values, and 4 are wanted, row by row"),
         ("normalise([], 801, 1)", "the drawing has 801 x 1 pixels, and 1 to 800 a side are wanted; scale it"),
         ("normalise(new Array(9).fill(7), 3, 3)", "nothing stands out from the ground; draw darker or lighter than it"),
@@ -122,6 +153,10 @@ def test_5000_random_drawings_get_the_bytes_of_the_python_recipe(node):
         if drawn(drawing) is not None:
             drawings.append(drawing)
     assert np.array_equal(normalised(node, drawings), expected(drawings))
+
+
+def test_the_page_of_the_convolutional_network_has_less_than_100_kb(convolutional):
+    assert len(offline(convolutional.module)) < 100_000
 
 
 def damaged(module, layer, table, place=0, bit=0):
