@@ -53,20 +53,23 @@ class Every(nn.Module):
 
 
 class Affines(nn.Module):
-    """Constants after linear layers: per channel, alike for all, per row, and on the left of a difference."""
+    """Constants after linear layers, a norm after none, poolings that overlap and pad, and a softmax within."""
 
     def __init__(self) -> None:
         super().__init__()
         self.convolve, self.classify = nn.Conv2d(1, 24, 5), nn.Linear(24, 10)
-        self.norm = nn.BatchNorm1d(10)
-        self.norm.running_mean.uniform_(-0.5, 0.5)
+        self.first, self.last = nn.BatchNorm2d(24), nn.BatchNorm1d(10)
+        for norm in (self.first, self.last):
+            norm.running_mean.uniform_(-0.5, 0.5)
+            norm.running_var.uniform_(0.5, 2)
         self.register_buffer("channel", torch.rand(24, 1, 1) + 0.5)
         self.register_buffer("row", torch.rand(24))  # as long as there are channels, and not one per channel
 
     def forward(self, pixels: Tensor) -> Tensor:
         x = (self.convolve(pixels.reshape(-1, 1, 28, 28)) - self.channel) / 1.7 * self.channel
-        x = torch.relu(0.7 - (x + self.row))
-        return self.norm(self.classify(x.mean((2, 3))) * 0.5) - 0.25
+        x = self.first(torch.relu(0.7 - (x + self.row)))
+        x = F.max_pool2d(F.max_pool2d(x, 3, stride=2), 3, stride=2, padding=1).mean((2, 3))
+        return self.last(self.classify(x + 5 * torch.softmax(x, dim=1)) * 0.5) - 0.25
 
 
 def _network(name: str) -> nn.Module:
