@@ -5,6 +5,8 @@ import os
 
 import pytest
 
+from mnist_export.formats import ALL, FORMATS
+
 
 def digests(folder) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("m*")}
@@ -32,7 +34,7 @@ def test_a_run_shows_the_proof_and_nothing_else(run, trained, tmp_path):
 def test_an_unknown_format_is_a_usage_error(run, trained):
     result = run("mnist-export", trained / "mnist.safetensors", "--format", "coreml")
     assert result.returncode == 2
-    assert b"There are onnx, onnx-uint8, onnx-exact, c, torchscript, pt2, triton, all" in result.stderr
+    assert f"There are {', '.join([*FORMATS, ALL])}" in result.stderr.decode()
 
 
 @pytest.mark.parametrize(
