@@ -159,6 +159,9 @@ class Server:
 
 def alternate(servers: dict[str, Server], clients: int) -> dict[str, Measure]:
     """Medians of what each server did, taken in turn."""
+    for server in servers.values():
+        for _ in range(5):  # TorchScript is compiled during its first runs
+            server.ask()
     samples: dict[str, list[Measure]] = {name: [] for name in servers}
     for _ in range(REPEATS):
         for name, server in servers.items():
