@@ -92,9 +92,9 @@ def archive(member: bytes) -> bytes:
 
 
 READERS = {
-    "StoredArray.open": lambda data, path: StoredArray.open(path),
-    "StoredArray.array": lambda data, path: StoredArray.of_stream(io.BytesIO(data), "stream").array(),
-    "StoredArray.chunks": lambda data, path: list(StoredArray.of_stream(io.BytesIO(data), "stream").chunks(4096)),
+    "file": lambda data, path: StoredArray.open(path),
+    "array": lambda data, path: StoredArray.of_stream(io.BytesIO(data), "stream").array(),
+    "chunks": lambda data, path: list(StoredArray.of_stream(io.BytesIO(data), "stream").chunks(4096)),
     "mnist-infer": lambda data, path: list(chunks(str(path))),
     "npz": lambda data, path: path.write_bytes(archive(data)) and list(chunks(str(path))),
     "golden digits": lambda data, path: Reference.from_text(base64.b64encode(archive(data)).decode()),
