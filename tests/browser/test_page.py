@@ -207,7 +207,7 @@ def test_an_image_without_a_digit_shows_the_servers_sentence(page):
     assert drawing.text("#announcement") == drawing.text("#sentence")
     assert not drawing.tab.locator("#label").is_visible()
     drawing.drop("drop", "text/plain", "notes.txt", b"no image at all")
-    drawing.tab.locator("#sentence", has_text="is not an image").wait_for()
+    drawing.tab.locator("#sentence", has_text="is no image file").wait_for()
     drawing.draw(SEVEN)
     assert drawing.label() == 7
 
