@@ -1,7 +1,9 @@
 """Fixtures of the tests that need no Ray: real digits, shards of them, and the plain runtime."""
 
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +12,22 @@ import pytest
 
 from mnist_runtime import Classifier
 from mnist_train.data.bundled import load_split
+
+
+@pytest.fixture(autouse=True)
+def named_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name the model, because mnist-score chooses none."""
+    monkeypatch.setenv("MNIST_MODEL", "cnn")
+
+
+@pytest.fixture(scope="session")
+def run(run: Callable[..., "subprocess.CompletedProcess[bytes]"]) -> Callable[..., Any]:
+    """Run a command with the model named in its environment."""
+
+    def run_named(command: str, *args: object, env: Mapping[str, str] | None = None, **options: object) -> Any:
+        return run(command, *args, env={"MNIST_MODEL": "cnn", **(env or {})}, **options)
+
+    return run_named
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,22 @@
 """Choice of the model, and of the risk of its answers, on the command line."""
 
+import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mnist_runtime.bundled import BUNDLED, DEFAULT
+from mnist_runtime.errors import MnistRuntimeError
+
+if TYPE_CHECKING:
+    from mnist_runtime.classifier import Classifier
 
 _LOCAL = Path("artifacts/mnist.onnx")
+_LOW = 0.8  # validation accuracy; the lab's linear model reaches 0.92
 
 model_option = click.option(
     "--model",
@@ -42,6 +50,47 @@ def choose_model(named: Path | None, say: Callable[[str], object]) -> Path | str
         return _LOCAL
     say(f"Using the bundled model {DEFAULT} (no {_LOCAL} here).")
     return DEFAULT
+
+
+def open_classifier(named: Path | None, say: Callable[[str], object], **settings: Any) -> "Classifier":
+    """Open the model that `choose_model` chooses.
+
+    Args:
+        named: Model that the command line names: a bundled model, or else a path.
+        say: Called with the choice and the model's accuracy if the command line names none.
+        settings: Further arguments of `Classifier`.
+
+    Raises:
+        MnistRuntimeError: the model cannot be used; `say` was called with the choice.
+    """
+    from mnist_runtime.classifier import Classifier
+
+    choices: list[str] = []
+    model = choose_model(named, choices.append)
+    try:
+        classifier = Classifier(model, **settings)
+    except MnistRuntimeError:
+        for choice in choices:
+            say(choice)
+        raise
+    for choice in choices:
+        say(with_accuracy(choice, classifier))
+    return classifier
+
+
+def with_accuracy(choice: str, classifier: "Classifier") -> str:
+    """Add the accuracy that the model's metadata state to the sentence of its choice, in red if it is low.
+
+    An untrained network that was exported here once is found here ever after; this line is the only sign of it.
+    """
+    from mnist_runtime.console.drawing import has_colour  # and with it NumPy
+
+    try:
+        share = float(json.loads(classifier.artifact.metadata["training"])["metrics"]["valid_accuracy"])
+    except (KeyError, TypeError, ValueError):  # not trained by mnist-train
+        return choice
+    sentence = f"{choice.removesuffix('.')}: it read {share:.2%} of the validation digits right."
+    return f"\x1b[31m{sentence}\x1b[0m" if share < _LOW and has_colour(sys.stderr) else sentence
 
 
 def _read(name: str) -> Path | str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from mnist_runtime.console.command import FAILURE, Command, note, uninterrupted
-from mnist_runtime.console.model_choice import choose_model, max_error_option, model_option
+from mnist_runtime.console.model_choice import max_error_option, model_option, open_classifier
 
 # NumPy and onnxruntime are imported where they are used: --help and --version answer without them.
 
@@ -85,12 +85,11 @@ def infer(
     # This command multiplies no matrices in NumPy, and starting BLAS's threads takes a quarter of the start-up.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with uninterrupted():
-        from mnist_runtime.classifier import Classifier
         from mnist_runtime.infer.answers import Answers, evaluate, print_answers
         from mnist_runtime.infer.inputs import Reading
         from mnist_runtime.infer.records import Detail
 
-    with Classifier(choose_model(model, note), max_error=max_error) as classifier:
+    with open_classifier(model, note, max_error=max_error) as classifier:
         answers = Answers(classifier, paths, Reading(recursive, invert, transpose))
         if labels:
             click.echo(evaluate(answers, labels).report())

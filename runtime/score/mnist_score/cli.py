@@ -9,8 +9,9 @@ import click
 from click.core import ParameterSource
 
 from mnist_runtime import __version__
+from mnist_runtime.bundled import BUNDLED
 from mnist_runtime.console.command import FAILURE, TERMINATED, Command, note, print_error, uninterrupted
-from mnist_runtime.console.model_choice import choose_model, max_error_option, model_option
+from mnist_runtime.console.model_choice import choose_model, max_error_option, model_option, open_classifier
 from mnist_runtime.errors import DigitError, ExtraMissingError
 from mnist_score.job import Part
 
@@ -83,11 +84,13 @@ def score(
     scores what is missing or has changed. _manifest.json is written once all shards are scored. This needs Ray:
     pip install "ray[data]" aiohttp.
 
-    Without --model: $MNIST_MODEL, else artifacts/mnist.onnx, else cnn, which comes with the package.
+    A million labels are worth the model's name: give --model, or $MNIST_MODEL. cnn and linear come with the package.
 
     Exit codes: 0 all scored; 1 the model, an input, Ray or a shard failed (the other shards are scored); 2 wrong
     usage; 130 interrupted; 143 terminated.
     """
+    if not model and not os.environ.get("MNIST_MODEL"):
+        raise click.UsageError(f"Give --model FILE, FOLDER, or the name of a bundled model: {', '.join(BUNDLED)}.")
     is_local = output.endswith(".npy")
     if (part or labels) and not is_local:
         raise click.UsageError("--part and --labels are for one .npy; give an OUTPUT that ends in .npy.")
@@ -126,14 +129,13 @@ def _score_file(
         import numpy as np
         from tqdm import tqdm
 
-        from mnist_runtime.classifier import Classifier
         from mnist_runtime.infer.accuracy import Confusion
         from mnist_runtime.io.arrays import StoredArray
         from mnist_runtime.io.labels import read_labels
         from mnist_score import local
 
-    chosen = choose_model(model, note)
-    with Classifier(chosen) as classifier:
+    chosen = choose_model(model, lambda _: None)
+    with open_classifier(model, note) as classifier:
         digits = StoredArray.open(given)
         truth = read_labels(labels) if labels else None
         if truth is not None and len(truth) != len(digits):
@@ -167,14 +169,13 @@ def _score_shards(
     """Score the shards of an input on Ray, and return True if every one is scored."""
     try:
         with uninterrupted():
-            from mnist_runtime.classifier import Classifier
             from mnist_score import run
     except ImportError as error:
         raise ExtraMissingError(
             'scoring into a folder needs Ray, which is not installed; run: pip install "ray[data]" aiohttp; '
             "or give an OUTPUT that ends in .npy"
         ) from error
-    with Classifier(choose_model(model, note), max_error=max_error) as classifier:
+    with open_classifier(model, note, max_error=max_error) as classifier:
         plan = run.plan(classifier, given, output, probabilities=probabilities)
         return run.run(plan, classifier, address, actors)
 

@@ -8,7 +8,7 @@ from typing import Literal
 import click
 
 from mnist_runtime.console.command import FAILURE, Command, uninterrupted
-from mnist_runtime.console.model_choice import choose_model, max_error_option, model_option
+from mnist_runtime.console.model_choice import choose_model, max_error_option, model_option, with_accuracy
 from mnist_runtime.console.version import describe
 
 # The server's libraries are imported where they are used, so that --help and --version answer at once.
@@ -130,10 +130,13 @@ def serve(
         from mnist_serve.server import listen, listen_unix, run
 
     with logging_to_stderr(log_format, requests=access_log) as log:
-        chosen = choose_model(model, lambda sentence: log_event("model", sentence))
+        choices: list[str] = []
+        chosen = choose_model(model, choices.append)
         if reload and isinstance(chosen, str):
             raise click.UsageError("--reload needs a --model FILE or FOLDER to watch.")
         served = ServedModel(load_proven(chosen, max_error), name)
+        for choice in choices:
+            log_event("model", with_accuracy(choice, served.classifier))
         limits = Limits(max_body, max_concurrency, timeout)
         batching = Batching(max_batch, max_delay_us)
         watched = chosen if reload and isinstance(chosen, Path) else None

@@ -1,0 +1,56 @@
+"""The line about the model that a command chose: where it comes from, and how accurate it was."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mnist_runtime.console.model_choice import open_classifier
+from mnist_runtime.model.artifact import seal, sealed_digest
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exported: Path) -> Path:
+    """A folder with an export in it, which commands find."""
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "artifacts" / "mnist.onnx").write_bytes((exported / "mnist.onnx").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MNIST_MODEL", raising=False)
+    return tmp_path
+
+
+def said(named: Path | None = None) -> list[str]:
+    sentences: list[str] = []
+    open_classifier(named, sentences.append).close()
+    return sentences
+
+
+def spoil(model: Path) -> None:
+    """Let the metadata say that a tenth of the validation digits were right."""
+    data = model.read_bytes()
+    lower = re.sub(rb'("valid_accuracy": 0\.)(\d+)', lambda found: found[1] + b"1" + b"0" * (len(found[2]) - 1), data)
+    assert lower != data
+    model.write_bytes(seal(lower.replace(sealed_digest(data).encode(), b"0" * 64)))
+
+
+def test_the_line_states_the_validation_accuracy(here):
+    assert said() == ["Using artifacts/mnist.onnx (found here): it read 91.67% of the validation digits right."]
+
+
+def test_a_named_model_needs_no_line(here):
+    assert said(Path("artifacts/mnist.onnx")) == said(Path("linear")) == []
+
+
+def test_a_low_accuracy_is_red_on_a_terminal(here, terminal):
+    spoil(here / "artifacts" / "mnist.onnx")
+    assert said() == ["Using artifacts/mnist.onnx (found here): it read 10.00% of the validation digits right."]
+    seen = terminal("mnist-infer", Path(__file__).parents[3] / "examples" / "digit.npy", cwd=here).read()
+    assert "\x1b[31mUsing artifacts/mnist.onnx (found here): it read 10.00%" in seen
+
+
+def test_a_model_that_cannot_be_used_is_named_first(here):
+    (here / "artifacts" / "mnist.onnx").write_bytes(b"")
+    sentences: list[str] = []
+    with pytest.raises(Exception, match="empty"):
+        open_classifier(None, sentences.append)
+    assert sentences == ["Using artifacts/mnist.onnx (found here)."]
