@@ -16,8 +16,8 @@ from mnist_train.data.bundled import load_split
 
 @pytest.fixture(autouse=True)
 def named_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Name the model, because mnist-score chooses none."""
-    monkeypatch.setenv("MNIST_MODEL", "cnn")
+    """Name the model, because mnist-score chooses none: the linear one, which is fast."""
+    monkeypatch.setenv("MNIST_MODEL", "linear")
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +25,7 @@ def run(run: Callable[..., "subprocess.CompletedProcess[bytes]"]) -> Callable[..
     """Run a command with the model named in its environment."""
 
     def run_named(command: str, *args: object, env: Mapping[str, str] | None = None, **options: object) -> Any:
-        return run(command, *args, env={"MNIST_MODEL": "cnn", **(env or {})}, **options)
+        return run(command, *args, env={"MNIST_MODEL": "linear", **(env or {})}, **options)
 
     return run_named
 

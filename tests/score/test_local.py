@@ -30,7 +30,7 @@ def digits(test_split, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def wanted(digits):
-    return Classifier().predict(np.load(digits))
+    return Classifier("linear").predict(np.load(digits))
 
 
 def test_labels_stream_into_a_file_that_appears_whole(run, digits, wanted, tmp_path):
@@ -74,7 +74,7 @@ def test_a_killed_run_is_resumed_where_it_stopped(digits, wanted, tmp_path, torn
         if sum(seen) > ROWS:
             raise Killed
 
-    with Classifier() as classifier:
+    with Classifier("linear") as classifier:
         with pytest.raises(Killed):
             score(classifier, file, output, range(50_000), probabilities=True, advance=stop_in_the_second_chunk)
         assert not output.exists()
@@ -106,7 +106,7 @@ def test_sigkill_leaves_nothing_under_the_final_name_and_the_next_run_completes_
     assert not part.exists()
     labels = np.load(output)
     assert len(labels) == 3_000_000
-    assert np.array_equal(labels[:10_000], Classifier().predict(test_split.images))
+    assert np.array_equal(labels[:10_000], Classifier("linear").predict(test_split.images))
     assert (labels[10_000:] == labels[-1]).all()
 
 
@@ -162,11 +162,11 @@ def test_an_archive_is_not_a_npy(run, test_split, tmp_path):
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(digits, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(FileWriteError):
-        score(Classifier(), StoredArray.open(digits), tmp_path / "file" / "o.npy", range(10))
+        score(Classifier("linear"), StoredArray.open(digits), tmp_path / "file" / "o.npy", range(10))
 
 
 def test_a_single_digit_is_scored(test_split, tmp_path):
-    classifier = Classifier()
+    classifier = Classifier("linear")
     np.save(tmp_path / "one.npy", test_split.images[0])
     score(classifier, StoredArray.open(tmp_path / "one.npy"), tmp_path / "one.out.npy", range(1))
     assert np.array_equal(np.load(tmp_path / "one.out.npy"), classifier.predict(test_split.images[:1]))
@@ -237,7 +237,7 @@ def test_other_digits_of_the_same_name_size_and_time_are_scored_anew(run, test_s
     rewrite(tmp_path / "x.npy", (tmp_path / "y.npy").read_bytes())
     os.utime(tmp_path / "x.npy", ns=(status.st_atime_ns, status.st_mtime_ns))
     assert b"Wrote" in run("mnist-score", tmp_path / "x.npy", output).stderr
-    assert np.array_equal(np.load(output), Classifier().predict(test_split.images[100:200]))
+    assert np.array_equal(np.load(output), Classifier("linear").predict(test_split.images[100:200]))
 
 
 def test_a_part_of_another_run_of_ours_is_written_anew(run, test_split, tmp_path):
@@ -284,7 +284,7 @@ def test_a_part_that_another_run_is_writing_is_left_to_it(digits, wanted, tmp_pa
         with pytest.raises(FileWriteError, match=r"another run is writing .*; wait for its end"):
             score(classifier, file, output, range(50_000))
 
-    with Classifier() as classifier:
+    with Classifier("linear") as classifier:
         assert score(classifier, file, output, range(50_000), advance=come_too_late)
     assert np.array_equal(np.load(output), wanted)
 
@@ -292,7 +292,7 @@ def test_a_part_that_another_run_is_writing_is_left_to_it(digits, wanted, tmp_pa
 def test_memory_does_not_depend_on_the_dtype(test_split, tmp_path):
     np.save(tmp_path / "x.npy", test_split.images[:5000] / 256)
     seen = []
-    with Classifier() as classifier:
+    with Classifier("linear") as classifier:
         score(classifier, StoredArray.open(tmp_path / "x.npy"), tmp_path / "o.npy", range(5000), advance=seen.append)
     assert max(seen) == CHUNK_BYTES // (784 * 8)
     assert sum(seen) == 5000
