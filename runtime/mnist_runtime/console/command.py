@@ -126,6 +126,11 @@ def print_error(sentence: str) -> None:
     click.echo(f"Error: {printable(sentence)}", err=True)
 
 
-def note(sentence: str) -> None:
-    """Print a note on stderr, in one line."""
-    click.echo(printable(sentence), err=True)
+def note(sentence: str, *, warning: bool = False) -> None:
+    """Print a note on stderr, in one line; a warning in red where stderr takes colour."""
+    line = printable(sentence)
+    if warning:
+        from mnist_runtime.console.drawing import has_colour  # and with it NumPy
+
+        line = click.style(line, fg="red") if has_colour(sys.stderr) else line
+    click.echo(line, err=True, color=warning or None)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,12 +51,13 @@ def choose_model(named: Path | None, say: Callable[[str], object]) -> Path | str
     return DEFAULT
 
 
-def open_classifier(named: Path | None, say: Callable[[str], object], **settings: Any) -> "Classifier":
+def open_classifier(named: Path | None, say: Callable[..., object], **settings: Any) -> "Classifier":
     """Open the model that `choose_model` chooses.
 
     Args:
         named: Model that the command line names: a bundled model, or else a path.
-        say: Called with the choice and the model's accuracy if the command line names none.
+        say: Called with the choice and the model's accuracy if the command line names none, and with `warning=True` if
+            the accuracy is low; `note` is such a function.
         settings: Further arguments of `Classifier`.
 
     Raises:
@@ -73,24 +73,29 @@ def open_classifier(named: Path | None, say: Callable[[str], object], **settings
         for choice in choices:
             say(choice)
         raise
+    share = _accuracy(classifier)
     for choice in choices:
-        say(with_accuracy(choice, classifier))
+        say(with_accuracy(choice, classifier), warning=share is not None and share < _LOW)
     return classifier
 
 
 def with_accuracy(choice: str, classifier: "Classifier") -> str:
-    """Add the accuracy that the model's metadata state to the sentence of its choice, in red if it is low.
+    """Add the accuracy that the model's metadata state to the sentence of its choice.
 
     An untrained network that was exported here once is found here ever after; this line is the only sign of it.
     """
-    from mnist_runtime.console.drawing import has_colour  # and with it NumPy
-
-    try:
-        share = float(json.loads(classifier.artifact.metadata["training"])["metrics"]["valid_accuracy"])
-    except (KeyError, TypeError, ValueError):  # not trained by mnist-train
+    share = _accuracy(classifier)
+    if share is None:
         return choice
-    sentence = f"{choice.removesuffix('.')}: it read {share:.2%} of the validation digits right."
-    return f"\x1b[31m{sentence}\x1b[0m" if share < _LOW and has_colour(sys.stderr) else sentence
+    return f"{choice.removesuffix('.')}: it read {share:.2%} of the validation digits right."
+
+
+def _accuracy(classifier: "Classifier") -> float | None:
+    """Return the validation accuracy in the model's metadata; None if mnist-train did not train it."""
+    try:
+        return float(json.loads(classifier.artifact.metadata["training"])["metrics"]["valid_accuracy"])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _read(name: str) -> Path | str:

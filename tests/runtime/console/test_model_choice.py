@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mnist_runtime.console.model_choice import open_classifier
-from mnist_runtime.model.artifact import seal, sealed_digest
+from mnist_runtime.model.seal import seal, sealed_digest
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exported: Path) -> Pat
 
 def said(named: Path | None = None) -> list[str]:
     sentences: list[str] = []
-    open_classifier(named, sentences.append).close()
+    open_classifier(named, lambda sentence, **_: sentences.append(sentence)).close()
     return sentences
 
 

@@ -45,7 +45,7 @@ def test_one_digit_is_drawn_with_its_probabilities(run, folder):
 def test_the_choice_of_the_model_is_told_unless_it_is_named(run, folder):
     result = run("mnist-infer", "seven.npy", cwd=folder)
     choice = f"Using the bundled model cnn (no {Path('artifacts/mnist.onnx')} here)"
-    assert result.stderr.decode() == f"{choice}: it read 99.29% of the validation digits right.\n"
+    assert result.stderr.decode() == f"{choice}: it read 99.50% of the validation digits right.\n"
     named = run("mnist-infer", "seven.npy", cwd=folder, env={"MNIST_MODEL": "linear"})
     assert named.stderr == b"Using linear ($MNIST_MODEL): it read 91.67% of the validation digits right.\n"
     assert named.stdout == run("mnist-infer", "seven.npy", "--model", "linear", cwd=folder).stdout != result.stdout
