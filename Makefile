@@ -133,6 +133,8 @@ model: .venv/dev  ## make the bundled models again
 	$(BIN)/mnist-train --config recipes/cnn.toml --output-dir artifacts/cnn
 	$(BIN)/mnist-export artifacts/cnn/mnist.safetensors --format onnx-exact --output-dir artifacts/cnn
 	cp artifacts/cnn/mnist.exact.onnx runtime/mnist_runtime/bundled/mnist-cnn.exact.onnx
+	@git diff --quiet runtime/mnist_runtime/bundled || echo "Other bytes than those committed, as on another processor;" \
+	  "to keep the committed ones: git checkout runtime/mnist_runtime/bundled"
 
 clean:  ## forget the environments and caches; artifacts stay
 	rm -rf .venv .venv-edge .venv-compat .venv-engines .mypy_cache .ruff_cache .pytest_cache .coverage .import_linter_cache
