@@ -232,8 +232,8 @@ def _draw_reliability(gated: Sequence["Gated"]) -> "Figure":
     below.set_yscale("log")
     below.set_ylabel("digits")
     below.set_xlabel("confidence (%)")
-    for axes in (above, below):
-        axes.legend(frameon=False, loc="upper left")
+    for axes, place in ((above, "lower right"), (below, "upper left")):
+        axes.legend(frameon=False, loc=place)
         hide_spines(axes, "top", "right")
     set_title(above, "Reliability: how often a label of some confidence is right")
     return figure
