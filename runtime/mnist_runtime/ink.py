@@ -49,7 +49,7 @@ def normalise(ink: Ink) -> Intensities:
     """Return ink in MNIST's form, uint8 `[N, 784]`; no ink gives zeros.
 
     >>> normalise(np.full((1, 300, 100), 255, np.uint8)).reshape(28, 28)[13, 8:20]
-    array([  0,   0,   0,   0, 212, 255, 255, 255, 212,   0,   0,   0],
+    array([  0,   0,   0, 255, 255, 255, 255, 255, 255, 255,   0,   0],
           dtype=uint8)
     """
     ink = _cropped(ink)

@@ -35,7 +35,7 @@ SECONDS = 20
 FAILURE = Path("fuzz-failure")
 """Where the input is kept that was not answered as it should be."""
 
-ARTIFACT = Artifact.load()
+ARTIFACT = Artifact.load(BUNDLED["linear"][0])
 
 _NUMBERS = (b"\x00" * 4, b"\xff" * 4, b"\x7f\xff\xff\xff", b"999999999999", b"-1", b"'|O'", b"28", b"(", b"}")
 

@@ -42,7 +42,7 @@ def test_damaged_files_raise_our_errors_only_in_bounded_memory(tmp_path):
     assert result.returncode == 0, result.stderr.decode()[-2000:]
     assert b"DigitError" in result.stdout
     assert b"ArtifactError" in result.stdout
-    assert result.stderr == b""
+    assert b"Warning" not in result.stderr  # notes on suspicious arrays may be there
     assert not list(tmp_path.iterdir())
 
 

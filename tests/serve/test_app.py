@@ -106,9 +106,9 @@ def test_the_model_can_be_replaced(classifier, bundled):
     model = ServedModel(classifier)
 
     async def talk(http: httpx.AsyncClient) -> None:
-        assert (await http.get("/v2/models/mnist")).json()["inputs"][0]["datatype"] == "FP32"
-        model.classifier = Classifier(bundled.with_suffix(".uint8.onnx"))
         assert (await http.get("/v2/models/mnist")).json()["inputs"][0]["datatype"] == "UINT8"
+        model.classifier = Classifier(bundled)
+        assert (await http.get("/v2/models/mnist")).json()["inputs"][0]["datatype"] == "FP32"
 
     visit(create_app(model), talk)
 

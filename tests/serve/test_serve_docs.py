@@ -44,7 +44,7 @@ def test_the_python_of_the_document_runs(server, monkeypatch, capsys):
     for block in blocks("python"):
         code = block.replace("localhost:8000", server.url.removeprefix("http://"))
         exec(compile(code, "docs/serve.md", "exec"), {})
-    assert capsys.readouterr().out.startswith("[7] 0.99")
+    assert capsys.readouterr().out.startswith("[7] 0.98")
 
 
 def test_every_option_is_documented_with_its_default():

@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from itertools import chain
@@ -468,7 +469,9 @@ def test_a_group_leaves_no_threads_behind(torchrun_environment, error):
 
     def train(group: ProcessGroup) -> None:
         wrapped = group.wrap(build("linear"))
-        assert "pt_gloo_runloop" in threads()
+        deadline = time.monotonic() + 60
+        while "pt_gloo_runloop" not in threads():  # a thread gives itself its name
+            assert time.monotonic() < deadline
         if error:
             raise error
         del wrapped

@@ -33,8 +33,9 @@ def offline(module: bytes) -> bytes:
 
 
 def module_of(page: bytes) -> bytes:
-    """Return the module inside an offline page."""
-    return page.partition(_NETWORK.encode())[2].partition(_EXPOSED.encode())[0]
+    """Return the module inside an offline page; empty if the page is not whole."""
+    module = page.partition(_NETWORK.encode())[2].partition(_EXPOSED.encode())[0]
+    return module if module.isascii() and offline(module) == page else b""
 
 
 def _assembled(network: str, hosts: str, *scripts: str) -> tuple[str, str]:

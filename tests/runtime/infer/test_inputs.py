@@ -257,7 +257,7 @@ def test_a_damaged_member_and_a_name_that_is_no_text_are_errors_of_ours(test_spl
 def test_arrays_are_turned_as_asked_for_and_never_guessed(run, test_split, tmp_path, change, *, flag, says, least):
     np.save(tmp_path / "x.npy", change(test_split.images[:5000]))  # more than one chunk
     np.save(tmp_path / "y.npy", test_split.labels[:5000])
-    result = run("mnist-infer", "x.npy", "--labels", "y.npy", *flag.split(), cwd=tmp_path)
+    result = run("mnist-infer", "x.npy", "--model", "linear", "--labels", "y.npy", *flag.split(), cwd=tmp_path)
     notes = [line for line in result.stderr.decode().splitlines() if line.startswith("x.npy: ")]
     assert [says in line for line in notes] == [True] * bool(says)
     share = float(result.stdout.split()[1].rstrip(b"%")) / 100

@@ -145,7 +145,7 @@ def test_another_schema_is_refused(folder: Path):
 def test_a_manifest_of_absurd_size_is_refused_before_it_is_read(folder: Path):
     with (folder / "manifest.json").open("wb") as file:
         file.truncate(SIZE_LIMIT + 1)
-    with pytest.raises(OSError, match="larger than 4 MiB"):
+    with pytest.raises(OSError, match="larger than 4,194,304 bytes"):
         read_manifest(folder)
 
 
