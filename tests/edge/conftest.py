@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from mnist_export.exact.c import to_header
+from mnist_export.exact.c import no_digit_threshold, to_header
 from mnist_export.exact.js import to_module
 from mnist_export.exact.network import ExactNetwork
 from mnist_export.exact.rounding import exact
@@ -20,6 +20,7 @@ from mnist_export.golden import golden_digits
 from mnist_runtime.verdicts import Thresholds
 from mnist_train.checkpoint import load
 from mnist_train.data.bundled import load_split
+from mnist_train.models import CNN
 
 TEST_DIGITS = 1000
 
@@ -34,7 +35,18 @@ class Printed:
     digits: np.ndarray
     """The test digits, uint8 `[N, 784]`."""
     logits: np.ndarray
-    """Their logits, int64 `[N, 10]`."""
+    """Their logits, int64 `[N, 10]` or `[N, 11]`."""
+    no_digit: int
+    """Integer that the eleventh logit minus the label's passes for what is no digit; 0 without one."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels that mnist_predict must return, int64 `[N]`; -1 for what is no digit."""
+        labels = self.logits[:, :10].argmax(axis=1)
+        if self.logits.shape[1] == 10:
+            return labels
+        excess = self.logits[:, 10] - self.logits[np.arange(len(labels)), labels]
+        return np.where(excess > self.no_digit, -1, labels)
 
 
 def _print(module: nn.Module, count: int) -> Printed:
@@ -43,7 +55,8 @@ def _print(module: nn.Module, count: int) -> Printed:
     header = to_header(network, golden, Thresholds(), origin="a test", logits_sha256="0" * 64)
     module = to_module(network, golden, Thresholds(), checkpoint="0" * 64, validation_sha256="0" * 64)
     digits = load_split("test").images[:count].reshape(-1, 784)
-    return Printed(header, module, network, digits, network.logits(digits))
+    no_digit = no_digit_threshold(network, Thresholds()) or 0
+    return Printed(header, module, network, digits, network.logits(digits), no_digit)
 
 
 @pytest.fixture(scope="session")
@@ -54,15 +67,9 @@ def linear(trained: Path) -> Printed:
 
 @pytest.fixture(scope="session")
 def convolutional() -> Printed:
-    """A convolutional network of 19,434 weights; its bits do not depend on whether it was trained."""
+    """The convolutional network; its bits do not depend on whether it was trained."""
     torch.manual_seed(0)
-    module = nn.Sequential(
-        nn.Unflatten(1, (1, 28, 28)),
-        nn.Conv2d(1, 16, 5, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(16, 32, 3, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
-        nn.Conv2d(32, 32, 3, bias=False), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(512, 10),
-    )  # fmt: skip
+    module = CNN()
     with torch.no_grad():
         for _ in range(20):
             module(load_split("train").tensors()[0][:200])

@@ -19,33 +19,19 @@ Logits = Callable[[np.ndarray], np.ndarray]
 
 
 def prepare(folder: Path) -> None:
-    """Write the models, the digits (golden ones first) and the reference logits."""
-    import torch
-    from torch import nn
-
-    from mnist_export.exact.onnx import to_graph
-    from mnist_export.exact.rounding import exact
+    """Write the bundled models, the digits (golden ones first) and the logits that this onnxruntime computes."""
     from mnist_export.golden import golden_digits
-    from mnist_export.onnx import to_onnx
     from mnist_runtime.bundled import BUNDLED
     from mnist_runtime.model.artifact import Artifact
     from mnist_train.data.bundled import load_split
 
-    torch.manual_seed(0)
-    module = nn.Sequential(
-        nn.Unflatten(1, (1, 28, 28)),
-        nn.Conv2d(1, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3), nn.ReLU(),
-        nn.Conv2d(32, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(512, 10),
-    ).eval()  # fmt: skip
-    network = exact(module, load_split("train").images[:500].reshape(-1, 784))
     digits = np.concatenate([golden_digits(load_split("valid")), load_split("test").images[:DIGITS].reshape(-1, 784)])
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "exact.onnx").write_bytes(to_onnx(to_graph(network), {}))
-    (folder / "linear.onnx").write_bytes(BUNDLED["linear"][0].read_bytes())
     np.save(folder / "digits.npy", digits)
-    np.save(folder / "exact.npy", np.ldexp(network.logits(digits).astype(np.float64), network.exponent))
-    np.save(folder / "linear.npy", Artifact.load(BUNDLED["linear"][0]).run(digits, "logits")[0].astype(np.float64))
     (folder / "digits.bin").write_bytes(digits.tobytes())
+    for name, bundled in {"exact": BUNDLED["cnn"][0], "linear": BUNDLED["linear"][0]}.items():
+        (folder / f"{name}.onnx").write_bytes(bundled.read_bytes())
+        np.save(folder / f"{name}.npy", Artifact.load(bundled).run(digits, "logits")[0].astype(np.float64))
     for name, dtype in MODELS.items():
         _convert_for_ncnn(folder, name, {"uint8": "u8", "float32": "f32"}[dtype])
 

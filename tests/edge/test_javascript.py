@@ -50,7 +50,8 @@ def test_node_computes_the_integers_of_all_validation_digits(tool, request, vali
     program = JavaScript(printed.module, "mnist.mjs")
     wanted = printed.network.logits(digits).astype(np.int32)
     assert logits_sha256(program.logits(digits)) == logits_sha256(wanted)
-    assert (program.selftest(), program.outputs, program.exponent) == (0, 10, printed.network.exponent)
+    assert (program.selftest(), program.outputs) == (0, printed.network.outputs)
+    assert program.exponent == printed.network.exponent
 
 
 def test_a_prediction_has_the_probabilities_of_its_logits(node, convolutional):
@@ -61,10 +62,10 @@ def test_a_prediction_has_the_probabilities_of_its_logits(node, convolutional):
         convolutional.digits[0].tobytes(),
     )
     logits, prediction, from_array = json.loads(answers)
-    scores = np.exp(np.ldexp(np.array(logits, float), convolutional.network.exponent))
+    scores = np.exp(np.ldexp(np.array(logits[:10], float), convolutional.network.exponent))
     assert logits == convolutional.logits[0].tolist()
     assert prediction["probabilities"] == pytest.approx(scores / scores.sum(), rel=1e-12)
-    assert prediction["label"] == int(np.argmax(logits))
+    assert prediction["label"] == int(np.argmax(logits[:10]))
     assert prediction["probability"] == max(prediction["probabilities"])
     assert prediction == from_array
 
