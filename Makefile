@@ -56,7 +56,7 @@ quick: .venv/dev  ## the tests that start no torch process and no server, and ki
 	$(BIN)/python -m pytest -n 2 -q -m "not slow"
 
 test: check  ## every test that needs nothing but Python, doctests and branch coverage
-	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/browser --ignore tests/edge --ignore tests/score/with_ray \
+	$(BIN)/python -m pytest -n 4 --dist worksteal --ignore tests/browser --ignore tests/edge --ignore tests/score/with_ray \
 	  -rs --cov --cov-report=term-missing:skip-covered
 
 test-browser: .venv/dev  ## the page in a real Chromium, which must be there, served and from a file
