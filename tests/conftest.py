@@ -37,7 +37,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 SLOW_FIXTURES = frozenset({"trained", "exported", "everything", "server", "serve", "terminal", "edge"})
 """Fixtures that start torch, a server or a terminal."""
 
-SLOW_ROOMS = ("browser", "docs", "edge", "end_to_end", "examples", "serve")
+SLOW_ROOMS = ("browser", "docs", "edge", "end_to_end", "examples", "export", "serve")
+SLOW_FILES = frozenset(
+    f"test_{name}.py"
+    for name in (
+        *("augment", "distributed", "fit", "lab", "labs_loop", "models", "no_digit", "report", "run", "scratch"),
+        *("classifier_processes", "fuzz", "images", "images_papers", "ink", "local", "ray_pool"),
+    )
+)
+"""Files that train networks, read pictures by the hundred, or kill what they start."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,7 +54,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         room = item.path.relative_to(Path(__file__).parent).parts[0] if "tests" in item.path.parts else ""
         fixtures = set(getattr(item, "fixturenames", ()))
         starts_torch = "run" in fixtures and room in {"train", "export"}
-        if room in SLOW_ROOMS or starts_torch or fixtures & SLOW_FIXTURES:
+        if room in SLOW_ROOMS or item.path.name in SLOW_FILES or starts_torch or fixtures & SLOW_FIXTURES:
             item.add_marker(pytest.mark.slow)
 
 
