@@ -168,10 +168,11 @@ class Drawing:
         answer.wait_for()
         return answer
 
-    def label(self) -> int:
-        """What the page says of all that is drawn."""
+    def label(self) -> int | None:
+        """What the page says of all that is drawn; None where it says that it is no digit."""
         self.wait_for("answered")
-        return int(self.text("#label"))
+        shown = self.text("#label")
+        return int(shown) if shown.isdigit() else None
 
     def text(self, selector: str) -> str:
         return self.tab.locator(selector).inner_text()
