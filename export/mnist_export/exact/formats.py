@@ -24,9 +24,9 @@ from mnist_export.risk import choose_thresholds
 from mnist_runtime.digits import PIXELS, Intensities, as_intensities
 from mnist_runtime.model.comparison import Reference
 from mnist_runtime.model.header import Header
-from mnist_runtime.model.javascript import JavaScript
+from mnist_runtime.model.javascript import JavaScript, OfflinePage
 from mnist_runtime.model.program import Program, logits_sha256
-from mnist_runtime.page import module_of, offline
+from mnist_runtime.page import offline
 from mnist_train.data.bundled import load_split
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class Html(Js):
 
     def program(self, data: bytes) -> Program:
         """Run the module that is inside the page in node."""
-        return super().program(module_of(data))
+        return OfflinePage(data, self.format.file)
 
 
 def network(bundle: "Bundle") -> ExactNetwork:

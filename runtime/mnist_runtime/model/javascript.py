@@ -1,9 +1,10 @@
-"""One mnist.mjs that `mnist-export` wrote, run by this machine's node as a program that answers digits."""
+"""A mnist.mjs, or the one inside a mnist.html, run by this machine's node as a program that answers digits."""
 
 import shutil
 
-from mnist_runtime.errors import OptionError
+from mnist_runtime.errors import ArtifactError, OptionError
 from mnist_runtime.model.program import Program, folder_for, run
+from mnist_runtime.page import module_of
 
 _PROGRAM = """\
 import { readFileSync } from "node:fs";
@@ -50,3 +51,19 @@ class JavaScript(Program):
     def is_possible() -> bool:
         """Return True if this machine has node."""
         return bool(shutil.which("node"))
+
+
+class OfflinePage(JavaScript):
+    """The module inside a mnist.html."""
+
+    def __init__(self, source: bytes, name: str) -> None:
+        """Take the module out of the page `source`, and run it as `JavaScript` does.
+
+        Raises:
+            OptionError: there is no node.
+            ArtifactError: the page is not whole, or its module does not run.
+        """
+        module = module_of(source)
+        if not module:
+            raise ArtifactError(f"{name} is not a whole page of mnist-export; copy or export it again")
+        super().__init__(module, name)

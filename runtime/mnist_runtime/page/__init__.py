@@ -33,9 +33,10 @@ def offline(module: bytes) -> bytes:
 
 
 def module_of(page: bytes) -> bytes:
-    """Return the module inside an offline page; empty if the page is not whole."""
-    module = page.partition(_NETWORK.encode())[2].partition(_EXPOSED.encode())[0]
-    return module if module.isascii() and offline(module) == page else b""
+    """Return the module inside an offline page, of any version; empty if there is none, or the page is cut short."""
+    if not page.endswith(b"</html>\n"):
+        return b""
+    return page.partition(_NETWORK.encode())[2].partition(_EXPOSED.encode())[0]
 
 
 def _assembled(network: str, hosts: str, *scripts: str) -> tuple[str, str]:

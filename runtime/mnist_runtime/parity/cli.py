@@ -40,8 +40,8 @@ def parity(path: Path | None, format_: str, digits_file: Path | None) -> int:
     """Prove that this machine computes what was trained: replay the golden digits inside MODEL, without PyTorch.
 
     MODEL is a .onnx file, the name of a bundled model, a mnist.h, which $CC or cc compiles into a temporary folder, or
-    a mnist.mjs, which node runs. For a FOLDER that mnist-export wrote, compare every file with manifest.json, and
-    replay every model.
+    a mnist.mjs or mnist.html, which node runs. For a FOLDER that mnist-export wrote, compare every file with
+    manifest.json, and replay every model.
 
     Default: $MNIST_MODEL, else artifacts/mnist.onnx, else cnn, which comes with the package.
 

@@ -14,14 +14,14 @@ from mnist_runtime.io.files import read_whole
 from mnist_runtime.model.artifact import SIZE_LIMIT, WANTED, Artifact
 from mnist_runtime.model.comparison import Comparison
 from mnist_runtime.model.header import Header
-from mnist_runtime.model.javascript import JavaScript
+from mnist_runtime.model.javascript import JavaScript, OfflinePage
 from mnist_runtime.model.manifest import Entry, Manifest, read_manifest
 from mnist_runtime.model.program import logits_sha256
 
 EXACT = "equal, bit for bit"
 """Proof of an exact network: no logit may differ from the integers that were published."""
 
-_PROGRAMS: dict[str, type[Header] | type[JavaScript]] = {".h": Header, ".mjs": JavaScript}
+_PROGRAMS: dict[str, type[Header] | type[JavaScript]] = {".h": Header, ".mjs": JavaScript, ".html": OfflinePage}
 """Programs that test themselves, by the suffix of their file."""
 
 
@@ -113,7 +113,7 @@ def _verify_entry(manifest: Manifest, entry: Entry) -> Finding:
 
 
 def _test_program(file: str, read: Callable[[], bytes], digits: Intensities | Pixels | None = None) -> Finding:
-    """Make a program of a C header or a JavaScript module, and ask its self-test."""
+    """Make a program of a C header, a JavaScript module or a page, and ask its self-test."""
     try:
         data = read()
         program = _PROGRAMS[Path(file).suffix](data, file)

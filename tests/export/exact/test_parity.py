@@ -10,7 +10,8 @@ import pytest
 from mnist_runtime.model.manifest import read_manifest
 
 needs_node = pytest.mark.skipif(not shutil.which("node"), reason="there is no node")
-FILES = ["mnist.exact.onnx", "mnist.h", pytest.param("mnist.mjs", marks=needs_node)]
+IN_NODE = ["mnist.mjs", "mnist.html"]
+FILES = ["mnist.exact.onnx", "mnist.h", *(pytest.param(file, marks=needs_node) for file in IN_NODE)]
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -46,10 +47,11 @@ def test_a_folder_s_header_is_compiled_where_there_is_a_compiler(run, everything
 @needs_node
 def test_a_folder_s_module_is_run_where_there_is_node(run, everything, tmp_path):
     whole = run("mnist-parity", everything).stdout
-    assert b"mnist.mjs: run by node v" in whole
-    assert b"mnist.html: as published" in whole
     without = run("mnist-parity", everything, env={"PATH": str(tmp_path)})
-    assert (without.returncode, b"mnist.mjs: as published" in without.stdout) == (0, True)
+    assert without.returncode == 0
+    for file in IN_NODE:
+        assert f"{file}: run by node v".encode() in whole
+        assert f"{file}: as published".encode() in without.stdout
 
 
 @needs_node
@@ -65,6 +67,15 @@ def test_what_is_no_module_of_ours_is_one_sentence(run, tmp_path, source, senten
     result = run("mnist-parity", tmp_path / "mnist.mjs")
     assert (result.returncode, result.stderr.count(b"\n")) == (1, 1)
     assert sentence in result.stderr
+
+
+@needs_node
+@pytest.mark.parametrize("length", [1, 30_000, -2])
+def test_a_page_cut_short_is_one_sentence(run, everything, tmp_path, length):
+    (tmp_path / "mnist.html").write_bytes((everything / "mnist.html").read_bytes()[:length])
+    result = run("mnist-parity", tmp_path / "mnist.html")
+    assert (result.returncode, result.stderr.count(b"\n")) == (1, 1)
+    assert b"mnist.html is not a whole page of mnist-export; copy or export it again" in result.stderr
 
 
 @needs_node
