@@ -69,7 +69,11 @@ class Thresholds:
             raise OptionError(f"max_error is {max_error!r}, and must be a share of wrong answers above 0 and up to 1")
         if kept := [risk for risk in stated if risk <= max_error]:
             return Rule(stated[max(kept)], self.odds)
-        least = f"its least is {min(self.confidence):g}" if self.confidence else "it states none; export it again"
+        least = (
+            f"its least is {min(self.confidence):g}; give that or more"
+            if self.confidence
+            else "it states none; export it again"
+        )
         raise OptionError(f"{model} states no risk as low as max_error={max_error:g}: {least}")
 
     def to_text(self) -> str:

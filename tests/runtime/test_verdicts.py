@@ -52,7 +52,7 @@ def test_the_largest_stated_risk_up_to_the_one_asked_for_decides(max_error, leas
 @pytest.mark.parametrize(
     ("thresholds", "max_error", "sentence"),
     [
-        (THRESHOLDS, 0.0001, "m.onnx states no risk as low as max_error=0.0001: its least is 0.001"),
+        (THRESHOLDS, 0.0001, "m.onnx states no risk as low as max_error=0.0001: its least is 0.001; give that or more"),
         (Thresholds(), 0.5, "m.onnx states no risk as low as max_error=0.5: it states none; export it again"),
         (THRESHOLDS, 0, "max_error is 0, and must be"),
         (THRESHOLDS, 1.5, "max_error is 1.5, and must be"),

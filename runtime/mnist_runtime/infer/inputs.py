@@ -16,7 +16,7 @@ from mnist_runtime.errors import DigitError, FileMissingError, printable
 from mnist_runtime.io.arrays import OtherArrayError, StoredArray
 from mnist_runtime.io.files import Stream, decompressed, read_pieces, reading
 from mnist_runtime.io.formats import recognise
-from mnist_runtime.io.tables import Table
+from mnist_runtime.io.tables import StoredTable
 from mnist_runtime.io.zips import unzipped
 
 CHUNK = 4096
@@ -123,7 +123,7 @@ def _of_stream(given: BufferedReader, source: str, name: str, how: Reading, size
         case "zip":
             yield from _of_zip(stream if stream.seekable() else BytesIO(_read(stream, name)), source, how)
         case "text":
-            yield from how.oriented((digits for digits, _ in Table(stream, name).chunks(CHUNK)), source)
+            yield from how.oriented((digits for digits, _ in StoredTable(stream, name).chunks(CHUNK)), source)
         case "image":
             yield source, 0, _image(_read(stream, name), name)
         case _:

@@ -10,7 +10,7 @@ from mnist_runtime.errors import DigitError
 from mnist_runtime.io.arrays import OtherArrayError, StoredArray
 from mnist_runtime.io.files import decompressed, open_regular
 from mnist_runtime.io.formats import recognise
-from mnist_runtime.io.tables import Table
+from mnist_runtime.io.tables import StoredTable
 
 _WANTED = "give labels as .npy, IDX, CSV, or one per line of text"
 
@@ -26,7 +26,7 @@ def read_labels(path: str | os.PathLike[str]) -> NDArray[np.int64]:
         stream = decompressed(file)
         kind = recognise(stream.peek())
         if kind == "text":
-            labels = Table(stream, str(path)).labels()
+            labels = StoredTable(stream, str(path)).labels()
         elif kind == "array":
             try:
                 labels = _of_array(StoredArray.of_stream(stream, str(path)))

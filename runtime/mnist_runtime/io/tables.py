@@ -20,7 +20,7 @@ _LABELS = frozenset(["label", "labels", "class", "target", "digit", "y"])
 """Names of a column of labels, in lower case."""
 
 
-class Table:
+class StoredTable:
     """Rows of numbers of a text stream, which are read once."""
 
     def __init__(self, stream: BinaryIO, name: str) -> None:
@@ -78,7 +78,8 @@ class Table:
             try:
                 rows = np.loadtxt(lines, kind, comments=None, delimiter=",", quotechar='"', ndmin=2)
             except (ValueError, OverflowError) as error:
-                reason = f"below row {start:,}: {first_line(error)}"
+                why, _, _ = first_line(error).partition("; use `usecols`")  # that is for NumPy's own callers
+                reason = f"below row {start:,}: {why}"
                 raise DigitError(f"{self.name} is not a table of numbers ({reason}); fix or drop that row") from error
             if rows.shape[1] != self._columns:
                 raise DigitError(f"{self.name} has rows of {self._columns:,} and of {rows.shape[1]:,} values")

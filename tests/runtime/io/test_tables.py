@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from mnist_runtime.errors import DigitError
-from mnist_runtime.io.tables import Table
+from mnist_runtime.io.tables import StoredTable
 
 
-def table(text: str | bytes) -> Table:
-    return Table(io.BytesIO(text.encode() if isinstance(text, str) else text), "digits.csv")
+def table(text: str | bytes) -> StoredTable:
+    return StoredTable(io.BytesIO(text.encode() if isinstance(text, str) else text), "digits.csv")
 
 
 def csv(*columns: np.ndarray, header: str = "", form: str = "{}") -> str:
@@ -59,6 +59,7 @@ def test_labels_are_read_alone_or_by_the_name_of_their_column(text):
         ("digits", f"{PIXELS}\n" + ",".join(["0"] * 783 + ["x"]), "below row 0: could not convert string 'x'"),
         ("digits", f"{PIXELS}\n" + ",".join(["0"] * 783 + ["9" * 40]), "is not a table of numbers"),
         ("digits", f"{PIXELS}\n0,0", "has rows of 784 and of 2 values"),
+        ("digits", "\n".join([PIXELS, ",".join(["0"] * 784), "0,0"]), "from 784 to 2 at row 2); fix or drop that row"),
         ("labels", "1,7\n2,2\n", "has 2 columns; name that of the labels"),
         ("labels", "7\nseven\n", "is not a table of numbers"),
         ("labels", "7\n1.5\n", "labels that are not whole numbers"),

@@ -16,7 +16,7 @@ from mnist_runtime.io.arrays import StoredArray
 from mnist_runtime.io.files import decompressed, open_regular
 from mnist_runtime.io.formats import recognise
 from mnist_runtime.io.labels import read_labels
-from mnist_runtime.io.tables import Table
+from mnist_runtime.io.tables import StoredTable
 from mnist_runtime.io.zips import unzipped
 from mnist_train.data.bundled import DIGESTS, SPLITS, Split, load_split
 from mnist_train.data.disk import DiskArray, DiskSplit
@@ -112,7 +112,7 @@ def _open_file(path: Path) -> Dataset:
             return _from_npz(file, path)
         stream = decompressed(file)
         if recognise(stream.peek()) == "text" and ".csv" in path.suffixes:
-            return _from_table(Table(stream, str(path)))
+            return _from_table(StoredTable(stream, str(path)))
         if stream is not file:
             return _from_pickle(stream, path)
     raise DataError(f"{path} is neither a .pkl.gz, a .npz nor a .csv; {_WANTED}")
@@ -136,7 +136,7 @@ def _from_pickle(stream: BufferedReader, path: Path) -> Dataset:
     return _assemble({f"{axis}_{name}": array for name, pair in names for axis, array in zip("xy", pair, strict=True)})
 
 
-def _from_table(table: Table) -> Dataset:
+def _from_table(table: StoredTable) -> Dataset:
     """Read a table of digits with labels, all of which are to train on."""
     chunks = list(table.chunks(_ROWS))
     labels = [part for _, part in chunks if part is not None]
