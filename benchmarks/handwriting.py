@@ -1,6 +1,6 @@
-"""What the bundled models read: strangers' digits, corrupted ones, and what is no digit. Exits 1 if a bound is missed.
+"""Strangers' digits, corrupted ones and letters, read by the bundled models. Exits 1 if a bound is missed.
 
-`python benchmarks/handwriting.py` takes about three minutes. The convolutional model stands beside the linear one. The
+`python benchmarks/handwriting.py` takes some minutes. The convolutional model stands beside the linear one. The
 bounds hold for the convolutional one. No model was trained or chosen on any of this:
 
 - UCI: the 1,797 digits of `sklearn.datasets.load_digits`, written by other people than MNIST's, 8x8 pixels of 17 greys.
@@ -17,23 +17,19 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from _corruptions import CORRUPTIONS, corrupted
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from sklearn.datasets import load_digits
 
+from mnist_export.strangers import FONTS, foreign_digit, letter
 from mnist_runtime import Classifier, DigitError, OptionError
 from mnist_runtime.io.images import read_image
 from mnist_runtime.verdicts import VERDICTS
 from mnist_train.data.bundled import load_split
 from mnist_train.no_digit import LETTERS
-
-FONTS = ("cmr10", "cmss10", "cmtt10", "cmmi10", "cmb10")
-"""Computer Modern, as it comes with matplotlib; `mnist_train.no_digit` draws other fonts."""
 
 MAX_ERROR = 0.001
 """Share of wrong answers that is asked for; a digit is answered if its verdict is "digit"."""
@@ -123,30 +119,13 @@ def read(drawings: Iterator[tuple[Image.Image, int]]) -> Pictures:
 
 def uci() -> Pictures:
     """Read UCI's digits as dark-on-light pictures with a margin."""
-
-    def drawings() -> Iterator[tuple[Image.Image, int]]:
-        bunch = load_digits()
-        for image, label in zip(bunch.images, bunch.target, strict=True):
-            drawing = Image.new("L", (240, 240), 255)
-            grey = Image.fromarray(np.rint(255 - image * 255 / 16).astype(np.uint8))
-            drawing.paste(grey.resize((160, 160), Image.Resampling.BICUBIC), (40, 40))
-            yield drawing, int(label)
-
-    return read(drawings())
+    bunch = load_digits()
+    return read((foreign_digit(image), int(label)) for image, label in zip(bunch.images, bunch.target, strict=True))
 
 
 def letters(alphabet: str) -> Pictures:
     """Read letters of fonts that were not trained on."""
-
-    def drawings() -> Iterator[tuple[Image.Image, int]]:
-        for name in FONTS:
-            font = ImageFont.truetype(Path(mpl.get_data_path(), "fonts", "ttf", f"{name}.ttf"), 140)
-            for letter in alphabet:
-                drawing = Image.new("L", (240, 240), 255)
-                ImageDraw.Draw(drawing).text((120, 120), letter, fill=0, font=font, anchor="mm")
-                yield drawing, -1
-
-    return read(drawings())
+    return read((letter(character, font), -1) for font in FONTS for character in alphabet)
 
 
 def test() -> Pictures:

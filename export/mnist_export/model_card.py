@@ -1,6 +1,5 @@
 """Report of `mnist-export`: index.html with pictures, and report.md to paste into a model card; needs matplotlib."""
 
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -125,13 +124,13 @@ def _parity(gated: Sequence["Gated"]) -> Table:
 
 
 def _thresholds(gated: Sequence["Gated"]) -> Table:
-    """Tell what each stated risk costs on the validation digits."""
+    """Tabulate what each stated risk costs on the validation digits."""
     heading = ["format", "stated risk", "least confidence", "answered", "right among them", "called no digit"]
     rows = []
     for artifact in gated:
         expected = artifact.expected
         answers = Answers.of(expected.sets[VALIDATION].logits)
-        is_none = answers.margin > math.log(expected.thresholds.odds)
+        is_none = answers.are_none(expected.thresholds.odds)
         right = answers.labels == expected.labels
         for risk, least in expected.thresholds.confidence.items():
             answered = ~is_none & (answers.confidence >= least)
@@ -141,7 +140,7 @@ def _thresholds(gated: Sequence["Gated"]) -> Table:
 
 
 def _strangers(gated: Sequence["Gated"]) -> Table | None:
-    """Tell how a graph answers what it was not trained on: the exact one, if it was exported."""
+    """Tabulate how a graph answers what it was not trained on: the exact one, if it was exported."""
     graphs = sorted((each for each in gated if each.format.is_onnx), key=lambda each: not each.format.lossy)
     if not graphs:
         return None

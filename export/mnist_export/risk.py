@@ -36,6 +36,10 @@ class Answers:
         # P(digit) over all classes is the label's probability among the ten, times that of any digit
         return cls(labels, softmax(logits)[rows, labels], margin)
 
+    def are_none(self, odds: float) -> NDArray[np.bool_]:
+        """Return True, `[N]`, where the odds of no digit against the label are above `odds`."""
+        return self.margin > math.log(odds)
+
 
 def choose_thresholds(logits: Logits, truth: NDArray[Any], unit: float = 0.0) -> Thresholds:
     """Choose the thresholds that keep to the stated risks for digits whose labels are known.
@@ -56,7 +60,7 @@ def choose_thresholds(logits: Logits, truth: NDArray[Any], unit: float = 0.0) ->
         lost = int(LOST * len(margins))
         margin = float(margins[: lost + 1][-2:].mean()) if lost else float(margins[0]) + 1
         odds = math.exp((math.floor(margin / unit) + 0.5) * unit if unit else margin)
-    is_digit = answers.margin <= math.log(odds)
+    is_digit = ~answers.are_none(odds)
     confidence, wrong = curve(answers.confidence[is_digit], (answers.labels != truth)[is_digit])
     return Thresholds({risk: least for risk in RISKS if (least := _least(confidence, wrong, risk)) is not None}, odds)
 

@@ -5,11 +5,9 @@ All of them are generated, or come with a package, and are read as photographs a
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageOps
 
 from mnist_runtime.digits import Intensities
 from mnist_runtime.errors import DigitError
@@ -36,7 +34,6 @@ def strangers(validation: Split, seed: int = 0) -> dict[str, Intensities]:
         seed: Seed of the pictures.
     """
     drawings: dict[str, Draw] = {
-        "letters of unseen fonts": _letter,
         "scribbles": no_digit.scribble,
         "polygons and stars": no_digit.polygon,
         "symbols": no_digit.symbol,
@@ -46,32 +43,39 @@ def strangers(validation: Split, seed: int = 0) -> dict[str, Intensities]:
         "halves of digits": partial(no_digit.half_digit, validation),
     }
     rng = np.random.default_rng(seed)
-    kinds = {kind: _read(_drawn(draw, rng)) for kind, draw in drawings.items()}
+    kinds = {"letters of unseen fonts": _read(_letters(rng))}
+    kinds |= {kind: _read(_drawn(draw, rng)) for kind, draw in drawings.items()}
     try:
         from sklearn.datasets import load_digits
     except ImportError:  # they come with scikit-learn, which a report does not need
         return kinds
-    return {**kinds, "digits of other people (UCI)": _read(map(_foreign, load_digits().images[:COUNT]))}
+    return {**kinds, "digits of other people (UCI)": _read(map(foreign_digit, load_digits().images[:COUNT]))}
 
 
 def _drawn(draw: Draw, rng: np.random.Generator) -> Pictures:
     return (Image.fromarray(np.pad(255 - draw(rng), _MARGIN, constant_values=255)) for _ in range(COUNT))
 
 
-def _letter(rng: np.random.Generator) -> no_digit.Drawing:
-    path = Path(mpl.get_data_path(), "fonts", "ttf", f"{rng.choice(FONTS)}.ttf")
-    picture = Image.new("L", (_SIDE, _SIDE))
-    draw, middle = ImageDraw.Draw(picture), (_SIDE // 2, _SIDE // 2)
-    draw.text(middle, str(rng.choice(list(no_digit.LETTERS))), 255, ImageFont.truetype(path, 140), anchor="mm")
-    return np.asarray(picture)
+def letter(character: str, font: str) -> Image.Image:
+    """Draw a character of one of `FONTS`, dark on light."""
+    picture = Image.new("L", (_SIDE, _SIDE), 255)
+    middle = (_SIDE // 2, _SIDE // 2)
+    ImageDraw.Draw(picture).text(middle, character, 0, no_digit.font(font, 140), anchor="mm")
+    return picture
 
 
-def _foreign(digit: np.ndarray) -> Image.Image:
-    """Draw a digit of 8x8 pixels of 17 greys on paper."""
+def foreign_digit(digit: np.ndarray) -> Image.Image:
+    """Draw a digit of `sklearn.datasets.load_digits`, 8x8 pixels of 17 greys, dark on light with a margin."""
     ink = Image.fromarray(np.rint(255 - digit * (255 / 16)).astype(np.uint8))
     picture = Image.new("L", (_SIDE, _SIDE), 255)
     picture.paste(ink.resize((_SIDE - 2 * _MARGIN,) * 2, Image.Resampling.BICUBIC), (_MARGIN, _MARGIN))
     return picture
+
+
+def _letters(rng: np.random.Generator) -> Pictures:
+    for _ in range(COUNT):
+        font = str(rng.choice(FONTS))
+        yield ImageOps.expand(letter(str(rng.choice(list(no_digit.LETTERS))), font), _MARGIN, 255)
 
 
 def _read(pictures: Pictures) -> Intensities:

@@ -106,7 +106,7 @@ def letter(rng: Rng) -> Drawing:
     """Draw a letter or sign of a font, or two of them in one case of ten."""
     text = "".join(rng.choice(list(_CHARACTERS), size=1 + (rng.random() < 0.1)))
     image, draw = _blank()
-    draw.text((_MIDDLE, _MIDDLE), text, fill=255, font=_font(str(rng.choice(FONTS)), 90 // len(text)), anchor="mm")
+    draw.text((_MIDDLE, _MIDDLE), text, fill=255, font=font(str(rng.choice(FONTS)), 90 // len(text)), anchor="mm")
     return np.asarray(image)
 
 
@@ -206,7 +206,8 @@ _SYMBOLS: tuple[tuple[tuple[tuple[float, float], ...], ...], ...] = (
 
 
 @cache
-def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+def font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    """Load a font that comes with matplotlib, `size` pixels high."""
     path = Path(mpl.get_data_path(), "fonts", "ttf", f"{name}.ttf")
     return ImageFont.truetype(path, size)
 

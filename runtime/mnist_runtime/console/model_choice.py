@@ -1,6 +1,5 @@
 """Choice of the model, and of the risk of its answers, on the command line."""
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -93,7 +92,7 @@ def with_accuracy(choice: str, classifier: "Classifier") -> str:
 def _accuracy(classifier: "Classifier") -> float | None:
     """Return the validation accuracy in the model's metadata; None if mnist-train did not train it."""
     try:
-        return float(json.loads(classifier.artifact.metadata["training"])["metrics"]["valid_accuracy"])
+        return float(classifier.artifact.training["metrics"]["valid_accuracy"])
     except (KeyError, TypeError, ValueError):
         return None
 
