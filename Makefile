@@ -86,7 +86,7 @@ engines: .venv/dev  ## the exact network in other engines, each in an environmen
 	@npm install --silent --prefix $(ENGINES)/web onnxruntime-web && cp tests/edge/engine.mjs $(ENGINES)/web
 	@node $(ENGINES)/web/engine.mjs $(ENGINES)/models && $(BIN)/python tests/edge/engines.py web $(ENGINES)/models
 
-test-ray: .venv/dev  ## mnist-score on a Ray of two nodes of this machine, with scorers and runs killed; two minutes or so
+test-ray: .venv/dev  ## mnist-score on a Ray of two nodes of this machine, with scorers and runs killed; some minutes
 	$(BIN)/python -m pytest tests/score --cov --cov-config=tests/score/coverage.toml --cov-report=term-missing
 
 check: .venv/dev  ## style, types and import directions

@@ -169,7 +169,7 @@ class Drawing:
         return answer
 
     def label(self) -> int | None:
-        """What the page says of all that is drawn; None where it says that it is no digit."""
+        """Label that the page shows for all that is drawn; None where it says that it is no digit."""
         self.wait_for("answered")
         shown = self.text("#label")
         return int(shown) if shown.isdigit() else None

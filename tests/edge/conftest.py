@@ -1,4 +1,4 @@
-"""What the tests of printed programs share: two networks, their prints and the integers they must give."""
+"""Fixtures of the tests of printed programs: two networks, their prints and the integers they must give."""
 
 import os
 import shutil

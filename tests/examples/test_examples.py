@@ -23,7 +23,7 @@ EXAMPLES = ROOT / "examples"
 BIN = Path(sys.executable).parent
 
 LABELS = {"digit.npy": 7, "drawn.png": 2, "printed.png": 0, "ruled.jpg": 4, "seven.jpg": 7}
-"""What the pictures show."""
+"""Digit in each picture."""
 
 
 class Program:

@@ -192,7 +192,7 @@ def test_nothing_behind_a_link_out_of_the_folder_is_removed_verified_or_replaced
 
 @pytest.mark.parametrize("name", ["mnist.onnx", "mnist.uint8.onnx", "mnist.pt2", "manifest.json"])
 def test_a_folder_in_the_place_of_a_file_is_told_before_anything_changes(tmp_path: Path, name: str):
-    """Of a file that stays, goes or comes."""
+    """Put the folder in the place of a file that stays, goes or comes."""
     publish(tmp_path, _made_from("a"), _files(OLD))
     (tmp_path / name).unlink(missing_ok=True)
     (tmp_path / name).mkdir()

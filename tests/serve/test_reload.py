@@ -191,7 +191,7 @@ def watching(monkeypatch, caplog):
 
 
 def test_a_folder_that_is_copied_manifest_first_is_loaded_once_it_is_whole(tmp_path, watching, float32, uint8):
-    """As `cp -r` and rsync do: in alphabetical order."""
+    """Copy in alphabetical order, as `cp -r` and rsync do."""
     source, folder = tmp_path / "source", tmp_path / "folder"
     publish_into(source, uint8, "uint8")
     folder.mkdir()
