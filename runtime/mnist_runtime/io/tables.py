@@ -15,6 +15,7 @@ from mnist_runtime.errors import DigitError, first_line
 
 _LINE_LIMIT = 2**16  # bytes; a label and 784 floats of 17 digits take 16,000
 _ROWS = 2**16  # of labels, read at a time
+_LABEL_LIMIT = 2**27  # labels; they take 1 GiB, and a gzipped megabyte can hold a billion
 _LARGE = 2**31  # more than any label or intensity, and less than int64 holds
 _LABELS = frozenset(["label", "labels", "class", "target", "digit", "y"])
 """Names of a column of labels, in lower case."""
@@ -63,12 +64,19 @@ class StoredTable:
         """Read the labels alone: of a table of one column, or of the column that is named so.
 
         Raises:
-            DigitError: no column is named so, or the values are not whole numbers.
+            DigitError: no column is named so, the values are not whole numbers, or there are too many.
         """
         if self._label is None:
             raise DigitError(f"{self.name} has {self._columns:,} columns; name that of the labels label in a header")
-        parts = [as_whole(rows[:, self._label], self.name) for rows in self._rows(_ROWS)]
-        return np.concatenate([np.empty(0, np.int64), *parts])
+        parts, count = [np.empty(0, np.int64)], 0
+        for rows in self._rows(_ROWS):
+            count += len(rows)
+            if count > _LABEL_LIMIT:
+                raise DigitError(
+                    f"{self.name} has more than {_LABEL_LIMIT:,} labels; save them as .npy in smaller files"
+                )
+            parts.append(as_whole(rows[:, self._label], self.name))
+        return np.concatenate(parts)
 
     def _rows(self, count: int) -> Iterator[NDArray[Any]]:
         """Parse at most `count` lines at a time: float64 if one has a decimal point, int64 otherwise."""

@@ -76,6 +76,14 @@ def test_what_is_no_such_table_is_refused_in_one_sentence(read, text, sentence):
     assert "\n" not in str(refusal.value)
 
 
+def test_labels_without_end_are_read_to_the_limit_only(monkeypatch):
+    monkeypatch.setattr("mnist_runtime.io.tables._LABEL_LIMIT", 9)
+    monkeypatch.setattr("mnist_runtime.io.tables._ROWS", 4)
+    assert len(table("7\n" * 9).labels()) == 9
+    with pytest.raises(DigitError, match="has more than 9 labels"):
+        table("7\n" * 12 + "never read\n").labels()
+
+
 def test_no_rows_are_no_digits():
     assert list(table(PIXELS).chunks(9)) == []
     assert table("label\n").labels().tolist() == []

@@ -186,6 +186,17 @@ def test_an_npz_that_claims_too_much_is_refused(tmp_path, monkeypatch):
         open_source(str(tmp_path / "bomb.npz"))
 
 
+def test_a_table_that_unpacks_to_too_much_is_read_no_further(tmp_path, monkeypatch):
+    import gzip
+
+    monkeypatch.setattr("mnist_train.data.sources._UNPACKED_LIMIT", 2**20)
+    monkeypatch.setattr("mnist_train.data.sources._ROWS", 1000)
+    row = b"7," + b",".join([b"0"] * 784) + b"\n"
+    (tmp_path / "bomb.csv.gz").write_bytes(gzip.compress(row * 3000 + b"never read\n"))
+    with pytest.raises(DataError, match="unpacks to more"):
+        open_source(str(tmp_path / "bomb.csv.gz"))
+
+
 def test_without_a_home_folder_the_cache_must_be_named(monkeypatch):
     def is_unknown(uid: int):
         raise KeyError(uid)

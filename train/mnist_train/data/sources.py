@@ -138,11 +138,20 @@ def _from_pickle(stream: BufferedReader, path: Path) -> Dataset:
 
 def _from_table(table: StoredTable) -> Dataset:
     """Read a table of digits with labels, all of which are to train on."""
-    chunks = list(table.chunks(_ROWS))
-    labels = [part for _, part in chunks if part is not None]
+    images, labels, size = [], [], 0
+    for digits, named in table.chunks(_ROWS):
+        if named is None:
+            break
+        images.append(digits)
+        labels.append(named)
+        size += digits.nbytes
+        if size > _UNPACKED_LIMIT:
+            raise DataError(
+                f"{table.name} unpacks to more than {_UNPACKED_LIMIT >> 30} GiB; give a folder of .npy files"
+            )
     if not labels:
         raise DataError(f"{table.name} has no labels; give a label and 784 pixels in each row")
-    return _assemble({"x_train": np.concatenate([digits for digits, _ in chunks]), "y_train": np.concatenate(labels)})
+    return _assemble({"x_train": np.concatenate(images), "y_train": np.concatenate(labels)})
 
 
 def _from_npz(file: BufferedReader, path: Path) -> Dataset:
