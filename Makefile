@@ -56,6 +56,7 @@ quick: .venv/dev  ## the tests that start no torch process and no server, and ki
 	$(BIN)/python -m pytest -n 2 -q -m "not slow"
 
 test: check  ## every test that needs nothing but Python, doctests and branch coverage
+	@echo "Every test, some 20 minutes on two cores."
 	$(BIN)/python -m pytest -n 4 --dist worksteal --ignore tests/browser --ignore tests/edge --ignore tests/score/with_ray \
 	  -rs --cov --cov-report=term-missing:skip-covered
 
