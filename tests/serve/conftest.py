@@ -97,10 +97,12 @@ class Server:
         data = digits.ravel().tolist()
         return {"inputs": [{"name": "pixels", "datatype": datatype, "shape": list(digits.shape), "data": data}]}
 
-    def send(self, body: bytes, *headers: str, part: slice = slice(None)) -> socket.socket:
+    def send(
+        self, body: bytes, *headers: str, part: slice = slice(None), connection: socket.socket | None = None
+    ) -> socket.socket:
         """A bare connection on which a POST of `body` to the model, or a part of it, has been sent."""
         head = ["POST /v2/models/mnist/infer HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}", *headers]
-        connection = self.connect()
+        connection = connection or self.connect()
         connection.sendall(("\r\n".join([*head, "", ""]).encode() + body)[part])
         return connection
 

@@ -5,6 +5,7 @@ import gc
 import json
 import math
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -24,16 +25,19 @@ INFER = "/v2/models/mnist/infer"
 
 @pytest.fixture
 def busy(serve, digits):
-    """A server at its limit of two concurrent requests, and the function that completes them."""
+    """A server at its limit of two concurrent requests, whose clients do not read, and the function that reads."""
     server = serve("--max-concurrency", 2)
-    body = json.dumps(server.document(digits[:1])).encode()
-    held = [server.send(body, part=slice(-10)) for _ in range(2)]
+    body = json.dumps(server.document(np.tile(digits, (40, 1)))).encode()
+    held = [server.connect() for _ in range(2)]
+    for connection in held:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        server.send(body, "Connection: close", connection=connection)
     server.wait_for_in_flight(2)
 
-    def release() -> list[bytes]:
+    def release() -> list[int]:
         for connection in held:
-            connection.sendall(body[-10:])
-        return [connection.recv(15) for connection in held]
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)
+        return [server.answer(connection)[0] for connection in held]
 
     yield server, release
     for connection in held:
@@ -47,8 +51,26 @@ def test_requests_beyond_the_limit_get_503_and_may_retry(busy, digits):
     assert answer.json()["error"] == "the server is at its limit of 2 concurrent requests; try again"
     assert server.metric("mnist_serve_requests_rejected_total", reason="busy") == 1
     assert server.metric("mnist_serve_requests_total", route="/v2/models/{model}/infer", status="503") == 1
-    assert release() == [b"HTTP/1.1 200 OK"] * 2
+    assert release() == [200, 200]
     assert server.infer(digits[:1]).status_code == 200
+    assert server.metric("mnist_serve_requests_in_flight") == 0
+
+
+def test_requests_that_are_still_on_their_way_make_room_for_others_the_oldest_first(serve, digits):
+    server = serve("--max-concurrency", 2)
+    body = json.dumps(server.document(digits[:1])).encode()
+    with server.send(body, part=slice(-10)) as oldest:
+        server.wait_for_in_flight(1)
+        with server.send(body, part=slice(-10)) as other:
+            server.wait_for_in_flight(2)
+            assert server.infer(digits[:1]).status_code == 200
+            assert oldest.recv(12) == b"HTTP/1.1 503"
+            other.sendall(body[-10:])
+            assert other.recv(12) == b"HTTP/1.1 200"
+        oldest.sendall(body[-10:])
+        oldest.shutdown(socket.SHUT_WR)
+        assert b"and this body was still on its way; try again" in b"".join(iter(lambda: oldest.recv(4096), b""))
+    assert server.metric("mnist_serve_requests_rejected_total", reason="busy") == 1
     assert server.metric("mnist_serve_requests_in_flight") == 0
 
 

@@ -1,10 +1,11 @@
-"""finish_by: a deadline for anything that can be awaited."""
+"""finish_in: a deadline for anything that can be awaited."""
 
 import asyncio
+from functools import partial
 
 import pytest
 
-from mnist_serve.deadline import finish_by
+from mnist_serve.deadline import finish_in
 
 LONG = 600.0
 """Seconds that no test waits."""
@@ -28,7 +29,7 @@ def run(test):
 
 
 def test_a_result_that_needs_no_waiting_is_returned_even_after_the_deadline():
-    assert run(lambda loop: finish_by(loop.time() - 1, answer(), LateError)) == "done"
+    assert run(lambda _: finish_in(partial(asyncio.timeout, -1), answer(), LateError)) == "done"
 
 
 def test_a_result_is_returned_once_it_is_done():
@@ -36,7 +37,7 @@ def test_a_result_is_returned_once_it_is_done():
         waits = [loop.create_future(), loop.create_future()]
         for wait in waits:
             loop.call_later(0.001, wait.set_result, None)
-        return await finish_by(loop.time() + LONG, answer(*waits), LateError)
+        return await finish_in(partial(asyncio.timeout, LONG), answer(*waits), LateError)
 
     assert run(test) == "done"
 
@@ -45,7 +46,7 @@ def test_an_awaitable_beyond_its_deadline_is_cancelled():
     async def test(loop):
         wait = loop.create_future()
         with pytest.raises(LateError):
-            await finish_by(loop.time() + 0.01, answer(wait), LateError)
+            await finish_in(partial(asyncio.timeout, 0.01), answer(wait), LateError)
         return wait.cancelled()
 
     assert run(test)
@@ -55,7 +56,7 @@ def test_a_future_can_be_awaited_too():
     async def test(loop):
         wait = loop.create_future()
         loop.call_soon(wait.set_result, "done")
-        return await finish_by(loop.time() + LONG, wait, LateError)
+        return await finish_in(partial(asyncio.timeout, LONG), wait, LateError)
 
     assert run(test) == "done"
 
@@ -69,7 +70,7 @@ def test_errors_are_passed_on(waits):
             raise ValueError("a mistake")
 
         with pytest.raises(ValueError, match="a mistake"):
-            await finish_by(loop.time() + LONG, fail(), LateError)
+            await finish_in(partial(asyncio.timeout, LONG), fail(), LateError)
 
     run(test)
 
@@ -77,7 +78,7 @@ def test_errors_are_passed_on(waits):
 def test_cancelling_the_caller_cancels_the_awaitable():
     async def test(loop):
         wait = loop.create_future()
-        waiting = loop.create_task(finish_by(loop.time() + LONG, answer(wait), LateError))
+        waiting = loop.create_task(finish_in(partial(asyncio.timeout, LONG), answer(wait), LateError))
         await asyncio.sleep(0)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -5,6 +5,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -15,7 +16,7 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mnist_serve.bodies import Body
-from mnist_serve.deadline import finish_by
+from mnist_serve.deadline import finish_in
 from mnist_serve.errors import RequestError, SlowReaderError
 from mnist_serve.log import log_request
 from mnist_serve.metrics import Metrics
@@ -47,24 +48,35 @@ class Gate:
 
     def __init__(self, max_concurrency: int) -> None:
         self._max_concurrency = max_concurrency
-        self.in_flight = 0
+        self._bodies: dict[Body, None] = {}
+        """Body of each request that is being answered, the oldest first."""
         self.is_stopping = False
 
-    def __enter__(self) -> None:
-        """Admit a request.
+    @property
+    def in_flight(self) -> int:
+        """Number of requests that are being answered."""
+        return len(self._bodies)
+
+    def enter(self, body: Body) -> None:
+        """Admit a request; at the limit, the oldest request whose body is still on its way makes room.
 
         Raises:
             RequestError: the server is stopping, or at its limit.
         """
         if self.is_stopping:
             raise _unavailable("the server is stopping; send this request to another server", "stopping")
-        if self.in_flight >= self._max_concurrency:
-            limit = f"{self._max_concurrency:,} concurrent requests"
-            raise _unavailable(f"the server is at its limit of {limit}; try again", "busy")
-        self.in_flight += 1
+        if len(self._bodies) >= self._max_concurrency:
+            limit = f"the server is at its limit of {self._max_concurrency:,} concurrent requests"
+            awaited = next((each for each in self._bodies if each.is_awaited), None)
+            if not awaited:
+                raise _unavailable(f"{limit}; try again", "busy")
+            self.leave(awaited)
+            awaited.give_up(_unavailable(f"{limit}, and this body was still on its way; try again", "busy"))
+        self._bodies[body] = None
 
-    def __exit__(self, *exception: object) -> None:
-        self.in_flight -= 1
+    def leave(self, body: Body) -> None:
+        """End a request, unless it has made room for another."""
+        self._bodies.pop(body, None)
 
 
 class Application:
@@ -110,8 +122,11 @@ class Application:
             if scope["method"] in _READ_ONLY:
                 await app(scope, body.receive, response.send)
             else:
-                with self.gate:
+                self.gate.enter(body)
+                try:
                     await app(scope, body.receive, response.send)
+                finally:
+                    self.gate.leave(body)
         except ClientDisconnect:
             pass
         except Exception as error:
@@ -141,8 +156,8 @@ class _Response:
 
     def __init__(self, send: Send, timeout: float, gate: Gate) -> None:
         self._send = send
-        self._loop = asyncio.get_running_loop()
         self._timeout = timeout
+        self._start_timer = partial(asyncio.timeout, timeout)
         self._gate = gate
         self.status = _DISCONNECTED
 
@@ -159,9 +174,9 @@ class _Response:
         body = message.get("body", b"")
         for start in range(_PIECE, len(body), _PIECE):
             piece = {"type": "http.response.body", "body": body[start - _PIECE : start], "more_body": True}
-            await finish_by(self._loop.time() + self._timeout, self._send(piece), self._too_slow)
+            await finish_in(self._start_timer, self._send(piece), self._too_slow)
             message = {**message, "body": body[start : start + _PIECE]}
-        await finish_by(self._loop.time() + self._timeout, self._send(message), self._too_slow)
+        await finish_in(self._start_timer, self._send(message), self._too_slow)
 
     def _too_slow(self) -> SlowReaderError:
         return SlowReaderError(f"the client did not read its response for {self._timeout:g} seconds")

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
-from mnist_serve.deadline import finish_by
+from mnist_serve.deadline import finish_in
 from mnist_serve.errors import RequestError
 
 _ENCODINGS = ("gzip", "x-gzip", "deflate")
@@ -27,6 +27,10 @@ class Body:
         self._size = 0
         self._decompressor: _Decompressor | None = None
         self._has_more = True
+        self._timer: asyncio.Timeout | None = None
+        """Timer of the part that is being waited for."""
+        self._error: RequestError | None = None
+        """Error that the application gets instead of the body."""
         self.is_requested = False
         """True once a client that waits for 100 Continue has been told to send the body."""
 
@@ -67,6 +71,17 @@ class Body:
             return message
         return {**message, "body": self._decompressor.decompress(chunk, is_last=not self._has_more)}
 
+    @property
+    def is_awaited(self) -> bool:
+        """True while the application waits for a part of the body."""
+        return self._timer is not None and not self._timer.expired()
+
+    def give_up(self, error: RequestError) -> None:
+        """Raise `error` where the application waits for the body."""
+        if self._timer:
+            self._error = error
+            self._timer.reschedule(0)
+
     async def drain(self) -> None:
         """Discard the rest: closing a connection with unread data resets it, and the client loses its response."""
         with contextlib.suppress(RequestError):
@@ -74,9 +89,19 @@ class Body:
                 await self._next()
 
     async def _next(self) -> Message:
-        message = await finish_by(self._deadline, self._receive(), lambda: too_slow(self._timeout))
+        try:
+            message = await finish_in(self._start_timer, self._receive(), self._late)
+        finally:
+            self._timer = None
         self._has_more = message.get("more_body", False)
         return message
+
+    def _start_timer(self) -> asyncio.Timeout:
+        self._timer = asyncio.timeout_at(self._deadline)
+        return self._timer
+
+    def _late(self) -> RequestError:
+        return self._error or too_slow(self._timeout)
 
     def _too_large(self) -> RequestError:
         sentence = (

@@ -7,8 +7,10 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-async def finish_by(deadline: float, awaitable: Awaitable[T], late: Callable[[], Exception]) -> T:
-    """Await, at most until `deadline` by the event loop's clock; then raise the error that `late` returns.
+async def finish_in(
+    start_timer: Callable[[], asyncio.Timeout], awaitable: Awaitable[T], late: Callable[[], Exception]
+) -> T:
+    """Await, at most until the timer runs out; then raise the error that `late` returns.
 
     Most calls of ASGI's `receive` and `send` return without waiting, and a timer for each would take a tenth of a
     request's time: the timer starts only once the awaitable has to wait.
@@ -20,7 +22,7 @@ async def finish_by(deadline: float, awaitable: Awaitable[T], late: Callable[[],
         result: T = stop.value
         return result
     try:
-        async with asyncio.timeout_at(deadline):
+        async with start_timer():
             return await _Started(steps, awaited)
     except TimeoutError as error:
         raise late() from error
