@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from mnist_export.golden import VALIDATION, Expected, Proof
-from mnist_export.network import BATCH
 from mnist_export.risk import Answers
 from mnist_runtime.classifier import Outputs
 from mnist_runtime.digits import Intensities, as_pixels
@@ -19,8 +18,10 @@ from mnist_runtime.model.comparison import TEN, Comparison, Reference, compare, 
 from mnist_runtime.verdicts import VERDICTS, Rule, Thresholds
 from mnist_train.errors import MnistEdgeError
 
+_BATCH = 250
+"""Digits of a whole set that are run together."""
 _BATCHES = (1, 2, 64)
-"""Batch sizes that are run besides the whole, because they show a baked-in batch dimension at once.
+"""Batch sizes that are run before the whole, because they show a baked-in batch dimension at once.
 
 The runtime answers a batch of 0 without an engine, some of which abort on it."""
 
@@ -144,7 +145,7 @@ def _compare(
 
 
 def _in_batches(compute: Compute, digits: Intensities) -> list[NDArray[np.float32]]:
-    batches = [compute(digits[start : start + BATCH]) for start in range(0, len(digits), BATCH)]
+    batches = [compute(digits[start : start + _BATCH]) for start in range(0, len(digits), _BATCH)]
     return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
 

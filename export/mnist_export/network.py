@@ -23,8 +23,8 @@ from mnist_runtime.model.comparison import TEN, Logits
 from mnist_train.errors import ModelError
 from mnist_train.models import for_pixels
 
-BATCH = 1000
-"""Digits that are run together at most, because the activations of a convolutional network take some 100 KB each."""
+_BATCH = 32
+"""Digits that are run together, so that a small network's activations, some 100 KB a digit, stay in a cache."""
 _SIZES = (1, 3)
 """Batch sizes that must give the answers of a larger batch."""
 _REORDERED = 2.0**-16
@@ -212,7 +212,7 @@ def _float64() -> Iterator[None]:
 @torch.no_grad()
 def _run(module: nn.Module, digits: Intensities, dtype: torch.dtype) -> NDArray[Any]:
     pixels = torch.from_numpy(digits)
-    batches = (pixels[start : start + BATCH].to(dtype) / LEVELS for start in range(0, len(digits), BATCH))
+    batches = (pixels[start : start + _BATCH].to(dtype) / LEVELS for start in range(0, len(digits), _BATCH))
     try:
         logits: NDArray[Any] = torch.cat([module(batch) for batch in batches]).numpy()
     except Exception as error:  # somebody else's code can raise anything

@@ -27,8 +27,8 @@ from mnist_runtime.cpus import usable_cpus
 from mnist_runtime.digits import LEVELS, Intensities
 from mnist_runtime.model.comparison import Logits
 
-_CHUNK = 64
-"""Digits walked together: the values and bounds of a small network's layers then take some 100 MB."""
+_CHUNK = 32
+"""Digits walked together: the values and bounds of a small network's layers then take some 50 MB."""
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
 _AFFINE = {
     "Conv": {*_ARITHMETIC, "BatchNormalization"},
