@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import logging
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -133,8 +134,9 @@ def to_onnx(graph: ModelProto, properties: Mapping[str, str]) -> bytes:
         ExportError: onnx.checker, with shape inference, rejects the graph.
     """
     model = _bare(_copy(graph))
-    onnx.helper.set_model_props(model, dict(sorted(metadata(properties).items())))
     try:
+        properties = {**properties, "largest_layer": str(_largest_layer(model))}
+        onnx.helper.set_model_props(model, dict(sorted(metadata(properties).items())))
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the graph is not valid ONNX: {first_line(error)}") from error
@@ -223,6 +225,14 @@ def for_opset(model: ModelProto, opset: int) -> ModelProto:
         raise ExportError(
             f"opset {opset} cannot express this module ({first_line(error)}); use opset {OPSET}"
         ) from error
+
+
+def _largest_layer(model: ModelProto) -> int:
+    """Return the bytes, in float32, of the largest layer of one digit: the runtime chooses its batches by it."""
+    layers = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph.value_info
+    shapes = [[size.dim_value for size in layer.type.tensor_type.shape.dim] for layer in layers]
+    of_a_digit: list[int] = [math.prod(sizes) for free, *sizes in filter(None, shapes) if free == 0]
+    return 4 * max([PIXELS, *of_a_digit])
 
 
 def _fold_scale(graph: GraphProto) -> bool:

@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
     from mnist_runtime.model.comparison import Comparison
 
-BATCH = 1024
-"""Digits computed at a time: their float32 pixels, 3 MiB, stay in the processor's cache."""
-
 _UINT8 = np.dtype(np.uint8)
 
 Model: TypeAlias = "str | os.PathLike[str] | bytes"
@@ -232,9 +229,9 @@ class Classifier:
 
     def predictions(self, X: ArrayLike) -> Iterator[Prediction]:
         """Predict label, probabilities and verdict of each of the digits `X`; batches are computed when reached."""
-        digits = as_digits(X)
-        for start in range(0, len(digits), BATCH):
-            yield from self.compute(digits[start : start + BATCH]).predictions()
+        digits, size = as_digits(X), self._opened()[0].batch
+        for start in range(0, len(digits), size):
+            yield from self.compute(digits[start : start + size]).predictions()
 
     def replay(self) -> list[Comparison]:
         """Compute the golden digits of each model file on this machine, and compare them with the trained logits.
@@ -328,11 +325,11 @@ class Classifier:
         artifacts = self._artifacts or self._opened()
         wanted = "uint8" if digits.dtype == _UINT8 else "float32"
         artifact = artifacts[0] if artifacts[0].dtype == wanted else artifacts[-1]
-        if 0 < len(digits) <= BATCH:
+        if 0 < len(digits) <= artifact.batch:
             return artifact.run(digits, *outputs)
         results = [np.empty((len(digits), *row_shape(output)), np.float32) for output in outputs]
-        for start in range(0, len(digits), BATCH):
-            batch = slice(start, start + BATCH)
+        for start in range(0, len(digits), artifact.batch):
+            batch = slice(start, start + artifact.batch)
             for result, values in zip(results, artifact.run(digits[batch], *outputs), strict=True):
                 result[batch] = values
         return results

@@ -172,14 +172,18 @@ def test_thresholds_travel_in_metadata_and_manifest(built, bundle, digits, tmp_p
         assert 0.009 < wrong[answered].mean() <= 0.01
 
 
-def test_unreadable_thresholds_are_refused(built):
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [("thresholds", "{}", "carries no readable thresholds"), ("largest_layer", "-1", "'-1' of its largest layer")],
+)
+def test_unreadable_metadata_are_refused(built, name, value, sentence):
     model = onnx.load_from_string(built("onnx").data)
     for entry in model.metadata_props:
-        if entry.key == f"{PREFIX}thresholds":
-            entry.value = "{}"
+        if entry.key == PREFIX + name:
+            entry.value = value
         if entry.key == f"{PREFIX}sha256":
             entry.value = "0" * 64
-    with pytest.raises(ArtifactError, match="carries no readable thresholds"):
+    with pytest.raises(ArtifactError, match=sentence):
         Classifier(seal(model.SerializeToString()))
     with pytest.raises(IntegrityError):
         Classifier(model.SerializeToString())

@@ -8,7 +8,6 @@ import onnx
 import pytest
 
 from mnist_runtime import ArtifactError, Classifier, DigitError, IntegrityError, Prediction
-from mnist_runtime.classifier import BATCH
 from mnist_runtime.digits import as_pixels
 
 
@@ -89,6 +88,14 @@ def test_a_trusted_model_with_another_interface_is_refused_all_the_same(stranger
     model.graph.output.pop()
     with pytest.raises(ArtifactError, match="the contract is"):
         Classifier(model.SerializeToString(), trusted_contract="float32")
+
+
+BATCH = Classifier().artifact.batch
+
+
+def test_digits_are_computed_together_up_to_what_a_cache_holds_of_their_largest_layer():
+    assert BATCH == 2 * 2**20 // (16 * 24 * 24 * 4)  # of the first convolution
+    assert Classifier("linear").artifact.batch == 2 * 2**20 // (784 * 4)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, BATCH - 1, BATCH, BATCH + 1, 3 * BATCH + 7])
