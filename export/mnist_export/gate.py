@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from mnist_export.golden import VALIDATION, Expected, Proof
-from mnist_export.risk import Answers
+from mnist_export.risk import Confidences
 from mnist_runtime.classifier import Outputs
 from mnist_runtime.digits import Intensities, as_pixels
 from mnist_runtime.errors import first_line
@@ -153,7 +153,7 @@ def _lost_verdicts(wanted: Reference, outputs: Sequence[NDArray[np.float32]], th
     """Compare the verdict "no digit", which probabilities decide, with that of integers, as C decides."""
     logits, probabilities, no_digit = (*outputs, np.zeros(len(wanted), np.float32))[:3]
     computed = Outputs(logits, probabilities, no_digit, Rule(0.0, thresholds.odds))
-    is_none = Answers.of(wanted.logits).are_none(thresholds.odds)
+    is_none = Confidences.of(wanted.logits).are_none(thresholds.odds)
     lost = np.flatnonzero((computed.verdicts == VERDICTS.index("no digit")) != is_none)
     if len(lost):
         yield f"{len(lost)} verdicts differ from those of integers, the first at digit {lost[0]}"

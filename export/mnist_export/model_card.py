@@ -10,7 +10,7 @@ import onnx
 from onnx import NodeProto, ValueInfoProto, numpy_helper
 
 from mnist_export.golden import VALIDATION
-from mnist_export.risk import Answers, curve
+from mnist_export.risk import Confidences, curve
 from mnist_export.summary import NOTE, Table
 from mnist_runtime.classifier import Classifier
 from mnist_runtime.io.files import write_atomically
@@ -129,7 +129,7 @@ def _thresholds(gated: Sequence["Gated"]) -> Table:
     rows = []
     for artifact in gated:
         expected = artifact.expected
-        answers = Answers.of(expected.sets[VALIDATION].logits)
+        answers = Confidences.of(expected.sets[VALIDATION].logits)
         is_none = answers.are_none(expected.thresholds.odds)
         right = answers.labels == expected.labels
         for risk, least in expected.thresholds.confidence.items():
@@ -191,7 +191,7 @@ def _draw_risk(gated: Sequence["Gated"]) -> "Figure":
     figure = new_figure(9, 4.5)
     axes = figure.subplots()
     for (name, expected), colour in zip(_networks(gated).items(), (BLUE, INK), strict=False):
-        answers = Answers.of(expected.sets[VALIDATION].logits)
+        answers = Confidences.of(expected.sets[VALIDATION].logits)
         _, wrong = curve(answers.confidence, answers.labels != expected.labels)
         count = np.arange(1, len(wrong) + 1)
         axes.plot(100 * count / len(count), 100 * wrong / count, color=colour, label=f"{name} network", linewidth=1.5)
@@ -218,7 +218,7 @@ def _draw_reliability(gated: Sequence["Gated"]) -> "Figure":
     edges = np.linspace(0, 1, 11)
     above.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle="--")
     for (name, expected), colour in zip(_networks(gated).items(), (BLUE, INK), strict=False):
-        answers = Answers.of(expected.sets[VALIDATION].logits)
+        answers = Confidences.of(expected.sets[VALIDATION].logits)
         right = answers.labels == expected.labels
         bins = np.clip(np.digitize(answers.confidence, edges) - 1, 0, 9)
         counts = np.bincount(bins, minlength=10)

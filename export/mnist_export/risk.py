@@ -17,7 +17,7 @@ LOST = 0.001
 
 
 @dataclass(frozen=True)
-class Answers:
+class Confidences:
     """Labels of a network for N digits, and how sure it is of each."""
 
     labels: NDArray[np.int64]
@@ -28,7 +28,7 @@ class Answers:
     """Logarithm of the odds of no digit against the label, float64 `[N]`; -inf from a network of ten logits."""
 
     @classmethod
-    def of(cls, logits: Logits) -> "Answers":
+    def of(cls, logits: Logits) -> "Confidences":
         """Read logits, float64 `[N, 10]` or `[N, 11]`."""
         labels = logits[:, :TEN].argmax(axis=1)
         rows = np.arange(len(logits))
@@ -53,7 +53,7 @@ def choose_thresholds(logits: Logits, truth: NDArray[Any], unit: float = 0.0) ->
         unit: Unit of an exact network's logits, 2 to the power of its exponent; the logarithm of the odds then lies
             midway between two multiples of it, and integers decide alike.
     """
-    answers = Answers.of(logits)
+    answers = Confidences.of(logits)
     odds = 1.0
     if logits.shape[1] > TEN:
         margins = np.sort(answers.margin)[::-1]

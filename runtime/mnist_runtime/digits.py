@@ -5,6 +5,7 @@ A digit is 28x28 pixels, white ink on black, flattened row by row to 784. Its in
 """
 
 import os
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -129,6 +130,24 @@ def suspicion(digits: Intensities | Pixels) -> str | None:
             "the rims of the digits are bright, and digits are white on black; if these are not, invert them (--invert)"
         )
     return None
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """Turns that checked digits need before they are white on black, row by row; none by default."""
+
+    invert: bool = False
+    """True to exchange black and white."""
+    transpose: bool = False
+    """True to exchange rows and columns."""
+
+    def turned(self, digits: Intensities | Pixels) -> Intensities | Pixels:
+        """Turn checked digits, uint8 or float32 `[N, 784]`."""
+        digits = inverted(digits) if self.invert else digits
+        return transposed(digits) if self.transpose else digits
+
+
+UPRIGHT = Orientation()
 
 
 def inverted(digits: Intensities | Pixels) -> Intensities | Pixels:

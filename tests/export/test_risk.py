@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from mnist_export.risk import LOST, Answers, choose_thresholds
+from mnist_export.risk import LOST, Confidences, choose_thresholds
 from mnist_runtime.model.comparison import softmax
 from mnist_runtime.verdicts import VERDICTS, Thresholds
 
@@ -35,7 +35,7 @@ def test_the_stated_risk_is_kept_and_one_answer_more_would_break_it(width, risk)
     wrong = logits[:, :10].argmax(axis=1) != labels
     answered = _verdicts(logits, thresholds, risk) == "digit"
     assert 0 < wrong[answered].mean() <= risk
-    confidence = Answers.of(logits).confidence
+    confidence = Confidences.of(logits).confidence
     unanswered = (_verdicts(logits, thresholds, risk) == "unsure") & wrong
     assert unanswered.any()
     lower = confidence >= confidence[unanswered].max()
@@ -70,7 +70,7 @@ def test_a_model_that_is_always_wrong_states_no_risk_and_one_that_never_is_answe
 
 def test_confidence_is_the_probability_of_the_label_times_that_of_a_digit():
     logits, _ = _logits(100, 11)
-    answers = Answers.of(logits)
+    answers = Confidences.of(logits)
     probability, no_digit = softmax(logits[:, :10]).max(axis=1), softmax(logits)[:, 10]
     np.testing.assert_allclose(answers.confidence, probability * (1 - no_digit))
     np.testing.assert_allclose(np.exp(answers.margin), no_digit / answers.confidence)

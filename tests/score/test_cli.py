@@ -106,7 +106,7 @@ def test_help_and_version_need_neither_numpy_nor_ray(without, option):
 def test_every_help_line_of_an_option_begins_with_a_capital_and_never_with_of(run):
     options = run("mnist-score", "--help").stdout.decode().partition("Options:")[2]
     helps = re.findall(r"^  (?:-\w, )?--[\w-]+(?: [A-Z|:/]+)?\s+(\S+)", options, re.M)
-    assert len(helps) == 9
+    assert len(helps) == 11
     assert all(first[0].isupper() and first != "Of" for first in helps), helps
 
 

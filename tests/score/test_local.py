@@ -56,6 +56,16 @@ def test_done_work_is_not_done_again_and_another_model_does_it_anew(run, digits,
     assert output.stat().st_mtime_ns > before[0]
 
 
+def test_arrays_are_turned_as_asked_for_and_turned_answers_are_not_resumed(run, test_split, tmp_path):
+    np.save(tmp_path / "x.npy", 255 - test_split.images[:1000].transpose(0, 2, 1))
+    plain = run("mnist-score", "x.npy", "y.npy", cwd=tmp_path)
+    assert b"x.npy: the rims of the digits are bright" in plain.stderr
+    turned = run("mnist-score", "x.npy", "y.npy", "--invert", "--transpose", cwd=tmp_path)
+    assert b"rims" not in turned.stderr
+    assert b"Wrote" in turned.stderr
+    assert np.array_equal(np.load(tmp_path / "y.npy"), Classifier("linear").predict(test_split.images[:1000]))
+
+
 def replace(path, data):
     (path.parent / "new").write_bytes(data)
     (path.parent / "new").replace(path)

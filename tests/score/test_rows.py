@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from mnist_runtime import DigitError, FileMissingError
+from mnist_runtime.digits import Orientation
 from mnist_score.rows import BATCH, open_rows
 from mnist_score.storage import Place
 
@@ -75,6 +76,24 @@ def test_an_npy_is_read_in_any_shape_and_dtype_of_digits(folder, tmp_path, real,
     assert rows.schema.names == []
     assert set(map(len, columns)) == {0}
     assert np.array_equal(pixels * (scale or 1), digits.reshape(-1, 784))
+
+
+def test_arrays_and_pictures_of_28_by_28_are_turned_as_asked_for(folder, tmp_path, real, column):
+    digits, pictures = real[:200].reshape(-1, 784), []
+    turned = 255 - real[:200].transpose(0, 2, 1)
+    for digit in turned:
+        file = io.BytesIO()
+        Image.fromarray(digit).save(file, "png")
+        pictures.append(file.getvalue())
+    flat = np.ascontiguousarray(turned).reshape(-1, 784)
+    kinds = [pa.binary(784), pa.binary(), pa.list_(pa.int64())]
+    for cells in (pictures, *(column(flat, kind) for kind in kinds)):
+        pq.write_table(pa.table({"pixels": cells}), tmp_path / "a.parquet")
+        with open_rows(folder, "a.parquet", Orientation(invert=True, transpose=True)) as rows:
+            assert np.array_equal(np.concatenate([pixels for pixels, _ in rows.batches]), digits)
+    np.save(tmp_path / "a.npy", turned)
+    with open_rows(folder, "a.npy", Orientation(invert=True, transpose=True)) as rows:
+        assert np.array_equal(np.concatenate([pixels for pixels, _ in rows.batches]), digits)
 
 
 def parquet(**columns) -> bytes:

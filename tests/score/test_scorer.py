@@ -122,6 +122,8 @@ def test_the_footer_holds_the_resume_record(score, plain, real, tmp_path, write_
         "models": sorted(plain.digests),
         "output": "labels",
         "max_error": None,
+        "invert": False,
+        "transpose": False,
         "shard": {
             "name": "b/a.parquet",
             "size": status.st_size,

@@ -98,6 +98,8 @@ CASES = [
         "/v2/",
         "there is nothing at /v2/; the protocol begins at /v2, and no path ends in a slash",
     ),
+    get("trailing slash of the model", 404, "/v2/models/mnist/", "no path ends in a slash"),
+    get("trailing slash of a version", 404, "/v2/models/mnist/versions/1/", "no path ends in a slash"),
     get("trailing slash of infer", 404, INFER + "/", "no path ends in a slash", method="POST"),
     # Digits as JSON
     ask("uint8", 200),

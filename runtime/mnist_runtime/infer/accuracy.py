@@ -1,4 +1,4 @@
-"""Accuracy of the answers: its 95 % interval, and the confusion matrix."""
+"""Accuracy of the answers: its 95 % interval, the share answered, and the confusion matrix."""
 
 import math
 
@@ -19,11 +19,13 @@ class Confusion:
         """Take the true labels, int64 `[N]`, in the order in which the answers come."""
         self.counts = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
         """int64 `[10, 10]`: row, true label; column, predicted."""
+        self.answered: tuple[int, int] | None = None
+        """Number of digits with the verdict "digit", and of those that are right; None without verdicts."""
         self._truth = truth
         self._seen = 0
 
-    def add(self, predicted: NDArray[np.int64]) -> None:
-        """Count the next digits' predicted labels, `[n]`.
+    def add(self, predicted: NDArray[np.int64], answered: NDArray[np.bool_] | None = None) -> None:
+        """Count the next digits' predicted labels, `[n]`, and which of them have the verdict "digit", `[n]`.
 
         Raises:
             DigitError: there are more digits than labels.
@@ -34,6 +36,9 @@ class Confusion:
                 f"there are more digits than the {len(self._truth):,} labels; give exactly one label per digit"
             )
         np.add.at(self.counts, (truth, predicted), 1)
+        if answered is not None:
+            count, right = self.answered or (0, 0)
+            self.answered = count + int(answered.sum()), right + int((answered & (truth == predicted)).sum())
         self._seen += len(predicted)
 
     def check_complete(self) -> None:
@@ -48,18 +53,22 @@ class Confusion:
             )
 
     def report(self) -> str:
-        """Format the accuracy with its 95 % interval, then the confusion matrix with each class's recall."""
+        """Format the accuracy, the share answered, and the confusion matrix with each class's recall."""
         total, right = int(self.counts.sum()), int(self.counts.trace())
         if not total:
             return "No digits, no accuracy."
         low, high = wilson(right, total)
-        head = f"accuracy  {right / total:.2%}  ({right:,} of {total:,}; 95 % interval {low:.2%} to {high:.2%})"
+        head = [f"accuracy  {right / total:.2%}  ({right:,} of {total:,}; 95 % interval {low:.2%} to {high:.2%})"]
+        if self.answered:
+            count, right = self.answered
+            share = f"; right among these: {right / count:.2%} ({right:,})" if count else ""
+            head.append(f"answered  {count / total:.2%}  ({count:,} of {total:,}{share})")
         width = max(5, len(f"{self.counts.max():,}") + 1)
         lines = ["true \\ predicted".ljust(16) + "".join(f"{label:>{width}}" for label in CLASSES) + "   recall"]
         for label, row in enumerate(self.counts.tolist()):
             recall = f"{row[label] / sum(row):9.1%}" if sum(row) else f"{'-':>9}"
             lines.append(f"{label:>16}" + "".join(f"{count or '.':>{width}}" for count in row) + recall)
-        return "\n".join([head, "", *lines])
+        return "\n".join([*head, "", *lines])
 
 
 def wilson(right: int, total: int) -> tuple[float, float]:

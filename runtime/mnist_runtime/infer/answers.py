@@ -26,10 +26,12 @@ class Answers:
 
     failed: list[str]
     """Paths that have failed so far."""
+    classifier: Classifier
 
     def __init__(self, classifier: Classifier, paths: Iterable[str], reading: Reading) -> None:
         self.failed = []
-        self._classifier, self._paths, self._reading = classifier, paths, reading
+        self.classifier = classifier
+        self._paths, self._reading = paths, reading
 
     def __iter__(self) -> Iterator[Answer]:
         for path in self._paths:
@@ -38,7 +40,7 @@ class Answers:
 
     def _of_file(self, file: str) -> Iterator[Answer]:
         for name, start, digits in chunks(file, self._reading):
-            for offset, prediction in enumerate(self._classifier.compute(digits).predictions()):
+            for offset, prediction in enumerate(self.classifier.compute(digits).predictions()):
                 yield Answer(name, start + offset, digits[offset], prediction)
 
     def _guarded(self, items: Iterator[T], path: str) -> Iterator[T]:
@@ -69,9 +71,12 @@ def evaluate(answers: Answers, labels: Path) -> "Confusion":
     from mnist_runtime.io.labels import read_labels
 
     confusion = Confusion(read_labels(labels))
+    has_verdicts = "thresholds" in answers.classifier.artifact.metadata
     for answered in answers:
         if not answers.failed:
-            confusion.add(np.array([answered.prediction.label]))
+            prediction = answered.prediction
+            is_digit = np.array([prediction.verdict == "digit"]) if has_verdicts else None
+            confusion.add(np.array([prediction.label]), is_digit)
     if count := len(answers.failed):
         inputs = "1 input" if count == 1 else f"{count:,} inputs"
         raise DigitError(f"{inputs} failed, so the labels cannot be matched; give only inputs that can be read")

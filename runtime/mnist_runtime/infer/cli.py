@@ -7,6 +7,7 @@ import click
 
 from mnist_runtime.console.command import FAILURE, Command, note, uninterrupted
 from mnist_runtime.console.model_choice import max_error_option, model_option, open_classifier
+from mnist_runtime.console.orientation import invert_option, transpose_option
 
 # NumPy and onnxruntime are imported where they are used: --help and --version answer without them.
 
@@ -42,8 +43,8 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     metavar="FILE",
     help="True labels (.npy, IDX, CSV or text); print accuracy and confusion matrix instead of the predictions.",
 )
-@click.option("--invert", is_flag=True, help="Exchange black and white of arrays, which are white ink on black.")
-@click.option("--transpose", is_flag=True, help="Exchange rows and columns of arrays, as EMNIST's files need it.")
+@invert_option
+@transpose_option
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the versions."
 )
@@ -85,12 +86,13 @@ def infer(
     # This command multiplies no matrices in NumPy, and starting BLAS's threads takes a quarter of the start-up.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with uninterrupted():
+        from mnist_runtime.digits import Orientation
         from mnist_runtime.infer.answers import Answers, evaluate, print_answers
         from mnist_runtime.infer.inputs import Reading
         from mnist_runtime.infer.records import Detail
 
     with open_classifier(model, note, max_error=max_error) as classifier:
-        answers = Answers(classifier, paths, Reading(recursive, invert, transpose))
+        answers = Answers(classifier, paths, Reading(recursive, Orientation(invert, transpose)))
         if labels:
             click.echo(evaluate(answers, labels).report())
         else:

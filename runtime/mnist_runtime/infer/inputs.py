@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from mnist_runtime.console.command import note
-from mnist_runtime.digits import PIXELS, Intensities, Pixels, inverted, suspicion, transposed
+from mnist_runtime.digits import PIXELS, UPRIGHT, Intensities, Orientation, Pixels, suspicion
 from mnist_runtime.errors import DigitError, FileMissingError, printable
 from mnist_runtime.io.arrays import OtherArrayError, StoredArray
 from mnist_runtime.io.files import Stream, decompressed, read_pieces, reading
@@ -23,10 +23,10 @@ CHUNK = 4096
 """Digits read at a time."""
 
 STDIN = "-"
-SUFFIXES = frozenset(
-    [".npy", ".npz", ".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".avif"]
-)
-"""Suffixes of the files in a folder or a .zip that are read; the others are left out, and counted on stderr."""
+_PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".avif")
+_IN_ZIP = (".npy", *_PICTURES)
+_IN_FOLDER = (".npz", ".csv", "-idx3-ubyte", ".idx3-ubyte", *_IN_ZIP)
+"""Ends of the names of files in a folder that are read, gzipped or not; the others are counted on stderr."""
 
 _LIMIT = 2**28  # bytes of an image or of a .zip that comes as a stream; a larger array belongs in an .npy
 _WANTED = "give a .npy, .npz, IDX, CSV or image file, a folder of them, or - for standard input"
@@ -41,19 +41,16 @@ class Reading:
 
     recursive: bool = False
     """True to read subfolders too."""
-    invert: bool = False
-    """True to exchange black and white of arrays."""
-    transpose: bool = False
-    """True to exchange rows and columns of arrays."""
+    orientation: Orientation = UPRIGHT
+    """Turns that arrays need."""
 
     def oriented(self, chunks: Iterable[Intensities | Pixels], source: str) -> Iterator[Chunk]:
         """Number the digits of an array, turned as asked for; note on stderr what is suspicious about the first."""
         start = 0
         for given in chunks:
-            digits = inverted(given) if self.invert else given
+            digits = self.orientation.turned(given)
             if start == 0 and (doubt := suspicion(digits)):
                 note(f"{source}: {doubt}")
-            digits = transposed(digits) if self.transpose else digits
             yield source, start, digits
             start += len(digits)
 
@@ -74,10 +71,10 @@ def expand(path: str, *, recursive: bool) -> Iterator[str]:
         found = sorted(folder.rglob("*") if recursive else folder.iterdir())
         shown = (file for file in found if not any(part.startswith(".") for part in file.relative_to(folder).parts))
         every = [file for file in shown if not file.is_dir()]
-        files = [str(file) for file in every if file.suffix.lower() in SUFFIXES and file.is_file()]
+        files = [str(file) for file in every if _is_read(file.name) and file.is_file()]
         deeper = "" if recursive else "; --recursive reads its subfolders too"
         if not files:
-            raise FileMissingError(f"{path} holds no {', '.join(sorted(SUFFIXES))}{deeper}")
+            raise FileMissingError(f"{path} holds no {', '.join(sorted(_IN_FOLDER))}{deeper}")
         if left_out := len(every) - len(files):
             note(f"{path}: left out {left_out} {'file' if left_out == 1 else 'files'} of other kinds")
         yield from files
@@ -89,6 +86,10 @@ def expand(path: str, *, recursive: bool) -> Iterator[str]:
         yield from files
     else:
         yield path
+
+
+def _is_read(name: str) -> bool:
+    return name.lower().removesuffix(".gz").endswith(_IN_FOLDER)
 
 
 def chunks(path: str, how: Reading = PLAIN) -> Iterator[Chunk]:
@@ -137,7 +138,7 @@ def _of_zip(file: BinaryIO, path: str, how: Reading) -> Iterator[Chunk]:
     with unzipped(file, path) as archive:
         for member in archive.infolist():
             place = PurePosixPath(member.filename)
-            if place.suffix.lower() not in SUFFIXES - {".npz"} or place.name.startswith("."):
+            if not place.name.lower().endswith(_IN_ZIP) or place.name.startswith("."):
                 continue
             name = f"{path}:{printable(str(place.with_suffix('') if place.suffix == '.npy' else place))}"
             with archive.open(member) as stream:

@@ -1,6 +1,7 @@
 """A program in another language that computes an exact network: digits go in on stdin, logits come out on stdout."""
 
 import hashlib
+import re
 import subprocess
 import tempfile
 import weakref
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from mnist_runtime.digits import CLASSES, Intensities
 from mnist_runtime.errors import ArtifactError
 
+_FOLDER = "mnist-program-"
 _TIMEOUT = 300  # seconds to compile or to run: a hundred times what either takes
 
 
@@ -71,7 +73,7 @@ class Program:
 
 def folder_for(owner: object) -> Path:
     """Make a temporary folder that lives as long as `owner`."""
-    folder = Path(tempfile.mkdtemp(prefix="mnist-program-"))
+    folder = Path(tempfile.mkdtemp(prefix=_FOLDER))
     weakref.finalize(owner, rmtree, folder, ignore_errors=True)
     return folder
 
@@ -89,7 +91,8 @@ def run(name: str, command: list[str], verb: str, data: bytes = b"") -> bytes:
     if done.returncode:
         lines = done.stderr.decode(errors="replace").split("\n")
         reason = next((line for line in lines if "rror" in line), lines[0]) or f"exit code {done.returncode}"
-        raise ArtifactError(f"{name} does not {verb} here ({reason.strip()}); export it again")
+        reason = re.sub(rf"[^\s('\"]*{_FOLDER}\w+[/\\]", "", reason.strip())  # `name` lies elsewhere
+        raise ArtifactError(f"{name} does not {verb} here ({reason}); export it again")
     return done.stdout
 
 

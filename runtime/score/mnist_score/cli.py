@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -11,9 +12,13 @@ from click.core import ParameterSource
 from mnist_runtime import __version__
 from mnist_runtime.bundled import BUNDLED
 from mnist_runtime.console.command import FAILURE, TERMINATED, Command, note, print_error, uninterrupted
-from mnist_runtime.console.model_choice import choose_model, max_error_option, model_option, open_classifier
+from mnist_runtime.console.model_choice import max_error_option, model_option, open_classifier
+from mnist_runtime.console.orientation import invert_option, transpose_option
 from mnist_runtime.errors import DigitError, ExtraMissingError
 from mnist_score.job import Part
+
+if TYPE_CHECKING:
+    from mnist_runtime.digits import Orientation
 
 # NumPy, onnxruntime and Ray are imported where they are used: --help and --version answer without them.
 
@@ -46,6 +51,8 @@ def _read_part(_: click.Context, __: click.Parameter, value: str | None) -> Part
     metavar="FILE",
     help="True labels of a .npy, as .npy, IDX, CSV or text: report the accuracy and the confusion matrix at the end.",
 )
+@invert_option
+@transpose_option
 @click.option(
     "--actors",
     type=click.IntRange(min=1),
@@ -68,6 +75,8 @@ def score(
     probabilities: bool,
     part: Part | None,
     labels: Path | None,
+    invert: bool,
+    transpose: bool,
     actors: int | None,
     address: str | None,
 ) -> int:
@@ -101,26 +110,35 @@ def score(
         raise click.UsageError("--max-error is for the column verdict; give a folder as OUTPUT.")
     if is_local and "://" in output:
         raise click.UsageError("a .npy is written on this machine; give a path as OUTPUT, or a folder.")
+    with uninterrupted():
+        from mnist_runtime.digits import Orientation
+
+    orientation = Orientation(invert, transpose)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as Ray does, but before Ray is imported
     try:
+        options: dict[str, Any] = {"orientation": orientation, "probabilities": probabilities}
         if is_local:
-            _score_file(Path(given), Path(output), model, part or Part(), labels, probabilities=probabilities)
-            return 0
-        return (
-            0
-            if _score_shards(given, output, model, max_error, address, actors, probabilities=probabilities)
-            else FAILURE
-        )
+            _score_file(Path(given), Path(output), model, part or Part(), labels, **options)
+        elif not _score_shards(given, output, model, max_error, address, actors, **options):
+            return FAILURE
     except SystemExit as end:
         if end.code != signal.SIGTERM:
             raise
         print_error("terminated; no file is left half-written under its final name")
         sys.stderr.flush()
         os._exit(TERMINATED)  # because a SystemExit out of Ray may abort the interpreter at its end
+    return 0
 
 
 def _score_file(
-    given: Path, output: Path, model: Path | None, part: Part, labels: Path | None, *, probabilities: bool
+    given: Path,
+    output: Path,
+    model: Path | None,
+    part: Part,
+    labels: Path | None,
+    *,
+    orientation: "Orientation",
+    probabilities: bool,
 ) -> None:
     """Score a part of one .npy into a .npy of its own, and report the accuracy if there are `labels`."""
     # This command multiplies no matrices in NumPy; the threads of its BLAS would cost a quarter of the start.
@@ -134,7 +152,6 @@ def _score_file(
         from mnist_runtime.io.labels import read_labels
         from mnist_score import local
 
-    chosen = choose_model(model, lambda _: None)
     with open_classifier(model, note) as classifier:
         digits = StoredArray.open(given)
         truth = read_labels(labels) if labels else None
@@ -143,10 +160,16 @@ def _score_file(
                 f"there are {len(digits):,} digits and {len(truth):,} labels; give exactly one label per digit"
             )
         rows, target = part.rows(len(digits)), part.path(output)
-        inputs = [path for path in (labels, chosen) if isinstance(path, Path)]
         with tqdm(total=len(rows), desc=target.name, unit=" digits", unit_scale=True, disable=None) as bar:
             fresh = local.score(
-                classifier, digits, target, rows, probabilities=probabilities, inputs=inputs, advance=bar.update
+                classifier,
+                digits,
+                target,
+                rows,
+                probabilities=probabilities,
+                orientation=orientation,
+                labels=labels,
+                advance=bar.update,
             )
     note(f"{'Wrote' if fresh else 'Nothing to do: there already is'} {target}  ({len(rows):,} digits)")
     if truth is not None:
@@ -164,6 +187,7 @@ def _score_shards(
     address: str | None,
     actors: int | None,
     *,
+    orientation: "Orientation",
     probabilities: bool,
 ) -> bool:
     """Score the shards of an input on Ray, and return True if every one is scored."""
@@ -176,7 +200,7 @@ def _score_shards(
             "or give an OUTPUT that ends in .npy"
         ) from error
     with open_classifier(model, note, max_error=max_error) as classifier:
-        plan = run.plan(classifier, given, output, probabilities=probabilities)
+        plan = run.plan(classifier, given, output, probabilities=probabilities, orientation=orientation)
         return run.run(plan, classifier, address, actors)
 
 

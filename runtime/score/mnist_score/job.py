@@ -51,13 +51,27 @@ class Job:
     """Kind of the answers: "labels" or "probabilities"."""
     max_error: float | None = None
     """Largest share of wrong labels among the digits that the verdicts allow; None for the least of the model."""
+    invert: bool = False
+    """True if black and white of arrays are exchanged."""
+    transpose: bool = False
+    """True if rows and columns of arrays are exchanged."""
     schema: int = SCHEMA
     """Version of the layout of records."""
 
     @classmethod
-    def of(cls, folder: str, digests: Sequence[str], *, probabilities: bool, max_error: float | None = None) -> Self:
+    def of(
+        cls,
+        folder: str,
+        digests: Sequence[str],
+        *,
+        probabilities: bool,
+        max_error: float | None = None,
+        invert: bool = False,
+        transpose: bool = False,
+    ) -> Self:
         """Describe a run over the shards of `folder` by the models of these SHA-256."""
-        return cls(folder, sorted(digests), "probabilities" if probabilities else "labels", max_error)
+        kind = "probabilities" if probabilities else "labels"
+        return cls(folder, sorted(digests), kind, max_error, invert, transpose)
 
     def record(self, **details: Any) -> bytes:
         """Encode the job, and `details` of one file of answers or of all of them, as JSON."""

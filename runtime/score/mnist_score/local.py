@@ -17,7 +17,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from mnist_runtime.classifier import Classifier
-from mnist_runtime.digits import CLASSES, PIXELS
+from mnist_runtime.console.command import note
+from mnist_runtime.digits import CLASSES, PIXELS, UPRIGHT, Orientation, suspicion
 from mnist_runtime.errors import FileWriteError
 from mnist_runtime.io.arrays import StoredArray
 from mnist_runtime.io.files import ensure_writable, publish, read_whole, write_atomically, write_errors
@@ -45,7 +46,8 @@ def score(
     rows: range,
     *,
     probabilities: bool = False,
-    inputs: Iterable[Path] = (),
+    orientation: Orientation = UPRIGHT,
+    labels: Path | None = None,
     advance: Callable[[int], object] = lambda _: None,
 ) -> bool:
     """Write the labels, uint8 `[n]`, or the probabilities, float32 `[n, 10]`, of some digits to `output`.
@@ -56,7 +58,8 @@ def score(
         output: File of the answers, which appears once they are complete.
         rows: Rows of `digits` to answer, in order.
         probabilities: Write probabilities instead of labels.
-        inputs: Other files that must not be overwritten: labels, the model.
+        orientation: Turns that the digits need; a note on stderr tells what is suspicious about the first of them.
+        labels: File of the true labels, which must not be overwritten either.
         advance: Called with the number of digits answered since the last call; first with those of an earlier run.
 
     Returns:
@@ -67,10 +70,12 @@ def score(
         FileWriteError: the answers cannot be written, or a file that must be kept is in their way.
     """
     part, record = Path(f"{output}.part"), Path(f"{output}.json")
+    inputs = [Path(name) for name in (digits.name, classifier.artifact.name, labels) if name]
     for path in (output, part, record):
-        _refuse(path, (Path(digits.name), *inputs))
+        _refuse(path, inputs)
     source = Path(digits.name).resolve()
-    job = Job.of(f"local://{source.parent}", classifier.digests, probabilities=probabilities)
+    place = f"local://{source.parent}"
+    job = Job.of(place, classifier.digests, probabilities=probabilities, **asdict(orientation))
     details = {"shard": asdict(Shard.of_file(source.name, source)), "rows": [rows.start, rows.stop]}
     digest, resumable = _earlier(part, record, job, details)
     ensure_writable(output.parent)
@@ -84,8 +89,11 @@ def score(
             write_atomically(record, job.record(**details))
         done = _resume(file, _header(job, len(rows)), _ROW[job.output].itemsize)
         advance(done)
-        for pixels in digits.chunks(chunk, rows.start + done, rows.stop):
-            outputs = classifier.compute(pixels)
+        for index, pixels in enumerate(digits.chunks(chunk, rows.start + done, rows.stop)):
+            turned = orientation.turned(pixels)
+            if index == 0 and (doubt := suspicion(turned)):
+                note(f"{digits.name}: {doubt}")
+            outputs = classifier.compute(turned)
             answers = outputs.probabilities if probabilities else outputs.labels.astype(np.uint8)
             file.write(answers.tobytes())
             file.flush()

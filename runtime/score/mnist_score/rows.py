@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mnist_runtime.digits import HEIGHT, PIXELS, WIDTH, Intensities, Pixels, as_digits
+from mnist_runtime.digits import HEIGHT, PIXELS, UPRIGHT, WIDTH, Intensities, Orientation, Pixels, as_digits
 from mnist_runtime.errors import DigitError, FileReadError, first_line, printable
 from mnist_runtime.io.arrays import StoredArray
 from mnist_runtime.io.formats import recognise
@@ -43,8 +43,10 @@ class Rows:
 
 
 @contextlib.contextmanager
-def open_rows(folder: Place, name: str) -> Iterator[Rows]:
+def open_rows(folder: Place, name: str, orientation: Orientation = UPRIGHT) -> Iterator[Rows]:
     """Open the shard `name` of `folder`; at most a batch, or a compressed page, is in memory.
+
+    Arrays, and pictures of 28x28, are turned by `orientation`.
 
     Raises:
         FileMissingError: the shard does not exist.
@@ -55,10 +57,11 @@ def open_rows(folder: Place, name: str) -> Iterator[Rows]:
         if name.endswith(".npy"):
             array = StoredArray.of_stream(file, name, file.size())
             count = len(array)
-            yield Rows(count, pa.schema([]), _reading(((digits, []) for digits in array.chunks(BATCH)), name))
+            batches: Batches = ((orientation.turned(digits), []) for digits in array.chunks(BATCH))
+            yield Rows(count, pa.schema([]), _reading(batches, name))
             return
         with pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True) as parquet:
-            yield _of_parquet(parquet, name)
+            yield _of_parquet(parquet, name, orientation)
 
 
 def _reading(batches: Batches, name: str) -> Batches:
@@ -71,7 +74,7 @@ def _reading(batches: Batches, name: str) -> Batches:
         ) from error
 
 
-def _of_parquet(parquet: pq.ParquetFile, name: str) -> Rows:
+def _of_parquet(parquet: pq.ParquetFile, name: str, orientation: Orientation) -> Rows:
     schema = parquet.schema_arrow
     at = _column(schema, name)
     kind = schema.field(at).type
@@ -80,7 +83,7 @@ def _of_parquet(parquet: pq.ParquetFile, name: str) -> Rows:
     def batches() -> Batches:
         for batch in parquet.iter_batches(count, use_threads=False):
             columns = batch.columns
-            yield _pixels(columns.pop(at), f"{name}:{schema.names[at]}"), columns
+            yield _pixels(columns.pop(at), f"{name}:{schema.names[at]}", orientation), columns
 
     rest = schema.remove(at).remove_metadata()
     if "label" in rest.names and "true_label" not in rest.names:  # the answers have a column label
@@ -101,8 +104,8 @@ def _column(schema: pa.Schema, name: str) -> int:
     return int(schema.get_field_index(found))
 
 
-def _pixels(column: pa.Array, name: str) -> Intensities | Pixels:
-    """Check a column of digits, and return them as uint8 or float32 `[n, 784]`."""
+def _pixels(column: pa.Array, name: str, orientation: Orientation) -> Intensities | Pixels:
+    """Check a column of digits, and return them, turned, as uint8 or float32 `[n, 784]`."""
     if isinstance(column, pa.ExtensionArray):  # such as tensors of 28x28, which are stored as lists
         column = column.storage
     kind = column.type
@@ -113,10 +116,11 @@ def _pixels(column: pa.Array, name: str) -> Intensities | Pixels:
         raise DigitError(f"{name} has {column.null_count:,} rows that are null; drop them")
     if pa.types.is_fixed_size_binary(kind) and kind.byte_width == PIXELS:
         flat = column.buffers()[1]
-        return np.frombuffer(flat or b"", np.uint8, len(column) * PIXELS, column.offset * PIXELS).reshape(-1, PIXELS)
+        digits = np.frombuffer(flat or b"", np.uint8, len(column) * PIXELS, column.offset * PIXELS)
+        return orientation.turned(digits.reshape(-1, PIXELS))
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        digits = [_of_bytes(value.as_py(), name) for value in column]
-        return np.concatenate([np.empty((0, PIXELS), np.uint8), *digits])
+        each = [_of_bytes(value.as_py(), name, orientation) for value in column]
+        return np.concatenate([np.empty((0, PIXELS), np.uint8), *each])
     values, size = _flattened(column, name)
     if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)) or values.type == kind:
         raise DigitError(f"{name} is of type {kind}, and {_WANTED} is wanted; convert it")
@@ -125,20 +129,22 @@ def _pixels(column: pa.Array, name: str) -> Intensities | Pixels:
     if values.null_count:
         raise DigitError(f"{name} has {values.null_count:,} pixels that are null; fix or drop those rows")
     try:
-        return as_digits(values.to_numpy().reshape(-1, PIXELS))
+        return orientation.turned(as_digits(values.to_numpy().reshape(-1, PIXELS)))
     except DigitError as error:
         raise DigitError(f"{name}: {error}") from error
 
 
-def _of_bytes(data: bytes, name: str) -> Intensities:
-    """Read 784 raw intensities, or a picture; one of 28x28 is taken as it is. Returns uint8 `[1, 784]`."""
+def _of_bytes(data: bytes, name: str, orientation: Orientation) -> Intensities | Pixels:
+    """Read 784 raw intensities, or a picture; one of 28x28 is taken for intensities. Returns uint8 `[1, 784]`."""
     if len(data) == PIXELS and recognise(data) != "image":
-        return np.frombuffer(data, np.uint8).reshape(1, PIXELS)
+        return orientation.turned(np.frombuffer(data, np.uint8).reshape(1, PIXELS))
     from mnist_runtime.io.images import normalise
     from mnist_runtime.io.images.decode import decode
 
     grey = decode(data, name)
-    return (grey if grey.shape == (HEIGHT, WIDTH) else normalise(grey, name)).reshape(1, PIXELS)
+    if grey.shape == (HEIGHT, WIDTH):
+        return orientation.turned(grey.reshape(1, PIXELS))
+    return normalise(grey, name).reshape(1, PIXELS)
 
 
 def _flattened(column: pa.Array, name: str) -> tuple[pa.Array, int]:

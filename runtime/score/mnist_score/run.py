@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from mnist_runtime.classifier import Classifier
 from mnist_runtime.console.command import note, print_error
+from mnist_runtime.digits import UPRIGHT, Orientation
 from mnist_runtime.errors import FileWriteError, OptionError
 from mnist_score import ray_pool
 from mnist_score.errors import ClusterError
@@ -49,7 +50,9 @@ class Plan:
     """True if nothing is left to do, not even a manifest to write."""
 
 
-def plan(classifier: Classifier, given: str, output: str, *, probabilities: bool) -> Plan:
+def plan(
+    classifier: Classifier, given: str, output: str, *, probabilities: bool, orientation: Orientation = UPRIGHT
+) -> Plan:
     """Compare the shards of an input with the answers in an output.
 
     Answers to a shard that has changed, and files that killed runs have left unfinished, are removed.
@@ -63,7 +66,13 @@ def plan(classifier: Classifier, given: str, output: str, *, probabilities: bool
     folder, shards = list_shards(place)
     if target.overlaps(place):
         raise OptionError(f"{target.path} and the input {place.path} overlap; keep them apart")
-    job = Job.of(folder.name, classifier.digests, probabilities=probabilities, max_error=classifier.max_error)
+    job = Job.of(
+        folder.name,
+        classifier.digests,
+        probabilities=probabilities,
+        max_error=classifier.max_error,
+        **asdict(orientation),
+    )
     found = target.files()
     outputs = _scored(job, target, found)
     expected = {shard.output: shard for shard in shards}

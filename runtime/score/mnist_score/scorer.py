@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mnist_runtime.classifier import Classifier
-from mnist_runtime.digits import CLASSES, Intensities, Pixels
+from mnist_runtime.digits import CLASSES, Intensities, Orientation, Pixels
 from mnist_runtime.errors import DigitError, MnistRuntimeError, first_line
 from mnist_runtime.verdicts import VERDICTS
 from mnist_score.job import Job, Shard
@@ -86,7 +86,7 @@ class Scorer:
             yield replace(report, error=sentence)
 
     def _score(self, shard: Shard) -> Iterator[Report]:
-        with open_rows(self._folder, shard.name) as rows:
+        with open_rows(self._folder, shard.name, Orientation(self._job.invert, self._job.transpose)) as rows:
             schema = self._schema(rows, shard)
             report = Report(shard.name, count=rows.count)
             yield report

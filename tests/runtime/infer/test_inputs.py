@@ -68,6 +68,22 @@ def test_a_folders_gif_tiff_and_jfif_are_read(run, test_split, tmp_path):
     assert b"left out" not in result.stderr
 
 
+def test_a_folders_idx_csv_and_gzipped_files_are_read_and_its_labels_left_out(run, test_split, tmp_path):
+    images = test_split.images[:5]
+    for name, data in {
+        "a-images-idx3-ubyte": idx(images[:1]),
+        "a-labels-idx1-ubyte": idx(test_split.labels[:1]),
+        "b.idx3-ubyte.gz": gzip.compress(idx(images[1:2])),
+        "c.csv": csv(images[2:3]),
+        "d.CSV.GZ": gzip.compress(csv(images[3:4])),
+        "e.npy.gz": gzip.compress(npy(images[4:5])),
+    }.items():
+        (tmp_path / name).write_bytes(data)
+    result = run("mnist-infer", tmp_path, "--format", "jsonl")
+    assert (result.returncode, labels(result)) == (0, [7, 2, 1, 0, 4])
+    assert f"{tmp_path}: left out 1 file of other kinds\n".encode() in result.stderr
+
+
 @pytest.mark.parametrize(("name", "wanted"), [("a.npy", [7]), ("b.npz", [2, 1]), ("c.png", [0])])
 def test_standard_input_is_told_by_its_bytes(run, folder, name, wanted):
     result = run("mnist-infer", "-", "--format", "jsonl", input=(folder / name).read_bytes())
@@ -276,6 +292,12 @@ def test_labels_give_accuracy_and_confusion_for_what_was_read(run, folder, tmp_p
     paths = [folder / name for name in ("a.npy", "b.npz", "c.png")]
     result = run("mnist-infer", *paths, "--labels", tmp_path / "y.npy")
     assert result.stdout.startswith(b"accuracy  75.00%  (3 of 4; 95 % interval 30.06% to 95.44%)")
+    assert result.stdout.splitlines()[1] == b"answered  100.00%  (4 of 4; right among these: 75.00% (3))"
+    unsure = run("mnist-infer", *paths, "--labels", tmp_path / "y.npy", "--model", "linear")
+    assert unsure.stdout.splitlines()[1] == b"answered  25.00%  (1 of 4; right among these: 0.00% (0))"
+    (tmp_path / "one.txt").write_text("7")
+    unsure = run("mnist-infer", folder / "a.npy", "--labels", tmp_path / "one.txt", "--model", "linear")
+    assert unsure.stdout.splitlines()[1] == b"answered  0.00%  (0 of 1)"
     advice = b"give exactly one label per digit"
     for wrong, sentence in (([7, 2, 1, 0, 0], advice), ([7], b"more digits than"), ([70], b"0-9")):
         np.save(tmp_path / "y.npy", np.array(wrong))

@@ -51,8 +51,8 @@ def test_labels_come_back_beside_the_logits_and_follow_the_stated_rule(test_spli
 
 @needs_compiler
 def test_what_does_not_compile_is_no_artifact():
-    with pytest.raises(ArtifactError, match=r"mnist.h does not compile here .*; export it again"):
-        Header(b"#error not a header\n", "mnist.h")
+    with pytest.raises(ArtifactError, match=r"^out/mnist.h does not compile here \(mnist.h:1:2: .*; export it again"):
+        Header(b"#error not a header\n", "out/mnist.h")
 
 
 @needs_compiler

@@ -147,7 +147,7 @@ def test_a_truncated_gz_is_refused(tmp_path, lab_pickle):
 def test_nothing_there_says_what_to_give(tmp_path):
     with pytest.raises(FileNotFoundError, match="give bundled, lab, a URL"):
         open_source(str(tmp_path / "missing"))
-    with pytest.raises(DataError, match=r"neither x_train.npy nor train-images"):
+    with pytest.raises(DataError, match=r"neither x_train.npy, train-images-idx3-ubyte nor train.csv"):
         open_source(str(tmp_path))
 
 
@@ -194,6 +194,12 @@ def test_a_table_with_labels_is_a_data_set(tmp_path, test_split, name):
     (tmp_path / "bare.csv").write_text("".join(",".join(map(str, row[1:])) + "\n" for row in rows))
     with pytest.raises(DataError, match="has no labels"):
         open_source(str(tmp_path / "bare.csv"))
+    (tmp_path / name).rename(tmp_path / f"mnist_{name}")
+    (tmp_path / "mnist_test.csv").write_text(text)
+    assert open_source(str(tmp_path)).digests().items() > data.digests().items()
+    (tmp_path / "mnist_test.csv").unlink()
+    (tmp_path / "bare.csv").rename(tmp_path / "test.csv")
+    assert open_source(str(tmp_path)).digests() == data.digests()
 
 
 def test_a_file_cut_short_during_training_is_one_error_and_no_crash(tmp_path):

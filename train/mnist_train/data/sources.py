@@ -26,7 +26,7 @@ from mnist_train.errors import DataError
 LAB_URL = "https://github.com/pytorch/tutorials/raw/main/_static/mnist.pkl.gz"
 """Address of the lab's file, for `--data lab`."""
 
-_WANTED = "give bundled, lab, a URL, a .pkl.gz, a .npz, a .csv, or a folder of IDX or .npy files"
+_WANTED = "give bundled, lab, a URL, a .pkl.gz, a .npz, a .csv, or a folder of IDX, .npy or .csv files"
 _UNPACKED_LIMIT = 2**32  # bytes; larger data belongs in a folder of .npy files, which stay on disk
 _ROWS = 2**14  # of a table, parsed at a time
 _HELD_OUT = 6  # the last 1/6 of the training digits, if none are given to validate on: MNIST's 10,000 of 60,000
@@ -63,7 +63,8 @@ def open_source(source: str, *, sha256: str | None = None, checked: bool = False
 
     Args:
         source: "bundled", "lab", an http(s) URL, or the path of a .pkl.gz, a .npz, a .csv (or .csv.gz), or a folder of
-            IDX files (raw or .gz) or of .npy files. A folder of .npy files stays on disk; the others are read.
+            IDX files, of .csv files (both raw or .gz) or of .npy files. A folder of .npy files stays on disk; the
+            others are read.
         sha256: SHA-256 of the file to download, in hex; without it, a URL must hold MNIST.
         checked: True if another process has checked the values of files that stay on disk; only headers are read then.
         options: `limit` and `timeout` of `download.fetch`.
@@ -124,7 +125,9 @@ def _open_folder(folder: Path, *, checked: bool) -> Dataset:
     for below in (folder, folder / "raw", folder / "MNIST" / "raw"):  # torchvision's root holds MNIST/raw
         if _idx_path(below, "train-images", 3).exists():
             return _from_idx(below)
-    raise DataError(f"{folder} holds neither x_train.npy nor train-images-idx3-ubyte; {_WANTED}")
+    if (table := _csv_path(folder, "train")).exists():
+        return _from_csv(table, _csv_path(folder, "test"))
+    raise DataError(f"{folder} holds neither x_train.npy, train-images-idx3-ubyte nor train.csv; {_WANTED}")
 
 
 def _from_pickle(stream: BufferedReader, path: Path) -> Dataset:
@@ -136,8 +139,24 @@ def _from_pickle(stream: BufferedReader, path: Path) -> Dataset:
     return _assemble({f"{axis}_{name}": array for name, pair in names for axis, array in zip("xy", pair, strict=True)})
 
 
-def _from_table(table: StoredTable) -> Dataset:
-    """Read a table of digits with labels, all of which are to train on."""
+def _from_csv(train: Path, test: Path) -> Dataset:
+    """Read a table to train on, and one to test on unless it has no labels, as Kaggle's has not."""
+    with open_regular(train, _WANTED) as file:
+        if not test.exists():
+            return _from_table(StoredTable(decompressed(file), str(train)))
+        with open_regular(test, _WANTED) as other:
+            return _from_table(*(StoredTable(decompressed(each), each.name) for each in (file, other)))
+
+
+def _from_table(train: StoredTable, test: StoredTable | None = None) -> Dataset:
+    arrays = _read_table(train, "train")
+    if not arrays:
+        raise DataError(f"{train.name} has no labels; give a label and 784 pixels in each row")
+    return _assemble(arrays | (_read_table(test, "test") if test else {}))
+
+
+def _read_table(table: StoredTable, split: str) -> dict[str, NDArray[Any]]:
+    """Return the digits and labels of a table as x_`split` and y_`split`; nothing from a table without labels."""
     images, labels, size = [], [], 0
     for digits, named in table.chunks(_ROWS):
         if named is None:
@@ -149,9 +168,7 @@ def _from_table(table: StoredTable) -> Dataset:
             raise DataError(
                 f"{table.name} unpacks to more than {_UNPACKED_LIMIT >> 30} GiB; give a folder of .npy files"
             )
-    if not labels:
-        raise DataError(f"{table.name} has no labels; give a label and 784 pixels in each row")
-    return _assemble({"x_train": np.concatenate(images), "y_train": np.concatenate(labels)})
+    return {f"x_{split}": np.concatenate(images), f"y_{split}": np.concatenate(labels)} if labels else {}
 
 
 def _from_npz(file: BufferedReader, path: Path) -> Dataset:
@@ -222,6 +239,12 @@ def _idx_path(folder: Path, stem: str, ndim: int) -> Path:
     """Return the path under the spelling found: "-" or "." before idx, raw or .gz, or in a folder of the same name."""
     names = [f"{stem}{dash}idx{ndim}-ubyte{end}" for dash in "-." for end in ("", ".gz")]
     spellings = [folder / name for name in names] + [folder / above / name for above in names for name in names]
+    return next((path for path in spellings if path.is_file()), spellings[0])
+
+
+def _csv_path(folder: Path, name: str) -> Path:
+    """Return the path under the spelling found: with mnist_ before the name or not, raw or .gz."""
+    spellings = [folder / f"{prefix}{name}.csv{end}" for prefix in ("", "mnist_") for end in ("", ".gz")]
     return next((path for path in spellings if path.is_file()), spellings[0])
 
 
