@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from mnist_export.errors import BusyError
 from mnist_runtime.errors import FileReadError, FileWriteError, IntegrityError, ManifestError
-from mnist_runtime.io.files import ensure_writable, staged, write_atomically, write_errors
+from mnist_runtime.io.files import ensure_writable, staged, sweep, write_atomically, write_errors
 from mnist_runtime.model.manifest import MANIFEST_SCHEMA, NAME, Manifest, is_below, read_manifest
 
 LOCK = ".mnist-export.lock"
@@ -134,11 +134,10 @@ def _check_places(folder: Path, old: Iterable[str], new: Iterable[str]) -> None:
 def _sweep(folder: Path, names: Iterable[str], *, keep: Container[str]) -> None:
     """Remove the files of `names` that are not in `keep`, and the temporary files that killed exporters left."""
     for path in (folder / name for name in names):
-        with write_errors(path):
-            obsolete = [] if path.relative_to(folder).as_posix() in keep else [path]
-            for each in [*path.parent.glob(f".{path.name}.*.tmp"), *obsolete]:
-                if os.path.lexists(each) and not (each.is_dir() and not each.is_symlink()):
-                    each.unlink(missing_ok=True)
+        sweep(path)
+        if path.relative_to(folder).as_posix() not in keep:
+            with write_errors(path), contextlib.suppress(NotADirectoryError):
+                path.unlink(missing_ok=True)
 
 
 def _write(folder: Path, document: Mapping[str, Any]) -> None:

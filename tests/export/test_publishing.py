@@ -145,6 +145,43 @@ def test_killed_at_any_write_of_a_first_export_the_folder_is_empty_interrupted_o
     assert outcomes == sorted(outcomes, key=["nothing", "interrupted", "new"].index)
 
 
+COMMAND = """
+import os, signal, sys
+from mnist_export.cli import export
+
+event, name, at = sys.argv.pop(1), sys.argv.pop(1), int(sys.argv.pop(1))
+
+def kill(found, arguments):
+    global at
+    if found == event and any(name in str(argument) for argument in arguments):
+        at -= 1
+        if not at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(kill)
+export()
+"""
+
+
+def test_mnist_export_killed_as_a_process_leaves_a_whole_set_or_says_so_and_runs_again(run, trained, tmp_path: Path):
+    """Kill it while it stages, between two renames, before the last, and after the last."""
+    command = (trained / "mnist.safetensors", "--format", "onnx", "--output-dir")
+    publish(tmp_path / "folder", _made_from("a"), _files(OLD))
+    for event, name, at, wanted in (
+        ("open", ".manifest.json.", 1, "old"),
+        ("os.rename", ".mnist.onnx.", 1, "interrupted"),
+        ("os.rename", ".manifest.json.", 2, "interrupted"),
+    ):
+        killed = run("python", "-c", COMMAND, event, name, at, *command, tmp_path / "folder")
+        assert killed.returncode == -signal.SIGKILL
+        assert _state(tmp_path / "folder") == wanted
+    killed = run("python", "-c", COMMAND, "os.remove", ".mnist.onnx.", 1, *command, tmp_path / "new")
+    assert killed.returncode == -signal.SIGKILL
+    assert read_manifest(tmp_path / "new").read("mnist.onnx")
+    assert run("mnist-export", *command, tmp_path / "folder").returncode == 0
+    assert {path.name for path in (tmp_path / "folder").iterdir()} == {"mnist.onnx", "manifest.json", LOCK}
+
+
 def test_two_exporters_at_once_do_not_interleave(tmp_path: Path):
     sets = {checkpoint: {f"mnist.{n}.onnx": f"{checkpoint} {n}" for n in range(20)} for checkpoint in "abcd"}
     processes = [

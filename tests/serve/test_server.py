@@ -6,6 +6,7 @@ import socket
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -118,6 +119,28 @@ def test_a_stopping_server_is_live_but_not_ready_and_finishes_accepted_requests(
     status, said = server.answer(accepted)
     assert (status, said["outputs"][2]["data"]) == (200, [7])
     assert server.wait() == 0
+
+
+FAKETIME = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
+
+
+@pytest.mark.skipif(not FAKETIME, reason="needs libfaketime")
+@pytest.mark.parametrize("jump", ["+1d", "-1d"])
+def test_a_clock_that_jumps_ends_no_request_early_and_no_deadline_late(serve, digits, tmp_path, jump):
+    clock = tmp_path / "clock"
+    clock.write_text("+0")
+    env = {"LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1"}
+    server = serve("--timeout", "1", env={**env, "FAKETIME_DONT_FAKE_MONOTONIC": "1"})
+    body = json.dumps(server.document(digits[:1])).encode()
+    for status, rest in ((b"200", body[-10:]), (b"408", b"")):
+        with server.send(body, part=slice(-10)) as half:
+            server.wait_for_in_flight(1)
+            clock.write_text(jump)
+            half.sendall(rest)
+            assert half.recv(12) == b"HTTP/1.1 " + status
+    times = [line["time"][:10] for line in server.requests()]
+    assert times[0] != times[-1]
+    assert server.stop() == 0
 
 
 def test_a_second_signal_stops_the_server_at_once(serve, digits):

@@ -122,6 +122,43 @@ def test_killed_again_and_again_it_ends_at_the_same_bytes(kill_at, run, recipe, 
     assert (tmp_path / CHECKPOINT).read_bytes() == (uninterrupted / CHECKPOINT).read_bytes()
 
 
+AT_WRITE = """
+import os, signal, sys
+from mnist_train.cli import train
+
+event, name = sys.argv.pop(1), sys.argv.pop(1)
+
+def kill(found, arguments):
+    if found == event and name in str(arguments[0]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(kill)
+train()
+"""
+"""A program that runs mnist-train and kills itself when it is about to open, rename or remove a file."""
+
+
+@pytest.mark.parametrize(
+    ("event", "name"),
+    [
+        ("os.rename", "resume.safetensors"),
+        ("os.rename", ".mnist.safetensors"),
+        ("open", ".metrics.jsonl"),
+        ("os.remove", f"/{FILE}"),
+    ],
+)
+def test_a_resumed_run_that_is_killed_while_it_writes_ends_at_the_same_bytes(kill_at, run, few, tmp_path, event, name):
+    base = ("--device", "cpu", "--data", few, "--epochs", "2")
+    assert run("mnist-train", *base, "--output-dir", tmp_path / "whole").returncode == 0
+    assert kill_at(20, signal.SIGTERM, *base, "--output-dir", tmp_path / "parts").returncode == 128 + signal.SIGTERM
+    resume = ("--resume", tmp_path / "parts" / FILE)
+    assert run("python", "-c", AT_WRITE, event, name, *resume).returncode == -signal.SIGKILL
+    resumed = run("mnist-train", *resume)
+    assert resumed.returncode == 0, resumed.stderr
+    contents = [{path.name: path.read_bytes() for path in (tmp_path / part).iterdir()} for part in ("whole", "parts")]
+    assert contents[0] == contents[1]
+
+
 def test_a_resumed_run_may_be_made_longer_but_not_other(kill_at, run, few, tmp_path):
     base = ("--device", "cpu", "--data", few, "--output-dir", tmp_path)
     assert kill_at(3, signal.SIGINT, *base).returncode == 130

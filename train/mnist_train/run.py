@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from mnist_runtime import __version__
-from mnist_runtime.io.files import ensure_writable, write_atomically
+from mnist_runtime.io.files import ensure_writable, sweep, write_atomically
 from mnist_train import checkpoint
 from mnist_train.augment import Augmented
 from mnist_train.averaging import WeightAverage
@@ -99,8 +99,10 @@ class TrainingRun:
         self.trained = group.wrap(self.model)
 
     def _prepare_outputs(self) -> Tracker:
-        """Raise unless all outputs can be written."""
+        """Raise unless all outputs can be written, and remove what a killed run left half-written."""
         ensure_writable(self.folder)
+        for name in (FILE, *FILES):
+            sweep(self.folder / name)
         if self.settings.report:
             require_matplotlib()
             ensure_writable(self.settings.report)

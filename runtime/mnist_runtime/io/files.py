@@ -143,6 +143,18 @@ def staged(path: str | os.PathLike[str], data: bytes) -> Iterator[Callable[[], N
             temporary.unlink()
 
 
+def sweep(path: Path) -> None:
+    """Remove the temporary files beside `path` that killed processes have left.
+
+    Raises:
+        FileWriteError: one of them cannot be removed.
+    """
+    with write_errors(path):
+        for left in path.parent.glob(f".{path.name}.*.tmp"):
+            if not left.is_dir() or left.is_symlink():
+                left.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def write_errors(path: Path) -> Iterator[None]:
     """Translate OSErrors from writing `path` into FileWriteError; our own errors pass through.
