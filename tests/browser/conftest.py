@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -108,8 +109,20 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a running mnist-serve, which has the bundled model whatever lies around here."""
-    home = tmp_path_factory.mktemp("serving")
+    """The address of a running mnist-serve."""
+    with serving(tmp_path_factory.mktemp("serving")) as address:
+        yield address
+
+
+@pytest.fixture
+def short_lived_server(tmp_path: Path) -> AbstractContextManager[str]:
+    """A mnist-serve of this test alone, which runs while the context lasts."""
+    return serving(tmp_path)
+
+
+@contextmanager
+def serving(home: Path) -> Iterator[str]:
+    """Run mnist-serve with the bundled model, whatever lies around here, and yield its address."""
     clean = {key: value for key, value in os.environ.items() if key != "MNIST_MODEL"}
     command = [Path(sys.executable).parent / "mnist-serve", "--port", "0", "--log-format", "json", "--no-access-log"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, cwd=home, env=clean) as process:
@@ -201,12 +214,12 @@ class Drawing:
 
 @pytest.fixture
 def page(chromium: Browser, server: str) -> Iterator[Callable[..., Drawing]]:
-    """Open the page in a fresh profile, with Playwright's options for one; without, a desktop's."""
+    """Open a page, by default that of `server`, in a fresh profile with Playwright's options."""
     contexts = []
 
-    def page(**options: Any) -> Drawing:
+    def page(address: str = server, **options: Any) -> Drawing:
         contexts.append(chromium.new_context(**options))
-        return Drawing(contexts[-1].new_page(), server)
+        return Drawing(contexts[-1].new_page(), address)
 
     yield page
     for context in contexts:

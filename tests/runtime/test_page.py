@@ -2,9 +2,10 @@
 
 import base64
 import hashlib
+import json
 import re
 
-from mnist_runtime.page import module_of, offline, served
+from mnist_runtime.page import app_files, module_of, offline, served
 
 MODULE = b'export const about = { checkpoint: "abc" };\n// any text\n'
 
@@ -35,6 +36,7 @@ def test_the_page_with_a_module_asks_nobody_and_carries_its_policy():
     assert parts.pop("img-src") == "data:"
     assert parts.pop("style-src") == sources(page, "style")
     assert parts.pop("script-src") == sources(page, "script")
+    assert parts.pop("worker-src") == parts.pop("manifest-src") == "'self'"
     assert set(parts.values()) == {"'none'"}
     assert {"default-src", "connect-src", "base-uri", "form-action"} == set(parts)
     assert page.index("http-equiv") < page.index("<style>") < page.index("<script")
@@ -55,3 +57,13 @@ def test_no_handler_and_no_style_is_inline_and_no_other_host_is_named():
     page = offline(MODULE).decode()
     assert not re.findall(r"<[^>]* (?:on[a-z]+|style)=", page)
     assert set(re.findall(r"https?://[^\s'\"]+", page)) == {"http://www.w3.org/2000/svg"}  # the name of SVG, no address
+
+
+def test_the_manifest_of_the_app_has_the_pages_icon_title_ground_and_address():
+    page, manifest = served()[0].decode(), json.loads(app_files("digits.html")["mnist.webmanifest"])
+    (icon,) = manifest["icons"]
+    assert f'<link rel="icon" href="{icon["src"]}">' in page
+    assert f"<title>{manifest['name']}</title>" in page
+    assert f'name="description" content="{manifest["description"]}"' in page
+    assert f"--ground: {manifest['background_color']};" in page
+    assert manifest["start_url"] == "digits.html"  # without one, Chromium does not install the app

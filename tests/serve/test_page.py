@@ -14,6 +14,7 @@ from PIL import Image
 
 from mnist_runtime import Classifier
 from mnist_runtime.io.images import read_image
+from mnist_runtime.page import app_files
 from mnist_serve import Limits, ServedModel, create_app
 
 
@@ -58,6 +59,7 @@ def test_the_policy_allows_only_the_pages_own_script_and_style(ask):
         assert policy.pop(f"{tag}-src") == f"'sha256-{digest}'"
     assert policy.pop("connect-src") == "'self'"
     assert policy.pop("img-src") == "data:"
+    assert policy.pop("worker-src") == policy.pop("manifest-src") == "'self'"
     assert set(policy.values()) == {"'none'"}
     assert {"default-src", "base-uri", "form-action", "frame-ancestors"} == set(policy)
     assert response.headers["x-content-type-options"] == "nosniff"
@@ -71,16 +73,29 @@ def test_the_page_is_one_file_that_names_no_other_host(ask):
     assert not re.findall(r"<link(?![^>]*href=\"data:)|<script[^>]*\ssrc|@import|url\(", text)
 
 
-def test_the_page_is_cached_until_it_changes(ask):
-    first = ask("GET", "/")
+@pytest.mark.parametrize("path", ["/", "/mnist.webmanifest", "/mnist.worker.js"])
+def test_each_file_is_cached_until_it_changes(ask, path):
+    first = ask("GET", path)
     assert first.headers["cache-control"] == "no-cache"
     for known in (first.headers["etag"], "W/" + first.headers["etag"], '"other", ' + first.headers["etag"]):
-        again = ask("GET", "/", headers={"If-None-Match": known})
+        again = ask("GET", path, headers={"If-None-Match": known})
         assert (again.status_code, again.content) == (304, b"")
         assert again.headers["etag"] == first.headers["etag"]
-    assert ask("GET", "/", headers={"If-None-Match": '"other"'}).content == first.content
-    head = ask("HEAD", "/")
+    assert ask("GET", path, headers={"If-None-Match": '"other"'}).content == first.content
+    head = ask("HEAD", path)
     assert (head.status_code, head.content) == (200, b"")
+
+
+@pytest.mark.parametrize(
+    ("name", "media_type"),
+    [("mnist.webmanifest", "application/manifest+json"), ("mnist.worker.js", "text/javascript; charset=utf-8")],
+)
+def test_the_files_of_the_app_are_served_under_a_policy_of_their_own(ask, name, media_type):
+    response = ask("GET", f"/{name}")
+    assert response.content == app_files("./")[name]
+    assert response.headers["content-type"] == media_type
+    assert response.headers["content-security-policy"] == "default-src 'none'; connect-src 'self'"
+    assert response.headers["x-content-type-options"] == "nosniff"
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "BMP", "WEBP"])

@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +20,14 @@ from mnist_export.formats import Recipe
 from mnist_export.gate import Compute
 from mnist_export.golden import GOLDEN, VALIDATION, Expected, Proof
 from mnist_export.onnx import Onnx
+from mnist_export.publishing import File
 from mnist_export.risk import choose_thresholds
 from mnist_runtime.digits import PIXELS, Intensities, as_intensities
 from mnist_runtime.model.comparison import Reference
 from mnist_runtime.model.header import Header
 from mnist_runtime.model.javascript import JavaScript, OfflinePage
 from mnist_runtime.model.program import Program, logits_sha256
-from mnist_runtime.page import offline
+from mnist_runtime.page import app_files, offline
 from mnist_train.data.bundled import load_split
 
 if TYPE_CHECKING:
@@ -125,6 +126,11 @@ class Html(Js):
     def build(self, bundle: "Bundle", expected: Expected) -> bytes:
         """Print the module into the page."""
         return offline(super().build(bundle, expected))
+
+    def side_files(self, bundle: "Bundle") -> Sequence[File]:  # noqa: ARG002
+        """Return the files that let a browser install the page from where it is served."""
+        files = app_files(self.format.file)
+        return [File(name, data, {"format": "app", "input": None}) for name, data in files.items()]
 
     def program(self, data: bytes) -> Program:
         """Run the module that is inside the page in node."""

@@ -22,6 +22,16 @@ def served() -> tuple[bytes, str]:
     return page.encode(), f"{policy}; frame-ancestors 'none'"
 
 
+def app_files(page: str) -> dict[str, bytes]:
+    """Return the files, by name, that make either page an app which a browser can install, where they lie beside it.
+
+    The page, whose address relative to them is `page`, does not need them.
+    """
+    files = {name: (_FOLDER / name).read_bytes() for name in ("mnist.webmanifest", "mnist.worker.js")}
+    start = f'"start_url": "{page}"'.encode()
+    return {name: data.replace(b'"start_url": "./"', start) for name, data in files.items()}
+
+
 def offline(module: bytes) -> bytes:
     """Return the page that asks `module`, the text of a mnist.mjs, and nobody else; its policy is inside.
 
@@ -46,7 +56,8 @@ def _assembled(network: str, hosts: str, *scripts: str) -> tuple[str, str]:
     html = html.replace(_SCRIPT, f'{network}<script type="module">{script}</script>')
     policy = (
         f"default-src 'none'; style-src {_source(style)}; script-src {' '.join(map(_source, (*scripts, script)))}; "
-        f"connect-src {hosts}; img-src data:; base-uri 'none'; form-action 'none'"  # data: is the tab's icon
+        f"connect-src {hosts}; img-src data:; "  # data: is the icon
+        "manifest-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'"
     )
     return html, policy
 

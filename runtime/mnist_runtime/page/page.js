@@ -322,7 +322,7 @@ function show(said) {
   const answered = said.state === "answered";
   get("label").textContent = answered && said.verdict !== "no digit" ? said.label : "–";
   bars.forEach((row, digit) => {
-    row.classList.toggle("best", answered && digit === said.label);
+    row.classList.toggle("best", said.verdict === "digit" && digit === said.label);
     row.querySelector("b").style.setProperty("--probability", answered ? said.probabilities[digit] : 0);
     row.lastChild.textContent = answered ? percent(said.probabilities[digit]) : "";
   });
@@ -372,13 +372,11 @@ function announce() {
 
 // The proof: the golden digits, replayed by the network inside this page.
 
-let proof = inside && prove();
+let proof = inside && painted().then(prove);
 
-if (inside) {
-  get("proof").addEventListener("toggle", ({ target }) => {
-    if (target.open && "proven" in target.dataset) proof = prove();
-  });
-}
+get("proof").addEventListener("toggle", ({ target }) => {
+  if (target.open) proof = proof.then(prove);
+});
 
 /** Replay the golden digits, and return what is damaged as a sentence; the empty string if nothing is. */
 async function prove() {
@@ -388,19 +386,24 @@ async function prove() {
   get("validation").textContent = about.logitsSha256;
   get("checkpoint").textContent = about.checkpoint;
   if (damaged) return refute(`the weights of layer ${damaged} inside this page are damaged; get the page again`);
-  const [golden, computed] = [get("golden"), []];
-  golden.replaceChildren();
-  delete get("proof").dataset.proven;
+  get("golden").replaceChildren();
+  let count = 0;
+  const computed = [];
   for (const { pixels, logits, layer } of mnist.replay()) {
-    showGolden(golden, pixels, layer < 0);
-    if (layer >= 0) return refute(misfit(golden.children.length, layer));
+    count += 1;
+    if (get("proof").open) showGolden(count, pixels, layer < 0);
+    if (layer >= 0) return refute(misfit(count, layer));
     computed.push(...logits);
     await new Promise((resolve) => setTimeout(resolve)); // lets strokes and painting go first
   }
   get("computed").textContent = await sha256(Int32Array.from(computed));
-  get("proven").textContent = `${golden.children.length} of ${golden.children.length} equal, bit for bit, in this browser`;
-  get("proof").dataset.proven = "";
+  get("proven").textContent = `${count} of ${count} equal, bit for bit, in this browser`;
   return "";
+}
+
+/** Return once the page is painted, so that the proof holds up neither the first sight of the page nor the pen. */
+function painted() {
+  return new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
 }
 
 function misfit(digit, layer) {
@@ -415,12 +418,12 @@ function refute(damage) {
   return damage;
 }
 
-function showGolden(list, pixels, equal) {
-  const tile = list.appendChild(document.createElement("li"));
+function showGolden(number, pixels, equal) {
+  const tile = get("golden").appendChild(document.createElement("li"));
   const canvas = tile.appendChild(document.createElement("canvas"));
   canvas.width = canvas.height = SIDE;
   canvas.role = "img";
-  canvas.ariaLabel = `${list.children.length}: ${equal ? "equal" : "differs"}`;
+  canvas.ariaLabel = `${number}: ${equal ? "equal" : "differs"}`;
   tile.className = equal ? "equal" : "differs";
   showPixels(pixels, canvas);
 }
@@ -431,4 +434,16 @@ async function sha256(integers) {
   return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
+// The app: a browser can install the page where it is served with its manifest and its worker beside it.
+
+async function offerToInstall() {
+  try {
+    await navigator.serviceWorker.register("mnist.worker.js", { scope: location.pathname });
+    document.head.append(Object.assign(document.createElement("link"), { rel: "manifest", href: "mnist.webmanifest" }));
+  } catch {
+    // They are not beside it, or the connection is not secure: the page needs neither.
+  }
+}
+
 show({ state: "blank" });
+if (location.protocol.startsWith("http")) offerToInstall();

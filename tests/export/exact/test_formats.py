@@ -19,7 +19,7 @@ from mnist_runtime import Classifier
 from mnist_runtime.model.header import Header
 from mnist_runtime.model.javascript import JavaScript
 from mnist_runtime.model.manifest import read_manifest
-from mnist_runtime.page import module_of
+from mnist_runtime.page import app_files, module_of
 
 
 def test_both_prints_compute_the_integers_whose_digest_the_manifest_holds(everything, validation):
@@ -57,6 +57,14 @@ def test_the_module_and_the_page_compute_the_same_integers(everything, validatio
     assert {records[name]["logits_sha256"] for name in ("mnist.h", "mnist.mjs", "mnist.html")} == {digest}
     assert digest in module.decode()
     assert len(page) <= 100_000
+
+
+@needs_node
+def test_the_files_that_make_the_page_an_app_lie_beside_it_and_in_the_manifest(everything):
+    records = read_manifest(everything).document["files"]
+    for name, data in app_files("mnist.html").items():
+        assert (everything / name).read_bytes() == data
+        assert (records[name]["format"], records[name]["sha256"]) == ("app", hashlib.sha256(data).hexdigest())
 
 
 @pytest.mark.parametrize("name", ["mnist.exact.onnx", "mnist.h", *in_node])

@@ -55,6 +55,21 @@ def test_a_folder_s_module_is_run_where_there_is_node(run, everything, tmp_path)
 
 
 @needs_node
+def test_a_folder_s_programs_and_pages_are_held_against_their_digests_where_nothing_can_run_them(
+    run, everything, tmp_path
+):
+    folder = shutil.copytree(everything, tmp_path / "folder")
+    damaged = ["mnist.h", "mnist.html", "mnist.mjs", "mnist.webmanifest", "mnist.worker.js"]
+    for name in damaged:
+        (folder / name).write_bytes((folder / name).read_bytes() + b"\n")
+    result = run("mnist-parity", folder, "--format", "json", env={"PATH": "", "CC": "no-such-compiler"})
+    assert result.returncode == 1
+    found = {each["file"]: each["failed_check"] for each in json.loads(result.stdout)}
+    assert [name for name in found if found[name]] == damaged
+    assert {found[name] for name in damaged} == {"integrity"}
+
+
+@needs_node
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [
