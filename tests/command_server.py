@@ -1,18 +1,28 @@
 """A process that has imported torch and forks itself for every command of the tests, as conftest.py asks it to.
 
 Importing torch takes longer than most of these commands. A forked command is a process of its own, with its own
-arguments, environment, folder, streams and end; only what is fixed when an interpreter starts (PYTHON*, the locale) is
-the server's. Usage: command_server.py DESCRIPTOR, of one end of a socket pair.
+arguments, environment, folder, streams and exit code; only what is fixed when an interpreter starts (PYTHON*, the
+locale) is the server's. Usage: command_server.py DESCRIPTOR, of a listening socket. Each process that runs tests
+connects to it; the server ends with the last connection.
 """
 
+import atexit
 import functools
+import gc
 import importlib
 import importlib.metadata
 import json
 import os
+import runpy
+import signal
 import socket
+import subprocess
 import sys
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 PRELOADED = (
     "torch",
@@ -26,13 +36,33 @@ PRELOADED = (
 """Modules that take long to import. Not ours, and not onnxruntime: a command imports those in its own environment."""
 
 
+def accept(listener: socket.socket) -> socket.socket:
+    """Fork a child per client; return, in the child, its connection."""
+    signal.signal(signal.SIGCHLD, end_with_the_last_client)
+    while True:
+        control, _ = listener.accept()
+        if not os.fork():
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            listener.close()
+            return control
+        control.close()
+
+
+def end_with_the_last_client(*_: object) -> None:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        os._exit(0)
+
+
 def serve(control: socket.socket) -> list[str]:
     """Answer requests with the process id and the exit code of a child; in the child, return the words of a command."""
     requests = control.makefile("rb")
     while True:
         _, streams, _, _ = socket.recv_fds(control, 1, 2)
         if not streams:
-            sys.exit()  # the tests are over
+            os._exit(0)  # the client's tests are over
         request = json.loads(requests.readline())
         if child := os.fork():
             for stream in streams:
@@ -49,10 +79,84 @@ def serve(control: socket.socket) -> list[str]:
         # The streams of the server belong to its own files, which may be of another kind.
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
-        os.environ.clear()
-        os.environ.update(request["env"])
+        change_environment(request["env"])
         os.chdir(request["cwd"])
         return request["words"]
+
+
+def change_environment(env: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(env)
+
+
+def run(words: Sequence[str]) -> None:
+    """Run a command, or `python -c PROGRAM`, `-m MODULE` or SCRIPT, in this process."""
+    command, *arguments = words
+    match Path(command).name, arguments:
+        case "python", ["-c", program, *arguments]:
+            sys.argv = ["-c", *arguments]
+            sys.path[0] = ""
+            exec(compile(program, "<string>", "exec"), {"__name__": "__main__"})
+        case "python", ["-m", module, *arguments]:
+            sys.argv = [module, *arguments]
+            sys.path[0] = str(Path.cwd())
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        case "python", [script, *arguments]:
+            sys.argv = [script, *arguments]
+            sys.path[0] = str(Path(script).parent)
+            runpy.run_path(script, run_name="__main__")
+        case name, arguments:
+            sys.argv = [command, *arguments]
+            sys.path[0] = str(Path(command).parent)
+            (entry,) = importlib.metadata.entry_points(group="console_scripts", name=name)
+            sys.exit(entry.load()())
+
+
+def run_and_exit(words: Sequence[str]) -> NoReturn:
+    """Run a command and exit as an interpreter does, but without destroying torch's modules, which takes a second."""
+    code: object = 0
+    try:
+        run(words)
+    except SystemExit as end:
+        code = end.code
+    except BaseException:  # noqa: BLE001
+        traceback.print_exc()
+        code = 1
+    if not isinstance(code, int | None):
+        print(code, file=sys.stderr)
+        code = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
+
+
+class Rank(subprocess.Popen[bytes]):
+    """A rank that torchrun starts: a fork of torchrun instead of a new interpreter."""
+
+    def _execute_child(self, *parameters) -> None:
+        arguments, *_, env = parameters[:7]
+        sys.stdout.flush()
+        self.pid = os.fork()
+        self._child_created = True
+        if self.pid:
+            return
+        os.setsid()
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_DFL)
+        change_environment(env)
+        sys.stdout.reconfigure(write_through=True)  # -u
+        run_and_exit(["python", *arguments[2:]])
+
+
+def fork_ranks() -> None:
+    """Let torchrun fork its ranks."""
+    from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
+
+    subprocess_handler.Popen = Rank
 
 
 def remember_operators() -> None:
@@ -67,18 +171,10 @@ def main() -> None:
     for name in PRELOADED:
         importlib.import_module(name)
     remember_operators()
-    command, *arguments = serve(socket.socket(fileno=int(sys.argv[1])))
-    sys.path[0] = str(Path(command).parent)  # as the interpreter has it for a script
-    name = Path(command).name
-    if name == "python":
-        _, program, *arguments = arguments  # -c
-        sys.argv = ["-c", *arguments]
-        sys.path[0] = ""
-        exec(compile(program, "<string>", "exec"), {"__name__": "__main__"})
-    else:
-        sys.argv = [command, *arguments]
-        (entry,) = importlib.metadata.entry_points(group="console_scripts", name=name)
-        sys.exit(entry.load()())
+    fork_ranks()
+    gc.collect()
+    gc.freeze()  # a child that collects garbage would copy every page of torch's objects
+    run_and_exit(serve(accept(socket.socket(fileno=int(sys.argv[1])))))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """What every room's tests share: real digits, one real training run, its artifacts, and real processes."""
 
 import codecs
+import contextlib
+import fcntl
 import json
 import os
 import pty
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -59,18 +62,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class CommandServer:
-    """The process of command_server.py, which has torch imported and forks itself for each command."""
+    """A connection to the process of command_server.py, which has torch imported and forks itself for each command."""
 
     commands = frozenset({"mnist-train", "mnist-data", "mnist-export", "torchrun", "python"})
     """Names of the commands that a fork can run; of "python", `-c PROGRAM` alone."""
 
-    def __init__(self) -> None:
-        self._control, theirs = socket.socketpair()
-        with theirs:
-            program = Path(__file__).with_name("command_server.py")
-            self._process = subprocess.Popen(
-                [sys.executable, program, str(theirs.fileno())], pass_fds=[theirs.fileno()]
-            )
+    def __init__(self, folder: Path) -> None:
+        """Connect to the server that listens in `folder`; start it where there is none."""
+        self._control = socket.socket(socket.AF_UNIX)
+        address = folder / "commands"
+        with _lock(address):
+            try:
+                self._control.connect(str(address))
+            except (FileNotFoundError, ConnectionRefusedError):
+                address.unlink(missing_ok=True)
+                with socket.socket(socket.AF_UNIX) as listener:
+                    listener.bind(str(address))
+                    listener.listen()
+                    listener.set_inheritable(True)
+                    self._control.connect(str(address))
+                    program = Path(__file__).with_name("command_server.py")
+                    words = [sys.executable, str(program), str(listener.fileno())]
+                    os.posix_spawn(sys.executable, words, os.environ)  # it outlives who started it
         self._answers = self._control.makefile("rb")
 
     def run(
@@ -94,7 +107,14 @@ class CommandServer:
     def close(self) -> None:
         self._answers.close()
         self._control.close()
-        self._process.wait(timeout=60)
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Let one process at a time into the block."""
+    with Path(f"{path}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _read_all(descriptor: int) -> bytes:
@@ -103,13 +123,38 @@ def _read_all(descriptor: int) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def command_server() -> Iterator[Callable[[], CommandServer]]:
-    """Return the session's server of commands, started at the first call."""
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A temporary folder that all processes of a test run share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def make_once(common: Path) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Return a folder that the first process which asks for its name fills, and all others read."""
+
+    def make_once(name: str, fill: Callable[[Path], None]) -> Path:
+        folder = common / name
+        with _lock(folder):
+            if not folder.exists():
+                unfinished = common / f"{name}.unfinished"
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir()
+                fill(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    return make_once
+
+
+@pytest.fixture(scope="session")
+def command_server(common: Path) -> Iterator[Callable[[], CommandServer]]:
+    """Return this process's connection to the server of commands, made at the first call."""
     started: list[CommandServer] = []
 
     def server() -> CommandServer:
         if not started:
-            started.append(CommandServer())
+            started.append(CommandServer(common))
         return started[0]
 
     yield server
@@ -205,23 +250,27 @@ def validation() -> "Split":
 
 
 @pytest.fixture(scope="session")
-def trained(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(run: Run, make_once: Callable[..., Path]) -> Path:
     """The folder of a real training run: mnist.safetensors and metrics.jsonl."""
-    folder = tmp_path_factory.mktemp("trained")
-    result = run("mnist-train", "--device", "cpu", "--output-dir", folder)
-    assert result.returncode == 0, result.stderr
-    return folder
+
+    def train(folder: Path) -> None:
+        result = run("mnist-train", "--device", "cpu", "--output-dir", folder)
+        assert result.returncode == 0, result.stderr
+
+    return make_once("trained", train)
 
 
 @pytest.fixture(scope="session")
-def exported(request: pytest.FixtureRequest, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(request: pytest.FixtureRequest, run: Run, make_once: Callable[..., Path]) -> Path:
     """The folder of a real export of that run: all formats and manifest.json; or that of --exported."""
     if made := request.config.getoption("--exported"):
         return made.resolve()
-    trained, folder = request.getfixturevalue("trained"), tmp_path_factory.mktemp("exported")
-    result = run("mnist-export", trained / "mnist.safetensors", "--output-dir", folder)
-    assert result.returncode == 0, result.stderr
-    return folder
+
+    def export(folder: Path) -> None:
+        result = run("mnist-export", request.getfixturevalue("trained") / "mnist.safetensors", "--output-dir", folder)
+        assert result.returncode == 0, result.stderr
+
+    return make_once("exported", export)
 
 
 @pytest.fixture(scope="session")

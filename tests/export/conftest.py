@@ -45,12 +45,14 @@ def expected(checkpoint: Checkpoint, validation: Split) -> Expected:
 
 
 @pytest.fixture(scope="session")
-def everything(run, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def everything(run, trained: Path, make_once) -> Path:
     """The folder of a real export of every format; without node, of all but JavaScript's."""
-    folder = tmp_path_factory.mktemp("everything")
-    formats = ["all"] if shutil.which("node") else [name for name in FORMATS if name not in {"js", "html"}]
-    options = [word for name in formats for word in ("--format", name)]
-    result = run("mnist-export", trained / "mnist.safetensors", *options, "--output-dir", folder)
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == b"", "the exporters' own talk does not reach the user"
-    return folder
+
+    def export(folder: Path) -> None:
+        formats = ["all"] if shutil.which("node") else [name for name in FORMATS if name not in {"js", "html"}]
+        options = [word for name in formats for word in ("--format", name)]
+        result = run("mnist-export", trained / "mnist.safetensors", *options, "--output-dir", folder)
+        assert result.returncode == 0, result.stderr
+        assert result.stderr == b"", "the exporters' own talk does not reach the user"
+
+    return make_once("everything", export)

@@ -330,30 +330,29 @@ train()
 
 
 @pytest.fixture
-def stopped(folder, tmp_path) -> Callable[..., None]:
-    """Run ranks until they stop."""
-
-    def stopped(size: int, *words: object, send: Callable[[subprocess.Popen[str]], object]) -> None:
-        args = ("--data", folder, "--device", "cpu", "--epochs", 1000, "--output-dir", tmp_path)
-        command = launch(size, *words, *args)
-        with subprocess.Popen(
-            [BIN / command[0], *command[1:]], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as process:
-            for line in process.stdout:
-                if line.startswith("epoch  1"):
-                    send(process)
-                    break
-            _, complaint = process.communicate(timeout=120)
-        assert process.returncode != 0
-        assert complaint.count("Stopped after step") == 1, complaint
-        assert f"go on with: torchrun ... -m mnist_train --resume {tmp_path / FILE}" in complaint
-
-    return stopped
+def endless(folder, tmp_path) -> tuple[object, ...]:
+    """Options of a run that has to be stopped."""
+    return ("--data", folder, "--device", "cpu", "--epochs", 1000, "--output-dir", tmp_path)
 
 
-def test_a_signal_stops_all_ranks_after_the_same_step(run, stopped, tmp_path):
+def said_where_it_stopped(stderr: str, state: Path) -> None:
+    assert stderr.count("Stopped after step") == 1, stderr
+    assert f"go on with: torchrun ... -m mnist_train --resume {state}" in stderr
+
+
+def test_a_signal_stops_all_ranks_after_the_same_step(run, endless, tmp_path):
     """SIGINT to torchrun, as from Ctrl-C: it hands it on, and any number of processes goes on from there."""
-    stopped(2, "-m", "mnist_train", send=lambda process: process.send_signal(signal.SIGINT))
+    command, *words = launch(2, "-m", "mnist_train", *endless)
+    with subprocess.Popen(
+        [BIN / command, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stdout:
+            if line.startswith("epoch  1"):
+                process.send_signal(signal.SIGINT)
+                break
+        _, stderr = process.communicate(timeout=120)
+    assert process.returncode != 0
+    said_where_it_stopped(stderr, tmp_path / FILE)
     state = load_state(tmp_path / FILE)
     assert {name for name in state.tensors if name.startswith("rng.")} == {"rng.cpu.0", "rng.cpu.1"}
     resumed = run("mnist-train", "--resume", tmp_path / FILE, "--epochs", state.epoch)
@@ -361,10 +360,12 @@ def test_a_signal_stops_all_ranks_after_the_same_step(run, stopped, tmp_path):
     assert f"resumed     at step {state.step} of epoch {state.epoch}".encode() in resumed.stdout
 
 
-def test_a_signal_to_one_rank_stops_all_and_all_go_on(torchrun, stopped, tmp_path):
+def test_a_signal_to_one_rank_stops_all_and_all_go_on(torchrun, endless, tmp_path):
     script = tmp_path / "stop.py"
     script.write_text(STOP)
-    stopped(3, script, send=lambda process: None)
+    stopped = torchrun(3, *endless, script=script)
+    assert stopped.returncode != 0
+    said_where_it_stopped(stopped.stderr.decode(), tmp_path / FILE)
     state = load_state(tmp_path / FILE)
     generators = {name: tensor.numpy().tobytes() for name, tensor in state.tensors.items() if name.startswith("rng.")}
     assert len(set(generators.values())) == len(generators) == 3, "they would drop out alike"
