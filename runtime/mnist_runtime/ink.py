@@ -130,29 +130,43 @@ def scaled(ink: Ink, side: int) -> Ink:
     box = Box.of(ink)
     longest = np.maximum(np.maximum(box.height, box.width), 1)
     height, width = (np.maximum(1, (2 * side * size + longest) // (2 * longest)) for size in (box.height, box.width))
-    down = _filtered(_triangles(box.top, box.height, height, side, ink.shape[1]), ink.astype(np.float32))
-    across = _filtered(_triangles(box.left, box.width, width, side, ink.shape[2]), down.swapaxes(1, 2))
+    down = _Filter.of(box.top, box.height, height, side).apply(ink.astype(np.float32))
+    across = _Filter.of(box.left, box.width, width, side).apply(down.swapaxes(1, 2))
     return np.ascontiguousarray(across.swapaxes(1, 2).astype(np.uint8))
 
 
-def _triangles(start: _Ints, length: _Ints, size: _Ints, rows: int, columns: int) -> _Floats:
-    """Weights `[N, rows, columns]` that bring the `length` pixels from `start` on to `size` pixels.
+class _Filter(NamedTuple):
+    """The triangle filter of antialiased resizing, for each row of each result the pixels that count."""
 
-    Pixel `j` of the box counts `max(0, 2 * max(length, size) - |(2i + 1) * length - (2j + 1) * size|)` times for pixel
-    `i` of the result, which is the triangle filter of antialiased resizing, in units of 1 / (2 * size) pixels.
-    """
-    start, length, size = (each[:, None, None] for each in (start, length, size))
-    i, j = np.arange(rows)[:, None], np.arange(columns) - start
-    weights = 2 * np.maximum(length, size) - np.abs((2 * i + 1) * length - (2 * j + 1) * size)
-    weights[(weights < 0) | (j < 0) | (j >= length) | (i >= size)] = 0
-    return weights.astype(np.float32)
+    pixels: _Ints
+    """Where they lie, `[N, rows, taps]`; those beyond the picture count 0 times."""
+    weights: _Floats
+    """How many times each counts, `[N, rows, taps]`."""
 
+    @classmethod
+    def of(cls, start: _Ints, length: _Ints, size: _Ints, rows: int) -> "_Filter":
+        """Return what brings the `length` pixels from `start` on to `size` pixels.
 
-def _filtered(weights: _Floats, ink: _Floats) -> _Floats:
-    """Return the rounded mean `(2 * sum(weights * ink) + total) // (2 * total)`, `total = max(1, sum(weights))`."""
-    total = np.maximum(weights.sum(axis=2, keepdims=True, dtype=np.float64), 1)
-    mean: _Floats = np.floor((weights @ ink) / total + 0.5).astype(np.float32)
-    return mean
+        Pixel `j` of the box counts `max(0, 2 * max(length, size) - |(2i + 1) * length - (2j + 1) * size|)` times for
+        pixel `i` of the result, in units of 1 / (2 * size) pixels.
+        """
+        start, length, size = (each[:, None, None] for each in (start, length, size))
+        reach, i = 2 * np.maximum(length, size), np.arange(rows)[:, None]
+        first = ((2 * i + 1) * length - reach - size) // (2 * size) + 1
+        j = first + np.arange((reach // size).max(initial=0) + 1)
+        weights = reach - np.abs((2 * i + 1) * length - (2 * j + 1) * size)
+        weights[(weights < 0) | (j < 0) | (j >= length) | (i >= size)] = 0
+        return cls(start + np.clip(j, 0, np.maximum(length - 1, 0)), weights.astype(np.float32))
+
+    def apply(self, ink: _Floats) -> _Floats:
+        """Return the rounded means `(2 * sum(weights * ink) + total) // (2 * total)`, total at least 1."""
+        total = np.maximum(self.weights.sum(axis=2, keepdims=True, dtype=np.float64), 1)
+        counted = ink[np.arange(len(ink))[:, None, None], self.pixels]
+        sums = np.einsum(
+            "nrt,nrtw->nrw", self.weights, counted
+        )  # a matrix product is slower, because most counts are 0
+        mean: _Floats = np.floor(sums / total + 0.5).astype(np.float32)
+        return mean
 
 
 @dataclass(frozen=True)
