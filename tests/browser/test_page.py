@@ -94,6 +94,27 @@ def test_the_page_shows_the_servers_answer_to_the_picture_it_sent(page, classifi
         assert drawing.text(f"#{name}").endswith(" ms")
 
 
+@pytest.mark.parametrize(
+    ("strokes", "sentence", "label", "best"),
+    [
+        (SEVEN, "Probability", "7", 1),
+        ([[(9, 5), (8, 14), (19, 14)], [(19, 4), (18, 25)], [(9, 5), (14, 4)]], "I am not sure", "9", 0),
+        ([[(7, 5), (8, 20), (14, 23), (20, 19), (20, 5)]], "That is no digit", "\u2013", 0),
+    ],
+    ids=["digit", "unsure", "no digit"],
+)
+def test_only_an_answer_that_is_sure_is_shown_in_colour(page, strokes, sentence, label, best):
+    drawing = page(reduced_motion="reduce")
+    drawing.draw(strokes)
+    drawing.wait_for("answered")
+    assert drawing.text("#sentence").startswith(sentence)
+    assert drawing.text("#label") == label
+    colours = "bars => bars.map((bar) => getComputedStyle(bar).backgroundColor)"
+    accent, ink = "rgb(47, 79, 216)", "rgb(23, 24, 28)"
+    assert drawing.tab.locator("#bars b").evaluate_all(colours).count(accent) == best
+    assert (drawing.tab.locator("#label").evaluate("label => getComputedStyle(label).color") == ink) == bool(best)
+
+
 def test_the_bars_follow_the_pen_with_one_request_at_a_time_and_the_latest_wins(page):
     drawing, waiting = page(), []
 

@@ -278,7 +278,8 @@ async function askNetwork(state) {
   try {
     const started = performance.now();
     const { data } = paintReading(state).getImageData(0, 0, reading.width, reading.height);
-    const grey = Uint8Array.from({ length: data.length / 4 }, (_, i) => data[4 * i]);
+    const grey = new Uint8Array(data.length / 4);
+    for (let i = 0; i < grey.length; i++) grey[i] = data[4 * i];
     const pixels = mnist.normalise(grey, reading.width, reading.height);
     const prepared = performance.now();
     const prediction = mnist.predict(pixels);
@@ -445,5 +446,4 @@ async function offerToInstall() {
   }
 }
 
-show({ state: "blank" });
 if (location.protocol.startsWith("http")) offerToInstall();
