@@ -12,9 +12,10 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mnist_runtime import __version__
-from mnist_serve.admission import Application, Gate, Limits
+from mnist_serve.admission import Application
 from mnist_serve.batching import Batcher, Batching
 from mnist_serve.endpoint import InferEndpoint
+from mnist_serve.exchange import Gate, Limits
 from mnist_serve.metrics import Metrics
 from mnist_serve.model import ServedModel
 from mnist_serve.page import routes as page_routes

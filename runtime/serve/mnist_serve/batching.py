@@ -8,7 +8,6 @@ depend on the others in its batch.
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -28,10 +27,10 @@ class Batching:
     """Microseconds that a request waits for others whose bodies are on their way; 0 runs each request alone."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Pending:
     digits: Intensities | Pixels
-    outputs: asyncio.Future[Outputs]
+    outputs: "asyncio.Future[Outputs]"
 
 
 class Batcher:
@@ -45,10 +44,12 @@ class Batcher:
         self._compute = compute
         self._batching = batching
         self._ran = ran
-        self._pending: dict[Any, list[_Pending]] = {np.uint8: [], np.float32: []}
+        self._pending: list[_Pending] = []
         self._expected = 0
         self._timer: asyncio.Handle | None = None
-        self._is_scheduled = False
+        """The run of what is pending, at the end of this event-loop iteration or once the delay is over."""
+        self.is_waiting = False
+        """True while pending requests wait for a body that is on its way."""
         self._is_crowded = False
         """True if several requests were pending at the end of the last iteration."""
 
@@ -59,66 +60,54 @@ class Batcher:
     def arrived(self) -> None:
         """Note that the body of an announced request has come, or never will."""
         self._expected -= 1
-        if not self._expected and self.is_waiting:
-            self._schedule()
+        if self._timer and self.is_waiting and not self._expected:
+            self._timer.cancel()
+            self._timer = asyncio.get_running_loop().call_soon(self._run_all)
+            self.is_waiting = False
 
     def compute(self, digits: Intensities | Pixels) -> Outputs:
         """Compute `[N, 784]` at once."""
         self._ran(len(digits))
         return self._compute(digits)
 
-    def join(self, digits: Intensities | Pixels) -> asyncio.Future[Outputs]:
+    def join(self, digits: Intensities | Pixels) -> "asyncio.Future[Outputs]":
         """Compute `[N, 784]`, uint8 or float32, together with the digits of other pending requests.
 
         The result, or the error, concerns these digits alone. Cancel the future to leave the batch.
         """
-        request = _Pending(digits, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        request = _Pending(digits, loop.create_future())
         if self._batching.max_delay_us == 0 or len(digits) >= self._batching.max_batch:
             self._run([request])
-        elif not (self._expected or self._is_scheduled or self._is_crowded):
-            self._schedule()  # later requests of this loop iteration join the next batch
+        elif not (self._timer or self._expected or self._is_crowded):
+            self._timer = loop.call_soon(self._run_all)  # later requests of this loop iteration join the next batch
             self._run([request])
         else:
-            self._pending[digits.dtype.type].append(request)
-            if not self._expected:
-                self._schedule()
+            self._pending.append(request)
+            if self._timer is None and self._expected:
+                self._timer = loop.call_later(self._batching.max_delay_us / 1e6, self._run_all)
+                self.is_waiting = True
             elif self._timer is None:
-                delay = self._batching.max_delay_us / 1e6
-                self._timer = asyncio.get_running_loop().call_later(delay, self._run_all)
+                self._timer = loop.call_soon(self._run_all)
         return request.outputs
 
-    @property
-    def is_waiting(self) -> bool:
-        """True while pending requests wait for a body that is on its way."""
-        return self._timer is not None
-
-    def _schedule(self) -> None:
-        """Run what is pending at the end of this event-loop iteration."""
-        if not self._is_scheduled:
-            self._is_scheduled = True
-            asyncio.get_running_loop().call_soon(self._run_all)
-
     def _run_all(self) -> None:
-        self._is_scheduled = False
-        self._is_crowded = sum(map(len, self._pending.values())) > 1
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        for dtype, requests in self._pending.items():
-            self._pending[dtype] = []
-            for batch in _batches([each for each in requests if not each.outputs.done()], self._batching.max_batch):
-                self._run(batch)
+        pending, self._pending, self._timer, self.is_waiting = self._pending, [], None, False
+        self._is_crowded = len(pending) > 1
+        for batch in _batches([each for each in pending if not each.outputs.done()], self._batching.max_batch):
+            self._run(batch)
 
     def _run(self, batch: Sequence[_Pending]) -> None:
-        digits = batch[0].digits if len(batch) == 1 else np.concatenate([request.digits for request in batch])
         try:
-            outputs = self.compute(digits)
+            outputs = self.compute(
+                np.concatenate([request.digits for request in batch]) if batch[1:] else batch[0].digits
+            )
         except Exception as error:  # noqa: BLE001  # any error belongs to the request whose digits caused it
             if len(batch) == 1:
                 batch[0].outputs.set_exception(error)
-                return
-            for request in batch:
-                self._run([request])
+            else:
+                for request in batch:
+                    self._run([request])
             return
         start = 0
         for request in batch:
@@ -127,11 +116,11 @@ class Batcher:
 
 
 def _batches(requests: Sequence[_Pending], max_batch: int) -> list[list[_Pending]]:
-    """Cut pending requests, in their order, into batches of at most `max_batch` digits."""
+    """Cut pending requests, in their order, into batches of one dtype and at most `max_batch` digits."""
     batches: list[list[_Pending]] = []
     room = 0
-    for request in requests:
-        if len(request.digits) > room or not batches:
+    for request in sorted(requests, key=lambda request: request.digits.dtype.kind):
+        if not batches or len(request.digits) > room or request.digits.dtype != batches[-1][0].digits.dtype:
             batches.append([])
             room = max_batch
         batches[-1].append(request)

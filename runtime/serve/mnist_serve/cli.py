@@ -122,8 +122,8 @@ def serve(
     Exit codes: 0 stopped, everything answered; 1 could not start, or was stopped at once; 2 wrong usage.
     """
     with uninterrupted():
-        from mnist_serve.admission import Limits
         from mnist_serve.batching import Batching
+        from mnist_serve.exchange import Limits
         from mnist_serve.log import log_event, logging_to_stderr
         from mnist_serve.model import ServedModel
         from mnist_serve.reload import load_proven

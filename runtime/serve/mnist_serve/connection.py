@@ -20,8 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from mnist_serve.bodies import too_slow
 from mnist_serve.errors import RequestError
+from mnist_serve.exchange import too_slow
 
 MAX_HEAD = 2**16
 """Bytes of one request's line and headers, or of what surrounds the chunks of its body."""

@@ -10,7 +10,6 @@ from starlette.types import Receive, Scope, Send
 from mnist_runtime.cpus import usable_cpus
 from mnist_runtime.errors import DigitError
 from mnist_serve.batching import Batcher
-from mnist_serve.bodies import read
 from mnist_serve.errors import RequestError
 from mnist_serve.model import ServedModel
 from mnist_serve.protocol import INPUT, InferResponse, parse, render
@@ -49,16 +48,16 @@ class InferEndpoint:
     async def _infer(self, receive: Receive, json_length: bytes | None) -> InferResponse:
         self._batcher.expect()
         try:
-            body = await read(receive)
-            is_large = len(body) > _LARGE
-            request = None if is_large else parse(body, json_length, self._model.datatype)
+            message = await receive()
+            if message["type"] != "http.request":
+                raise ClientDisconnect
+            body = message["body"]
+            request = None if len(body) > _LARGE else parse(body, json_length, self._model.datatype)
         finally:
             self._batcher.arrived()
         if request is None:
-            loop = asyncio.get_running_loop()
-            return await unless_disconnected(
-                receive, loop.run_in_executor(self._threads, self._infer_alone, body, json_length)
-            )
+            work = asyncio.get_running_loop().run_in_executor(self._threads, self._infer_alone, body, json_length)
+            return await unless_disconnected(receive, work)
         computing = self._batcher.join(request.digits)
         outputs = await (unless_disconnected(receive, computing) if self._batcher.is_waiting else computing)
         return render(request, outputs, self._model.name)

@@ -4,66 +4,101 @@ The protocol: https://github.com/kserve/open-inference-protocol, specification/p
 extension: Triton's documentation, protocol/extension_binary_data.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from math import prod
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal
 
-import orjson
-from numpy.typing import NDArray
+import numpy as np
+from msgspec import DecodeError, Meta, Raw, Struct, ValidationError
+from msgspec.json import Decoder, encode
 
 from mnist_runtime import __version__
 from mnist_runtime.classifier import Outputs
-from mnist_runtime.digits import CLASSES, PIXELS, Intensities, Pixels
+from mnist_runtime.digits import CLASSES, PIXELS, Intensities, Pixels, as_digits
 from mnist_serve.errors import RequestError
-from mnist_serve.tensors import DATATYPES, DIGIT_DATATYPES, check_shape, from_binary, from_json, short
 
 INPUT = "pixels"
 OUTPUTS = {"logits": "FP32", "probabilities": "FP32", "label": "INT64", "no_digit": "FP32", "verdict": "INT64"}
 """Outputs and their datatypes, in the order in which they are answered by default."""
 
-_FIELDS = {name: {"label": "labels", "verdict": "verdicts"}.get(name, name) for name in OUTPUTS}
-"""Attribute of `Outputs` per output of the protocol."""
-
-_ROW = {"logits": [len(CLASSES)], "probabilities": [len(CLASSES)]}
-"""Shape of a digit's row, for the outputs with more than one number per digit."""
-
 MODEL_VERSION = "1"
 """The only version in URLs, because one model is served at a time; its SHA-256 tells which."""
 
-_REFUSED = {
-    "classification": "request the outputs label and probabilities instead",
-    "shared_memory_region": "send the tensors in the body",
+_DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1"), "INT64": np.dtype("<i8")}
+"""NumPy dtype per datatype of the protocol, in the byte order of its binary form."""
+
+_FIELDS = {name: {"label": "labels", "verdict": "verdicts"}.get(name, name) for name in OUTPUTS}
+"""Attribute of `Outputs` per output of the protocol."""
+
+_ADVICE = {
+    "classification": "it is of an extension not served here; request the outputs label and probabilities instead",
+    "shared_memory_region": "it is of an extension not served here; send the tensors in the body",
+    "input": f"send one input, {INPUT}, UINT8 (0-255) or FP32 (0-1), of shape [N, {PIXELS}]; flatten each digit",
+    "": "/openapi.json describes what is wanted",
 }
-"""Parameters that would change the meaning of a response; other unknown parameters are tolerated."""
-
-_SHORT = 1024
-"""Bytes of JSON up to which a parsed head is cached; it holds no digits."""
-
-_BRACKETS, _BRACKETS_PER_BYTE = 2**16, 1 / 32
-"""Largest number of lists and objects in JSON: enough for digits of 28 lists of 28, which get a better error."""
+"""Advice per part of the place at which a request does not follow the protocol."""
 
 
-class Output(NamedTuple):
+class _Parameters(Struct):
+    """Parameters of a request, an input or an output; unknown ones are tolerated, unless they change the response."""
+
+    binary_data_size: int | None = None
+    """Bytes of the input after the JSON."""
+    binary_data: bool | None = None
+    """True for an output as bytes, False for numbers in the JSON, None for what the request says."""
+    binary_data_output: bool = False
+    """Value of `binary_data` for outputs that have none."""
+    classification: None = None
+    shared_memory_region: None = None
+
+
+_NONE = _Parameters()
+
+
+class _Input(Struct):
+    """A tensor of digits, whose data are not decoded yet."""
+
+    name: str
+    datatype: Literal["FP32", "UINT8"]
+    shape: tuple[Annotated[int, Meta(ge=0)], Literal[784]]
+    data: Raw = Raw()
+    parameters: _Parameters | None = None
+
+
+class _Output(Struct):
     """A requested output."""
 
     name: str
-    binary: bool
-    """True for bytes after the JSON document, False for numbers in it."""
+    parameters: _Parameters | None = None
 
 
-@dataclass(frozen=True, slots=True)
+class _Document(Struct):
+    """The JSON of a request."""
+
+    inputs: tuple[_Input]
+    id: str | None = None
+    outputs: list[_Output] | None = None
+    parameters: _Parameters | None = None
+
+
+_DOCUMENT = Decoder(_Document)
+_FLAT = Decoder(list[float])
+_NESTED = Decoder(list[Annotated[list[float], Meta(min_length=PIXELS, max_length=PIXELS)]])
+
+
+@dataclass(slots=True)
 class InferRequest:
     """A parsed inference request."""
 
     id: str | None
     digits: Intensities | Pixels
     """Checked digits, `[N, 784]`."""
-    outputs: tuple[Output, ...]
+    outputs: dict[str, bool]
+    """Requested outputs: True for bytes after the JSON document, False for numbers in it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class InferResponse:
     """The body of a response, and where the JSON in it ends."""
 
@@ -85,27 +120,30 @@ def parse(body: bytes, json_length: bytes | None, raw_datatype: str) -> InferReq
         DigitError: the values of its tensor are not digits.
     """
     length = len(body) if json_length is None else _length(json_length, len(body))
-    if length == 0 and json_length is not None:
-        return _read_raw(body, raw_datatype)
-    head = (_read_head if length > _SHORT else _read_short_head)(body[:length])
-    return InferRequest(head.id, _read_tensor(head, body, length), head.outputs)
+    if length == 0 and json_length is not None:  # the extension's short form: pixels alone, all outputs as bytes
+        if not body:
+            raise RequestError("the body is empty; send the pixels of at least one digit")
+        count = len(body) // (PIXELS * _DTYPES[raw_datatype].itemsize)
+        return InferRequest(None, _from_binary(body, 0, raw_datatype, count), dict.fromkeys(OUTPUTS, True))
+    document = _read_document(body[:length])
+    return InferRequest(document.id, _read_digits(document.inputs[0], body, length), _read_outputs(document))
 
 
 def render(request: InferRequest, computed: Outputs, model: str) -> InferResponse:
     """Render the response to an inference request."""
-    arrays: list[tuple[Output, NDArray[Any]]] = [
-        (output, getattr(computed, _FIELDS[output.name])) for output in request.outputs
-    ]
-    tensors = [
-        array.astype(DATATYPES[OUTPUTS[name]], copy=False).tobytes() for (name, binary), array in arrays if binary
-    ]
-    if len(tensors) == len(arrays):
-        head = _binary_head(model, request.outputs, len(request.digits))
-    else:
-        data = [None if binary else array.ravel().tolist() for (_, binary), array in arrays]
-        head = _head(model, request.outputs, len(request.digits), data)
-    if request.id is not None:
-        head = b'{"id":%b,%b' % (orjson.dumps(request.id), head.removeprefix(b"{"))
+    described, tensors = [], []
+    for name, is_binary in request.outputs.items():
+        datatype = OUTPUTS[name]
+        array = getattr(computed, _FIELDS[name])
+        tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": array.shape}
+        if is_binary:
+            tensors.append(array.astype(_DTYPES[datatype], copy=False).tobytes())
+            tensor["parameters"] = {"binary_data_size": len(tensors[-1])}
+        else:
+            tensor["data"] = array.ravel().tolist()
+        described.append(tensor)
+    name_ = {} if request.id is None else {"id": request.id}
+    head = encode({**name_, "model_name": model, "model_version": MODEL_VERSION, "outputs": described})
     return InferResponse(b"".join([head, *tensors]), len(head) if tensors else None)
 
 
@@ -116,50 +154,17 @@ def server_metadata() -> dict[str, Any]:
 
 def model_metadata(model: str, datatype: str, digests: Sequence[str]) -> dict[str, Any]:
     """Return the inputs and outputs of a model, and the SHA-256 of each of its files."""
+    rows = {"logits": [len(CLASSES)], "probabilities": [len(CLASSES)]}
     return {
         "name": model,
         "versions": [MODEL_VERSION],
         "platform": "onnxruntime_onnx",
         "inputs": [{"name": INPUT, "datatype": datatype, "shape": [-1, PIXELS]}],
         "outputs": [
-            {"name": name, "datatype": kind, "shape": [-1, *_ROW.get(name, [])]} for name, kind in OUTPUTS.items()
+            {"name": name, "datatype": kind, "shape": [-1, *rows.get(name, [])]} for name, kind in OUTPUTS.items()
         ],
         "properties": {"sha256": " ".join(digests)},
     }
-
-
-@dataclass(frozen=True, slots=True)
-class _Head:
-    """The checked JSON of a request; the data of its tensor are not checked yet."""
-
-    id: str | None
-    datatype: str
-    count: int
-    """Number of digits."""
-    size: int | None
-    """Bytes of the tensor after the JSON; None if the tensor is in `data`."""
-    data: object
-    outputs: tuple[Output, ...]
-
-
-def _head(model: str, outputs: tuple[Output, ...], count: int, data: Sequence[list[Any] | None]) -> bytes:
-    """Render the JSON of a response without an id; the values of a binary tensor are None."""
-    described = []
-    for output, values in zip(outputs, data, strict=True):
-        shape = [count, *_ROW.get(output.name, [])]
-        tensor: dict[str, Any] = {"name": output.name, "datatype": OUTPUTS[output.name], "shape": shape}
-        if values is None:
-            tensor["parameters"] = {"binary_data_size": prod(shape) * DATATYPES[OUTPUTS[output.name]].itemsize}
-        else:
-            tensor["data"] = values
-        described.append(tensor)
-    return orjson.dumps({"model_name": model, "model_version": MODEL_VERSION, "outputs": described})
-
-
-@lru_cache(maxsize=256)
-def _binary_head(model: str, outputs: tuple[Output, ...], count: int) -> bytes:
-    """Render the JSON of a response whose tensors are all binary: the same for most requests."""
-    return _head(model, outputs, count, [None] * len(outputs))
 
 
 def _length(text: bytes, size: int) -> int:
@@ -172,104 +177,76 @@ def _length(text: bytes, size: int) -> int:
     )
 
 
-def _load(text: bytes) -> dict[str, Any]:
-    if len(text) > _BRACKETS and text.count(b"[") + text.count(b"{") > _BRACKETS + len(text) * _BRACKETS_PER_BYTE:
-        raise RequestError("the request has more lists and objects than digits need; send what the protocol describes")
+def _read_document(text: bytes) -> _Document:
     try:
-        document = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        hint = "; set Inference-Header-Content-Length to where the JSON ends" if b"\0" in text else ""
-        raise RequestError(f"the request is not JSON ({error}){hint}") from error
-    if type(document) is not dict:
-        raise RequestError('the request is not a JSON object; send {"inputs": [...]}')
+        document = _DOCUMENT.decode(text)
+    except (DecodeError, UnicodeError, RecursionError) as error:
+        found = "does not follow the protocol" if isinstance(error, ValidationError) else "is not JSON"
+        advice = next(advice for place, advice in _ADVICE.items() if place in str(error))
+        if b"\0" in text:
+            advice = "set Inference-Header-Content-Length to where the JSON ends"
+        raise RequestError(f"the request {found} ({error}); {advice}") from error
+    if document.inputs[0].name != INPUT:
+        raise RequestError(f"the input {document.inputs[0].name[:40]!r} is unknown; this model has one, {INPUT}")
     return document
 
 
-def _read_raw(body: bytes, datatype: str) -> InferRequest:
-    """Parse the extension's short form: the body is nothing but pixels, and all outputs come back as bytes."""
-    if not body:
-        raise RequestError("the body is empty; send the pixels of at least one digit")
-    count = len(body) // (PIXELS * DATATYPES[datatype].itemsize)
-    return InferRequest(None, from_binary(body, 0, datatype, count), _ALL_BINARY)
-
-
-def _read_head(text: bytes) -> _Head:
-    document = _load(text)
-    name = document.get("id")
-    if name is not None and type(name) is not str:
-        raise RequestError("the id of the request must be a string")
-    tensor = _only_input(document.get("inputs"))
-    datatype = tensor.get("datatype")
-    if type(datatype) is not str or datatype not in DIGIT_DATATYPES:
-        raise RequestError(f"the datatype of {INPUT} is {short(datatype)}; it must be FP32 (0-1) or UINT8 (0-255)")
-    count = check_shape(tensor.get("shape"))
-    size = _parameters(tensor, f"input {INPUT}").get("binary_data_size")
-    if (size is None) != ("data" in tensor):
+def _read_digits(tensor: _Input, body: bytes, start: int) -> Intensities | Pixels:
+    """Return the digits of a tensor, from its data or from the bytes after `start`."""
+    size, after = (tensor.parameters or _NONE).binary_data_size, len(body) - start
+    has_data = len(memoryview(tensor.data)) > 0
+    if (size is None) != has_data:
         raise RequestError(f"input {INPUT} must have either data or the parameter binary_data_size")
-    binary = _flag(_parameters(document, "the request"), "binary_data_output")
-    outputs = _read_outputs(document.get("outputs"), binary=binary)
-    return _Head(name, datatype, count, size, tensor.get("data"), outputs)
-
-
-_read_short_head = lru_cache(maxsize=256)(_read_head)  # clients of binary tensors repeat theirs
-
-
-def _only_input(inputs: object) -> dict[str, Any]:
-    if type(inputs) is not list or len(inputs) != 1 or type(inputs[0]) is not dict:
-        raise RequestError(f"inputs must be a list of one tensor, {INPUT}, with name, datatype, shape and data")
-    tensor: dict[str, Any] = inputs[0]
-    if tensor.get("name") != INPUT:
-        raise RequestError(f"the input {short(tensor.get('name'))} is unknown; this model has one, {INPUT}")
-    return tensor
-
-
-def _read_tensor(head: _Head, body: bytes, start: int) -> Intensities | Pixels:
-    after = len(body) - start
-    if head.size is None:
-        if after:
-            raise RequestError(f"{after:,} bytes follow the JSON, but no input has the parameter binary_data_size")
-        return from_json(head.data, head.datatype, head.count)
-    if type(head.size) is not int or head.size != after:
+    if size is None and after:
+        raise RequestError(f"{after:,} bytes follow the JSON, but no input has the parameter binary_data_size")
+    if size is None:
+        return _from_json(tensor.data, tensor.datatype, tensor.shape[0])
+    if size != after:
         raise RequestError(
-            f"binary_data_size is {short(head.size)}, but {after:,} bytes follow the JSON; set it to the size of the "
-            "tensor, and Inference-Header-Content-Length to the length of the JSON"
+            f"binary_data_size is {size}, but {after:,} bytes follow the JSON; set it to the size of the tensor, and "
+            "Inference-Header-Content-Length to the length of the JSON"
         )
-    return from_binary(body, start, head.datatype, head.count)
+    return _from_binary(body, start, tensor.datatype, tensor.shape[0])
 
 
-def _read_outputs(outputs: object, *, binary: bool) -> tuple[Output, ...]:
-    if not outputs and outputs in (None, []):
-        return _ALL_BINARY if binary else _ALL
-    if type(outputs) is not list:
-        raise RequestError(f"outputs must be a list of some of {', '.join(OUTPUTS)}")
-    wanted: dict[str, Output] = {}
-    for output in outputs:
-        name = output.get("name") if type(output) is dict else None
-        if type(name) is not str or name not in OUTPUTS:
-            raise RequestError(f"the output {short(name)} is unknown; this model has {', '.join(OUTPUTS)}")
-        if name in wanted:
-            raise RequestError(f"the output {name} is requested twice; request it once")
-        wanted[name] = Output(name, _flag(_parameters(output, f"output {name}"), "binary_data", default=binary))
-    return tuple(wanted.values())
+def _from_binary(body: bytes, start: int, datatype: str, count: int) -> Intensities | Pixels:
+    """Return `count` digits from the bytes after `start`, a view of them where the machine's byte order allows."""
+    dtype, size = _DTYPES[datatype], len(body) - start
+    if size != count * PIXELS * dtype.itemsize:
+        needed = f"the shape [{count}, {PIXELS}] of {datatype} needs {count * PIXELS * dtype.itemsize:,} bytes"
+        raise RequestError(f"{needed}, but {INPUT} has {size:,}; make shape and data agree")
+    return as_digits(np.frombuffer(body, dtype, offset=start).reshape(count, PIXELS))
 
 
-def _parameters(holder: Mapping[str, Any], whose: str) -> Mapping[str, Any]:
-    parameters = holder.get("parameters")
-    if parameters is None:
-        return {}
-    if type(parameters) is not dict:
-        raise RequestError(f"the parameters of {whose} must be an object")
-    for name in parameters.keys() & _REFUSED:
-        raise RequestError(f"the parameter {name} of {whose} is of an extension not served here; {_REFUSED[name]}")
-    return parameters
+def _from_json(data: Raw, datatype: str, count: int) -> Intensities | Pixels:
+    """Return `count` digits from a flat list of `count` x 784 numbers, or a list of `count` lists of 784."""
+    decoder = _NESTED if re.match(rb"\s*\[\s*\[", data) else _FLAT
+    try:
+        values = np.array(decoder.decode(data), np.float64)
+    except ValidationError as error:
+        wanted = f"a list of {count * PIXELS:,} numbers, or one list of {PIXELS} numbers per digit"
+        raise RequestError(f"the data of {INPUT} are not numbers of that shape ({error}); send {wanted}") from error
+    if values.size != count * PIXELS:
+        needed = f"the shape [{count}, {PIXELS}] needs {count * PIXELS:,} values"
+        raise RequestError(f"{needed}, but the data of {INPUT} has {values.size:,}; make shape and data agree")
+    if datatype == "UINT8":
+        odd = values[(values < 0) | (values > 255) | (values % 1 != 0)]
+        if odd.size:
+            raise RequestError(f"UINT8 data must be whole numbers from 0 to 255, and {odd[0]:g} is among them")
+        values = values.astype(np.uint8)
+    return as_digits(values.reshape(count, PIXELS))
 
 
-def _flag(parameters: Mapping[str, Any], name: str, *, default: bool = False) -> bool:
-    value = parameters.get(name, default)
-    if type(value) is not bool:
-        raise RequestError(f"the parameter {name} must be true or false")
-    return value
-
-
-_ALL = tuple(Output(name, binary=False) for name in OUTPUTS)
-_ALL_BINARY = tuple(Output(name, binary=True) for name in OUTPUTS)
+def _read_outputs(document: _Document) -> dict[str, bool]:
+    default = (document.parameters or _NONE).binary_data_output
+    if not document.outputs:
+        return dict.fromkeys(OUTPUTS, default)
+    wanted: dict[str, bool] = {}
+    for output in document.outputs:
+        if output.name not in OUTPUTS:
+            raise RequestError(f"the output {output.name[:40]!r} is unknown; this model has {', '.join(OUTPUTS)}")
+        if output.name in wanted:
+            raise RequestError(f"the output {output.name} is requested twice; request it once")
+        is_binary = (output.parameters or _NONE).binary_data
+        wanted[output.name] = default if is_binary is None else is_binary
+    return wanted

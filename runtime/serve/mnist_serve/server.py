@@ -17,11 +17,11 @@ import uvicorn
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from mnist_serve.admission import Gate, Limits
 from mnist_serve.app import create_app
 from mnist_serve.batching import Batching
 from mnist_serve.connection import Connection, check_deadlines
 from mnist_serve.errors import ListenError
+from mnist_serve.exchange import Gate, Limits
 from mnist_serve.log import LogQueue, log_event
 from mnist_serve.model import ServedModel
 from mnist_serve.reload import watch

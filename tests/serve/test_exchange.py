@@ -1,4 +1,4 @@
-"""Bodies: their size limit, and compression both ways."""
+"""Exchanges: the size limit of a body, and compression both ways."""
 
 import gzip
 import json
