@@ -71,7 +71,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     except ModelError as error:
         raise CheckpointError(f"the model of {path} cannot be built: {error}") from error
     except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path} has no record of how it was trained ({error!r}); {_WANTED}") from error
+        raise CheckpointError(f"{path} has no record of how it was trained ({first_line(error)}); {_WANTED}") from error
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path} does not fit its model ({reason}); {_WANTED}") from error

@@ -72,6 +72,14 @@ class Command(click.Command):
             _give_up_stdout()
             print_error(f"standard output cannot be written ({error.strerror}); send it to another place")
             return FAILURE
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, MemoryError):
+                print_error("there is not enough memory; raise its limit (ulimit -v), or use a machine with more")
+            elif str(error) == "can't start new thread":
+                print_error("no thread can be started; raise the limit of processes (ulimit -u, or pids.max)")
+            else:
+                raise
+            return FAILURE
         except (KeyboardInterrupt, click.Abort):
             print_error("interrupted; no file is left half-written under its final name")
             return INTERRUPTED
@@ -92,6 +100,14 @@ def _quiet_in_closed_pipe(ctx: click.Context) -> Iterator[None]:
     except BrokenPipeError:
         _give_up_stdout()
         ctx.exit()
+
+
+def use_one_blas_thread() -> None:
+    """Call before NumPy is imported, by a command that multiplies no large matrices in it.
+
+    Starting BLAS's threads takes a quarter of the start-up, and where none can be started, OpenBLAS sends a SIGINT.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @contextlib.contextmanager

@@ -1,11 +1,10 @@
 """The command `mnist-infer`."""
 
-import os
 from pathlib import Path
 
 import click
 
-from mnist_runtime.console.command import FAILURE, Command, note, uninterrupted
+from mnist_runtime.console.command import FAILURE, Command, note, uninterrupted, use_one_blas_thread
 from mnist_runtime.console.model_choice import max_error_option, model_option, open_classifier
 from mnist_runtime.console.orientation import invert_option, transpose_option
 
@@ -83,8 +82,7 @@ def infer(
         raise click.UsageError(
             "--show draws for people, and json, jsonl and csv are for programs; give only one of them."
         )
-    # This command multiplies no matrices in NumPy, and starting BLAS's threads takes a quarter of the start-up.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    use_one_blas_thread()
     with uninterrupted():
         from mnist_runtime.digits import Orientation
         from mnist_runtime.infer.answers import Answers, evaluate, print_answers

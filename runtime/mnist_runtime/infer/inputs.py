@@ -74,7 +74,8 @@ def expand(path: str, *, recursive: bool) -> Iterator[str]:
         files = [str(file) for file in every if _is_read(file.name) and file.is_file()]
         deeper = "" if recursive else "; --recursive reads its subfolders too"
         if not files:
-            raise FileMissingError(f"{path} holds no {', '.join(sorted(_IN_FOLDER))}{deeper}")
+            others = f" among its {len(every):,}" if every else ""
+            raise FileMissingError(f"{path} holds no file{others} of {', '.join(sorted(_IN_FOLDER))}{deeper}")
         if left_out := len(every) - len(files):
             note(f"{path}: left out {left_out} {'file' if left_out == 1 else 'files'} of other kinds")
         yield from files

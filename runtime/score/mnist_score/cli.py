@@ -11,7 +11,15 @@ from click.core import ParameterSource
 
 from mnist_runtime import __version__
 from mnist_runtime.bundled import BUNDLED
-from mnist_runtime.console.command import FAILURE, TERMINATED, Command, note, print_error, uninterrupted
+from mnist_runtime.console.command import (
+    FAILURE,
+    TERMINATED,
+    Command,
+    note,
+    print_error,
+    uninterrupted,
+    use_one_blas_thread,
+)
 from mnist_runtime.console.model_choice import max_error_option, model_option, open_classifier
 from mnist_runtime.console.orientation import invert_option, transpose_option
 from mnist_runtime.errors import DigitError, ExtraMissingError
@@ -110,6 +118,7 @@ def score(
         raise click.UsageError("--max-error is for the column verdict; give a folder as OUTPUT.")
     if is_local and "://" in output:
         raise click.UsageError("a .npy is written on this machine; give a path as OUTPUT, or a folder.")
+    use_one_blas_thread()
     with uninterrupted():
         from mnist_runtime.digits import Orientation
 
@@ -141,8 +150,6 @@ def _score_file(
     probabilities: bool,
 ) -> None:
     """Score a part of one .npy into a .npy of its own, and report the accuracy if there are `labels`."""
-    # This command multiplies no matrices in NumPy; the threads of its BLAS would cost a quarter of the start.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with uninterrupted():
         import numpy as np
         from tqdm import tqdm

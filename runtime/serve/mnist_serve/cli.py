@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from mnist_runtime.console.command import FAILURE, Command, uninterrupted
+from mnist_runtime.console.command import FAILURE, Command, uninterrupted, use_one_blas_thread
 from mnist_runtime.console.model_choice import choose_model, max_error_option, model_option, with_accuracy
 from mnist_runtime.console.version import describe
 
@@ -121,6 +121,7 @@ def serve(
 
     Exit codes: 0 stopped, everything answered; 1 could not start, or was stopped at once; 2 wrong usage.
     """
+    use_one_blas_thread()
     with uninterrupted():
         from mnist_serve.batching import Batching
         from mnist_serve.exchange import Limits

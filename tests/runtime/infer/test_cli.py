@@ -325,6 +325,33 @@ def test_options_that_would_do_nothing_are_refused(run, folder, args):
     assert (result.returncode, result.stdout) == (2, b"")
 
 
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        ("threading.stack_size(2**46); threading.Thread().start()", "no thread can be started; raise the limit of"),
+        ("bytearray(2**60)", "there is not enough memory; raise its limit"),
+    ],
+)
+def test_limits_of_the_machine_end_a_command_in_one_sentence(call, sentence):
+    code = (
+        "import threading, click; from mnist_runtime.console.command import Command\n"
+        f"@click.command('x', cls=Command)\ndef x(): {call}\nx([])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr.startswith(f"Error: {sentence}"), done.stderr.count("\n")) == (1, True, 1)
+
+
+@pytest.mark.parametrize("command", ["mnist-infer", "mnist-parity"])
+def test_a_small_command_starts_no_threads_of_blas(command, monkeypatch):
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    code = (
+        f"from mnist_runtime.{command[6:]}.cli import {command[6:]} as command\n"
+        "try: command(['nowhere'])\nfinally: import os; print(os.environ['OPENBLAS_NUM_THREADS'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout.splitlines()[-1] == "1"
+
+
 def test_a_terminal_gets_greys_unless_no_color_is_set(terminal, folder):
     assert "\x1b[38;5;" in terminal("mnist-infer", "seven.npy", cwd=folder).read()
     assert "\x1b" not in terminal("mnist-infer", "seven.npy", cwd=folder, env={"NO_COLOR": "1"}).read()

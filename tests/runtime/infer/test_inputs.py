@@ -280,7 +280,9 @@ def test_arrays_are_turned_as_asked_for_and_never_guessed(run, test_split, tmp_p
     assert share > least if least else share < 0.3
 
 
-def test_a_pipe_in_a_folder_is_left_out_and_counted(run, folder):
+def test_a_pipe_in_a_folder_is_left_out_and_counted(run, folder, tmp_path):
+    os.mkfifo(tmp_path / "pipe.npy")
+    assert b" holds no file among its 1 of " in run("mnist-infer", tmp_path).stderr
     os.mkfifo(folder / "deeper" / "pipe.npy")
     result = run("mnist-infer", folder / "deeper", "--format", "jsonl")
     assert labels(result) == [4]
