@@ -69,6 +69,11 @@ class SessionSettings:
                 f"this onnxruntime has no {', '.join(missing)}; it has {', '.join(ort.get_available_providers())}"
             )
 
+    @property
+    def cores(self) -> int:
+        """Number of cores that a call uses."""
+        return usable_cpus() if self.threads == "auto" else self.threads
+
     def open(self, model: bytes, name: str) -> ort.InferenceSession:
         """Load a serialised model; `name` is for errors.
 
@@ -97,7 +102,7 @@ class SessionSettings:
         if self.session_options is not None:
             return self.session_options
         options = ort.SessionOptions()
-        options.intra_op_num_threads = usable_cpus() if self.threads == "auto" else self.threads
+        options.intra_op_num_threads = self.cores
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads burn no CPU
         options.log_severity_level = _FATAL

@@ -122,7 +122,7 @@ class Exchange:
                 raise self._too_large()
         body, encoding = b"".join(parts), self._encoding
         if encoding in _ENCODINGS:
-            body = _decompress(body, encoding.decode(), self._limits.max_body)
+            body = await asyncio.to_thread(_decompress, body, encoding.decode(), self._limits.max_body)
         return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(self, message: Message) -> None:
