@@ -53,8 +53,9 @@ SLOW_FILES = frozenset(
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as slow what `make quick` leaves out: tests that start torch or a server, or kill a process."""
+    tests = Path(__file__).parent
     for item in items:
-        room = item.path.relative_to(Path(__file__).parent).parts[0] if "tests" in item.path.parts else ""
+        room = item.path.relative_to(tests).parts[0] if item.path.is_relative_to(tests) else ""
         fixtures = set(getattr(item, "fixturenames", ()))
         starts_torch = "run" in fixtures and room in {"train", "export"}
         if room in SLOW_ROOMS or item.path.name in SLOW_FILES or starts_torch or fixtures & SLOW_FIXTURES:

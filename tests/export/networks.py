@@ -12,9 +12,9 @@ class Perceptron(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(784, 128), nn.ReLU(), nn.Dropout(0.5),
-            nn.Linear(128, 32), nn.ReLU(), nn.Dropout(0.5),
-            nn.Linear(32, 10),
+            nn.Linear(784, 24), nn.ReLU(), nn.Dropout(0.5),
+            nn.Linear(24, 16), nn.ReLU(), nn.Dropout(0.5),
+            nn.Linear(16, 10),
         )  # fmt: skip
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -26,9 +26,10 @@ from mnist_train import checkpoint as checkpoints
 from mnist_train.models import MODELS
 
 EXPORTER = """
-import sys, torch, networks
+import sys, torch, command_server, networks
 from mnist_export import export
 from mnist_export.formats import FORMATS
+command_server.remember_operators()
 for name in sys.argv[2:]:
     torch.manual_seed(0)
     formats = [format.name for format in FORMATS.values() if name == "Perceptron" or not format.lossy]
@@ -40,9 +41,10 @@ for name in sys.argv[2:]:
 def twice(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two exports of two networks in two processes, folders and hash seeds."""
     folders = {seed: tmp_path_factory.mktemp(f"seed{seed}") for seed in ("1", "2")}
+    beside = Path(__file__).parent
     processes = []
     for seed, folder in folders.items():
-        env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parent)}
+        env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(map(str, (beside, beside.parent)))}
         arguments = [sys.executable, "-c", EXPORTER, str(folder), "Perceptron", "Convolutions"]
         processes.append(subprocess.Popen(arguments, cwd=folder, env=env, stdout=-1, stderr=-1))
     said = [process.communicate() for process in processes]
