@@ -51,6 +51,16 @@ def test_the_wheel_alone_puts_only_commands_on_path_that_work(edge):
         assert subprocess.run([edge / command, "--version"], check=False, capture_output=True).returncode == 0
 
 
+@pytest.mark.parametrize(("how", "brings"), [([], True), (["--no-deps"], False)])
+def test_beside_another_build_of_onnxruntime_pip_brings_none_without_dependencies(edge, tmp_path, how, brings):
+    (wheel,) = edge.parents[1].glob("mnist_runtime-*.whl")
+    pip = [sys.executable, "-m", "pip", "--python", edge / "python", "--disable-pip-version-check", "--quiet"]
+    plan = ["install", "--dry-run", "--ignore-installed", *how, "--report", tmp_path / "plan.json", wheel]
+    subprocess.run([*pip, *plan], check=True, cwd=tmp_path)
+    planned = {each["metadata"]["name"] for each in json.loads((tmp_path / "plan.json").read_text())["install"]}
+    assert ("onnxruntime" in planned) == brings
+
+
 def test_without_torch_digits_are_recognised_and_parity_is_proven(edge, run, exported, tmp_path):
     missing = subprocess.run([edge / "python", "-c", "import torch"], capture_output=True, check=False)
     assert b"No module named 'torch'" in missing.stderr
