@@ -72,6 +72,9 @@ class Command(click.Command):
             _give_up_stdout()
             print_error(f"standard output cannot be written ({error.strerror}); send it to another place")
             return FAILURE
+        except (KeyboardInterrupt, click.Abort):  # before RuntimeError, which an Abort is
+            print_error("interrupted; no file is left half-written under its final name")
+            return INTERRUPTED
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, MemoryError):
                 print_error("there is not enough memory; raise its limit (ulimit -v), or use a machine with more")
@@ -80,9 +83,6 @@ class Command(click.Command):
             else:
                 raise
             return FAILURE
-        except (KeyboardInterrupt, click.Abort):
-            print_error("interrupted; no file is left half-written under its final name")
-            return INTERRUPTED
         return status or 0
 
 
