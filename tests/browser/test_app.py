@@ -1,5 +1,7 @@
 """The page as an app: where it is served, a real Chromium can install it, and opens it without a network."""
 
+import os
+import time
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -88,6 +90,8 @@ def test_an_installed_page_is_the_newest_that_its_host_has(page, inside, folder)
         drawing = page(address + "mnist.html")
         installed(drawing)
         (folder / "mnist.html").write_bytes(inside.page.replace(b"<h1>Draw a digit", b"<h1>Draw two digits"))
+        later = time.time() + 60  # because Last-Modified counts whole seconds
+        os.utime(folder / "mnist.html", (later, later))
         drawing.tab.reload()
         assert drawing.text("h1") == "Draw two digits"
     drawing.tab.reload()
