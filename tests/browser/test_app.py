@@ -35,7 +35,7 @@ def hosting(folder):
 
 @pytest.fixture
 def folder(tmp_path, inside):
-    """What mnist-export writes for the format html."""
+    """Write a folder as mnist-export does for the format html."""
     for name, data in {"mnist.html": inside.page, **app_files("mnist.html")}.items():
         (tmp_path / name).write_bytes(data)
     return tmp_path

@@ -59,31 +59,27 @@ class Command(click.Command):
 
     def _status(self, args: Sequence[str] | None, prog_name: str | None, extra: dict[str, Any]) -> int:
         try:
-            status = super().main(args, prog_name, **{**extra, "standalone_mode": False})
+            return super().main(args, prog_name, **{**extra, "standalone_mode": False}) or 0
         except click.ClickException as error:
             error.show()
             return error.exit_code
+        except (KeyboardInterrupt, click.Abort):  # before RuntimeError, which an Abort is
+            print_error("interrupted; no file is left half-written under its final name")
+            return INTERRUPTED
         except MnistRuntimeError as error:
             print_error(str(error))
-            return FAILURE
         except OSError as error:  # named files raise our own errors
             if error.filename is not None or error.errno not in _UNWRITABLE:
                 raise
             _give_up_stdout()
             print_error(f"standard output cannot be written ({error.strerror}); send it to another place")
-            return FAILURE
-        except (KeyboardInterrupt, click.Abort):  # before RuntimeError, which an Abort is
-            print_error("interrupted; no file is left half-written under its final name")
-            return INTERRUPTED
-        except (RuntimeError, MemoryError) as error:
-            if isinstance(error, MemoryError):
-                print_error("there is not enough memory; raise its limit (ulimit -v), or use a machine with more")
-            elif str(error) == "can't start new thread":
-                print_error("no thread can be started; raise the limit of processes (ulimit -u, or pids.max)")
-            else:
+        except MemoryError:
+            print_error("there is not enough memory; raise its limit (ulimit -v), or use a machine with more")
+        except RuntimeError as error:
+            if str(error) != "can't start new thread":
                 raise
-            return FAILURE
-        return status or 0
+            print_error("no thread can be started; raise the limit of processes (ulimit -u, or pids.max)")
+        return FAILURE
 
 
 class Group(Command, click.Group):
@@ -103,7 +99,7 @@ def _quiet_in_closed_pipe(ctx: click.Context) -> Iterator[None]:
 
 
 def use_one_blas_thread() -> None:
-    """Call before NumPy is imported, by a command that multiplies no large matrices in it.
+    """Keep NumPy's BLAS to one thread, in a command that multiplies nothing large; call it before NumPy loads.
 
     Starting BLAS's threads takes a quarter of the start-up, and where none can be started, OpenBLAS sends a SIGINT.
     """

@@ -27,6 +27,7 @@ class Answers:
     failed: list[str]
     """Paths that have failed so far."""
     classifier: Classifier
+    """Classifier that answers."""
 
     def __init__(self, classifier: Classifier, paths: Iterable[str], reading: Reading) -> None:
         self.failed = []
