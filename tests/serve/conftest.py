@@ -154,9 +154,8 @@ def server(home: Path) -> Iterator[Server]:
     started.close()
 
 
-@pytest.fixture
-def serve(home: Path) -> Iterator[Callable[..., Server]]:
-    """Start servers for one test, and stop those that still run at its end."""
+def _servers(home: Path) -> Iterator[Callable[..., Server]]:
+    """Start servers, and stop those that still run at the end of the test, or of the module."""
     started: list[Server] = []
 
     def start(*args: object, **options: Any) -> Server:
@@ -166,6 +165,10 @@ def serve(home: Path) -> Iterator[Callable[..., Server]]:
     yield start
     for each in started:
         each.close()
+
+
+serve = pytest.fixture(_servers)
+serve_module = pytest.fixture(_servers, scope="module")
 
 
 @pytest.fixture(scope="session")

@@ -21,11 +21,9 @@ TIMEOUT = 0.5
 
 
 @pytest.fixture(scope="module")
-def hasty(home, request):
+def hasty(serve_module):
     """A server that waits half a second for a client."""
-    server = request.getfixturevalue("server").__class__("--timeout", TIMEOUT, home=home)
-    yield server
-    server.close()
+    return serve_module("--timeout", TIMEOUT)
 
 
 def test_a_head_that_does_not_arrive_gets_408(hasty):

@@ -15,11 +15,9 @@ LIMIT = 100_000
 
 
 @pytest.fixture(scope="module")
-def small(home, request):
+def small(serve_module):
     """A server that accepts bodies of 100,000 bytes."""
-    server = request.getfixturevalue("server").__class__("--max-body", LIMIT, home=home)
-    yield server
-    server.close()
+    return serve_module("--max-body", LIMIT)
 
 
 def peak_memory(server) -> int:
