@@ -45,7 +45,7 @@ SLOW_FILES = frozenset(
     f"test_{name}.py"
     for name in (
         *("augment", "distributed", "fit", "lab", "labs_loop", "models", "no_digit", "report", "run", "scratch"),
-        *("classifier_processes", "fuzz", "images", "images_papers", "ink", "local", "ray_pool"),
+        *("classifier_processes", "fuzz", "images", "images_papers", "ink", "limits", "local", "ray_pool"),
     )
 )
 """Files that train networks, read pictures by the hundred, or kill what they start."""

@@ -11,7 +11,7 @@ from mnist_export.errors import UnknownFormatError
 from mnist_export.formats import ALL, DEFAULT, FORMATS, named
 from mnist_export.normalisation import Normalisation
 from mnist_runtime import __version__
-from mnist_runtime.console.command import Command
+from mnist_runtime.console.command import Command, require_a_thread
 from mnist_runtime.errors import OptionError
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def export(
     """
     from mnist_runtime.io.files import ensure_writable
 
+    require_a_thread()
     try:
         Normalisation.of(mean, std)
     except OptionError as error:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mnist_export.errors import ExportError, UnknownFormatError
-from mnist_runtime.digits import LEVELS, PIXELS
 
 if TYPE_CHECKING:
     from mnist_export.bundle import Bundle
@@ -43,6 +42,8 @@ class Format:
     @property
     def contract(self) -> dict[str, Any]:
         """Description of the input, for manifest.json and the ONNX metadata."""
+        from mnist_runtime.digits import LEVELS, PIXELS  # and with it NumPy
+
         return {
             "name": "pixels",
             "dtype": self.dtype,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from mnist_runtime import __version__
-from mnist_runtime.console.command import Command, Group
+from mnist_runtime.console.command import Command, Group, require_a_thread, use_one_blas_thread
 from mnist_train.errors import GroupError
 from mnist_train.settings import CHANGEABLE, TrainingSettings
 from mnist_train.torchrun_env import Rank
@@ -81,6 +81,7 @@ def _read_state(ctx: click.Context, _: click.Parameter, path: Path | None) -> An
     """Make the interrupted run's settings the defaults."""
     if not path or ctx.resilient_parsing:
         return None
+    require_a_thread()
     from mnist_train.resumable import load_state
 
     state = load_state(path)
@@ -154,6 +155,7 @@ def train(ctx: click.Context, /, resume: Any, print_config: bool, **options: Any
         click.echo(settings.to_toml(), nl=False)
         return
 
+    require_a_thread()
     from mnist_train.distributed import join
     from mnist_train.run import Stopped, TrainingRun
 
@@ -183,6 +185,7 @@ def data() -> None:
 
     Exit codes: 0 done; 1 failed; 2 wrong usage.
     """
+    use_one_blas_thread()
 
 
 class _DigitCommand(Command):

@@ -106,6 +106,18 @@ def use_one_blas_thread() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
+def require_a_thread() -> None:
+    """Raise RuntimeError if no thread can be started; call it before NumPy and torch load in a command of many threads.
+
+    OpenBLAS would send a SIGINT, and OpenMP would end the process.
+    """
+    import threading
+
+    thread = threading.Thread(target=int)
+    thread.start()
+    thread.join()
+
+
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
     """Delay a Ctrl-C while native modules are imported, because they would raise ImportError instead."""
