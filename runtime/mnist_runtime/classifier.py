@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias
@@ -145,11 +145,11 @@ class Classifier:
             model: A .onnx file, its bytes, or a folder that `mnist-export` published: its manifest is checked, and
                 given both graphs, uint8 digits take the uint8 one. Or the name of a bundled model: "cnn", exact and
                 the default, or "linear".
-            threads: Threads per call; "auto" means the CPUs that affinity and cgroup quota grant. A model this small is
-                fastest with one.
+            threads: Threads that share the batches of a call; "auto" means the CPUs that affinity and cgroup quota
+                grant. A call of one batch, which is at least one digit, uses one.
             providers: onnxruntime's execution providers, the preferred one first; each by its name, or with its
                 options as a pair.
-            session_options: onnxruntime's own options, taken as they are instead of `threads` and our defaults.
+            session_options: onnxruntime's own options, taken as they are instead of our defaults.
             trusted_contract: "float32" (pixels are intensity / 256) or "uint8" (raw), for a model without our
                 metadata, which is refused otherwise.
             max_error: Largest share of wrong labels among those whose verdict is "digit", such as 0.001; the largest
@@ -229,7 +229,7 @@ class Classifier:
 
     def predictions(self, X: ArrayLike) -> Iterator[Prediction]:
         """Predict label, probabilities and verdict of each of the digits `X`; batches are computed when reached."""
-        digits, size = as_digits(X), self._opened()[0].batch
+        digits, size = as_digits(X), self._opened()[0].batch * self._settings.thread_count
         for start in range(0, len(digits), size):
             yield from self.compute(digits[start : start + size]).predictions()
 
@@ -250,6 +250,7 @@ class Classifier:
         """Free the model and onnxruntime's session; closing twice is fine."""
         self._models = []
         self._artifacts: list[Artifact] = []
+        self._map = _parallel_map(1)
         self.__dict__.pop("artifact", None)
 
     def __enter__(self) -> Self:
@@ -310,6 +311,7 @@ class Classifier:
         if self._artifacts:
             self.artifact = self._artifacts[0]
             self._rule = self.artifact.thresholds.rule(self.max_error, self.artifact.name)
+        self._map = _parallel_map(self._settings.thread_count)
         _alive.add(self)
 
     def _opened(self) -> list[Artifact]:
@@ -321,17 +323,21 @@ class Classifier:
         return self._artifacts
 
     def _compute(self, digits: Intensities | Pixels, *outputs: str) -> list[NDArray[np.float32]]:
-        """Compute the named outputs of checked digits, a batch that fits the processor's cache at a time."""
+        """Compute the named outputs of checked digits, in batches that fit the processor's cache."""
         artifacts = self._artifacts or self._opened()
         wanted = "uint8" if digits.dtype == _UINT8 else "float32"
         artifact = artifacts[0] if artifacts[0].dtype == wanted else artifacts[-1]
         if 0 < len(digits) <= artifact.batch:
             return artifact.run(digits, *outputs)
         results = [np.empty((len(digits), *row_shape(output)), np.float32) for output in outputs]
-        for start in range(0, len(digits), artifact.batch):
+
+        def compute_batch(start: int) -> None:
             batch = slice(start, start + artifact.batch)
             for result, values in zip(results, artifact.run(digits[batch], *outputs), strict=True):
                 result[batch] = values
+
+        for _ in self._map(compute_batch, range(0, len(digits), artifact.batch)):
+            pass
         return results
 
     def forget_session(self) -> None:
@@ -352,6 +358,15 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def _parallel_map(threads: int) -> Callable[[Callable[[int], None], Iterable[int]], Iterator[None]]:
+    """Return `map`, or one that calls its function in `threads` threads, which end when it is dropped."""
+    if threads == 1:
+        return map
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(threads, thread_name_prefix="mnist-runtime").map
 
 
 def _labels(logits: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -96,7 +96,6 @@ BATCH = Classifier().artifact.batch
 def test_digits_are_computed_together_up_to_what_a_cache_holds_of_their_largest_layer():
     assert BATCH == 2 * 2**20 // (16 * 24 * 24 * 4)  # of the first convolution
     assert Classifier("linear").artifact.batch == 2 * 2**20 // (784 * 4)
-    assert Classifier(threads=2).artifact.batch == 2 * BATCH
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, BATCH - 1, BATCH, BATCH + 1, 3 * BATCH + 7])

@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 import weakref
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
@@ -23,6 +24,25 @@ def test_threads_that_share_a_classifier_all_get_its_answers(test_split):
     parts = np.array_split(digits, 40)
     with ThreadPoolExecutor(8) as pool:
         assert np.array_equal(np.concatenate(list(pool.map(classifier.predict, parts))), wanted)
+
+
+def own_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("mnist-runtime")]
+
+
+def test_threads_share_the_batches_of_a_call_and_end_with_the_classifier(test_split):
+    digits = test_split.images[:1000]
+    with Classifier(threads=2) as classifier:
+        classifier.predict(digits[: classifier.artifact.batch])
+        assert own_threads() == []  # one batch is computed where it is asked for
+        assert np.array_equal(classifier.decision_function(digits), Classifier().decision_function(digits))
+        predictions = classifier.predictions(digits)
+        assert [prediction.label for prediction in predictions] == classifier.predict(digits).tolist()
+        started = [thread for thread in threading.enumerate() if thread.name in own_threads()]
+        assert len(started) == 2
+    for thread in started:
+        thread.join(timeout=60)
+    assert own_threads() == []
 
 
 def test_asyncio_awaits_it_in_a_thread(test_split):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mnist_runtime import Classifier
 from mnist_runtime.cpus import cgroup_quotas, usable_cpus
+from mnist_runtime.model.session import SessionSettings
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no CPU affinity")
@@ -19,7 +19,7 @@ def test_auto_threads_respect_the_affinity():
     cpu = min(os.sched_getaffinity(0))
     assert subprocess.check_output([sys.executable, "-c", program % cpu]) == b"1\n"
     assert 1 <= usable_cpus() <= len(os.sched_getaffinity(0))
-    assert Classifier(threads="auto").artifact.session.get_session_options().intra_op_num_threads == usable_cpus()
+    assert SessionSettings(threads="auto").thread_count == usable_cpus()
 
 
 def cgroups(folder: Path, files: dict[str, str]) -> Path:

@@ -91,7 +91,7 @@ class Artifact:
     thresholds: Thresholds
     """Thresholds of the verdicts."""
     batch: int
-    """Number of digits to compute together: each core's share of their largest layer stays in its cache."""
+    """Number of digits to compute together: their largest layer stays in a core's cache."""
     data: bytes
     """Bytes of the whole file."""
 
@@ -137,8 +137,7 @@ class Artifact:
             raise IntegrityError(
                 f"{name} has changed since it was exported (its SHA-256 seal does not match); copy or export it again"
             )
-        settings = settings or SessionSettings()
-        session = settings.open(model, name)
+        session = (settings or SessionSettings()).open(model, name)
         try:
             properties = session.get_modelmeta().custom_metadata_map
             dtype, outputs = _check_interface(session, name)
@@ -152,7 +151,7 @@ class Artifact:
                 f"{name} has metadata schema {ours.get('schema')}, and this version reads {METADATA_SCHEMA}; "
                 "install the mnist-runtime that goes with it, or export it again"
             )
-        thresholds, batch = _thresholds(ours, name), settings.cores * _batch(ours, name)
+        thresholds, batch = _thresholds(ours, name), _batch(ours, name)
         return cls(name, hashlib.sha256(model).hexdigest(), dtype, ours, session, outputs, thresholds, batch, model)
 
     def run(self, digits: Intensities | Pixels, *outputs: str) -> list[NDArray[np.float32]]:

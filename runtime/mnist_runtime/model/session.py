@@ -45,11 +45,11 @@ class SessionSettings:
     """Settings of onnxruntime for one model."""
 
     threads: int | Literal["auto"] = 1
-    """Threads per call; "auto" means every CPU that this process may use. A small model is fastest with one."""
+    """Threads that share the batches of a call; "auto" means every CPU that this process may use."""
     providers: Sequence[Provider] = (_CPU,)
     """Execution providers, the preferred one first."""
     session_options: ort.SessionOptions | None = None
-    """Options of onnxruntime that replace `threads` and our defaults (no spinning, no logging)."""
+    """Options of onnxruntime that replace our defaults: one thread a batch, no spinning, no logging."""
 
     def __post_init__(self) -> None:
         """Refuse values that onnxruntime would ignore or misread."""
@@ -70,8 +70,8 @@ class SessionSettings:
             )
 
     @property
-    def cores(self) -> int:
-        """Number of cores that a call uses."""
+    def thread_count(self) -> int:
+        """Number of threads that share the batches of a call."""
         return usable_cpus() if self.threads == "auto" else self.threads
 
     def open(self, model: bytes, name: str) -> ort.InferenceSession:
@@ -102,7 +102,7 @@ class SessionSettings:
         if self.session_options is not None:
             return self.session_options
         options = ort.SessionOptions()
-        options.intra_op_num_threads = self.cores
+        options.intra_op_num_threads = 1  # `threads` run a batch each, with less waiting for one another
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads burn no CPU
         options.log_severity_level = _FATAL
