@@ -1,5 +1,6 @@
 """A command run as a process of its own, and what it took."""
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ print(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_max
 """A process's peak memory counts that of the process that forked it, so a small one does."""
 
 
+_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+"""Lets Python keep the bytecode of an editable install, as pip does of any other."""
+
+
 @dataclass(frozen=True)
 class Usage:
     """What one process took from its start to its end."""
@@ -33,7 +38,7 @@ class Usage:
 def measure(*command: object) -> Usage:
     """Run a command, silently, and measure it; end this benchmark where it fails."""
     launch = [sys.executable, "-I", "-S", "-c", _LAUNCHER, *map(str, command)]
-    wall, cpu, peak, status = subprocess.check_output(launch).split()
+    wall, cpu, peak, status = subprocess.check_output(launch, env=_ENVIRONMENT).split()
     if int(status):
         sys.exit(f"{' '.join(map(str, command))} failed")
     return Usage(float(wall), float(cpu), int(peak) * (1 if sys.platform == "darwin" else 1024))
