@@ -117,7 +117,7 @@ compat: .venv/demo  ## the runtime's tests and every ONNX format with old and ne
 	done
 
 docs: .venv/dev  ## the commands of every page, each page in a new environment with what the page installs
-	FRESH_ENVIRONMENTS=1 $(BIN)/python -m pytest -n 2 tests/docs
+	$(TORCH_INDEX:%=PIP_EXTRA_INDEX_URL=%) FRESH_ENVIRONMENTS=1 $(BIN)/python -m pytest -n 2 tests/docs
 
 fuzz: .venv/dev  ## 20,000 damaged files, of every kind that the runtime reads; as many guided by coverage if there is atheris
 	$(BIN)/python tests/runtime/fuzz.py 20000

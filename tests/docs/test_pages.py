@@ -89,6 +89,7 @@ def test_the_commands_of_a_page_print_what_it_shows(
     script = "\n".join(f"{command.text}\necho; echo '{END}' $?" for command in told)
     clean = {key: value for key, value in os.environ.items() if key not in {"MNIST_MODEL", "VIRTUAL_ENV"}}
     env = {**clean, "PATH": f"{bin_folder}{os.pathsep}{clean['PATH']}", "HOME": str(checkout), "NO_COLOR": "1"}
+    env["PIP_CONSTRAINT"] = str(ROOT / "constraints.txt")  # the versions that the tests know
     done = subprocess.run(
         ["bash", "-c", f"exec 2>&1\n{script}"], cwd=checkout, env=env, capture_output=True, text=True, check=False
     )
