@@ -1,7 +1,7 @@
 """How fast mnist-serve is, next to a bare route and to the server one would write first. Exits 1 if a floor is missed.
 
 Every figure is a median of alternating repeats in one run of this file, and the load comes from a second process; the
-ratios are what counts. All servers run on uvicorn with httptools and uvloop, and log no access. It takes four minutes.
+ratios are what counts. All servers run on uvicorn with httptools and uvloop, and log no access. It takes two minutes.
 
 Batching is measured on the bundled convolutional model and on a network of 15 MB. A run of the linear model takes a few
 microseconds of a request's hundred, and has nothing to share.
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -30,7 +30,6 @@ from mnist_train.data.bundled import load_split
 REPEATS = 9
 SECONDS = 1.0  # of one repeat
 CLIENTS = 64
-DELAYS = (0, 100, 500, 2000)  # microseconds
 BIN = Path(sys.executable).parent
 
 LOAD = """
@@ -242,12 +241,12 @@ def many_clients(folder: Path, digit: np.ndarray) -> list[Claim]:
     torch.jit.trace(build("cnn").eval(), torch.zeros(2, 784)).save(network)
     with (
         ours(request) as batching,
-        ours(request, "--max-delay-us", 0) as alone,
+        ours(request, "--max-batch", 1) as alone,
         theirs(NAIVE, network, text) as naive,
     ):
         servers = {
             "mnist-serve": batching,
-            "the same, --max-delay-us 0": alone,
+            "the same, --max-batch 1": alone,
             "the same, sent JSON": Server(batching.port, as_text),
             "FastAPI and torch.jit, sent JSON": naive,
         }
@@ -263,15 +262,6 @@ def many_clients(folder: Path, digit: np.ndarray) -> list[Claim]:
     ]
 
 
-def delays(folder: Path) -> None:
-    """What --max-delay-us does, for whoever tunes it."""
-    with ExitStack() as running:
-        options = {f"{delay:,} us": ("--model", folder, "--max-delay-us", delay) for delay in DELAYS}
-        servers = {name: running.enter_context(ours(folder / "binary", *given)) for name, given in options.items()}
-        for clients in (1, 8, CLIENTS):
-            print_table(f"--max-delay-us, {clients} connections", alternate(servers, clients))
-
-
 def heavy_model(folder: Path) -> list[Claim]:
     """Throughput with 64 connections where a run is worth sharing: 15 MB of weights, read once for a whole batch."""
     import torch
@@ -285,9 +275,9 @@ def heavy_model(folder: Path) -> list[Claim]:
     request = folder / "binary"
     with (
         ours(request, "--model", folder / "heavy") as batching,
-        ours(request, "--model", folder / "heavy", "--max-delay-us", 0) as alone,
+        ours(request, "--model", folder / "heavy", "--max-batch", 1) as alone,
     ):
-        seen = alternate({"mnist-serve": batching, "the same, --max-delay-us 0": alone}, CLIENTS)
+        seen = alternate({"mnist-serve": batching, "the same, --max-batch 1": alone}, CLIENTS)
     print_table(f"one digit a request, {CLIENTS} connections, a network of 784-2048-1024-10", seen)
     return [rates("batching / none, a network of 15 MB", *seen.values(), 1.5)]
 
@@ -313,7 +303,6 @@ def main() -> int:
         versions = f"Python {platform.python_version()}, uvicorn {uvicorn.__version__}"
         print(f"{platform.machine()}, {os.cpu_count()} CPUs, {versions}")
         claims = [*one_client(folder, digits), *many_clients(folder, digits), *heavy_model(folder)]
-        delays(folder)
     return report(claims)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self
@@ -14,22 +15,23 @@ from mnist_runtime.classifier import Outputs
 from mnist_runtime.digits import as_digits
 from mnist_runtime.errors import DigitError
 from mnist_runtime.model.comparison import compare
-from mnist_serve.batching import Batcher, Batching
-
-LONG = 600_000_000
-"""Microseconds of a delay that no test waits for."""
+from mnist_serve.batching import Batcher
 
 
 class Recorder:
-    """A batcher around the real classifier, and its runs."""
+    """A batcher around the real classifier, and its runs; those in a thread begin when `may_run` is set."""
 
-    def __init__(self, classifier, **settings: int) -> None:
+    def __init__(self, classifier, max_batch: int = 64) -> None:
         self.runs: list[tuple[str, int]] = []
+        self.may_run = threading.Event()
+        self.may_run.set()
         self._classifier = classifier
-        self.batcher = Batcher(self.compute, Batching(**settings), lambda count: None)
+        self.batcher = Batcher(self.compute, max_batch, lambda count: None)
 
     def compute(self, digits: np.ndarray) -> Outputs:
         self.runs.append((digits.dtype.name, len(digits)))
+        if threading.current_thread() is not threading.main_thread():
+            assert self.may_run.wait(60)
         return self._classifier.compute(as_digits(digits))
 
     def crowd(self, digit: np.ndarray) -> Self:
@@ -91,35 +93,40 @@ def test_a_batch_has_its_limit_and_a_larger_request_runs_alone(classifier, digit
     assert [count for _, count in recorder.runs] == [4, 3, 2]
 
 
-@pytest.mark.parametrize("off", [{"max_delay_us": 0}, {"max_batch": 1}])
-def test_batching_can_be_turned_off(classifier, digits, off):
-    recorder = Recorder(classifier, **off)
+def test_batching_can_be_turned_off(classifier, digits):
+    recorder = Recorder(classifier, max_batch=1)
     assert recorder.labels(digits[:1], digits[1:2]) == [[7], [2]]
     assert recorder.runs == [("uint8", 1), ("uint8", 1)]
 
 
-def test_a_lone_request_does_not_wait(classifier, digits):
-    recorder = Recorder(classifier, max_delay_us=LONG)
-    assert recorder.labels(digits[:1]) == [[7]]
-    recorder.crowd(digits[:1])
-    assert [recorder.labels(digits[:1]) for _ in range(2)] == [[[7]], [[7]]]
+def test_a_lone_request_is_answered_at_once(classifier, digits):
+    async def ask() -> bool:
+        return recorder.batcher.join(digits[:1]).done()
+
+    recorder = Recorder(classifier)
+    assert asyncio.run(ask())
 
 
-def test_pending_requests_wait_for_a_body_on_its_way_but_not_forever(classifier, digits):
-    async def ask(max_delay_us: int, *, comes: bool) -> list[tuple[str, int]]:
-        recorder = Recorder(classifier, max_delay_us=max_delay_us)
-        recorder.batcher.expect()
-        first = recorder.batcher.join(digits[:1])
-        assert recorder.batcher.is_waiting
-        if comes:
+def test_while_many_requests_run_in_a_thread_others_become_the_next_batch(classifier, digits):
+    recorder = Recorder(classifier).crowd(digits[:1])
+    recorder.may_run.clear()
+
+    async def ask() -> list[int]:
+        asked = [recorder.batcher.join(digits[row : row + 1]) for row in range(8)]
+        while not recorder.runs:
             await asyncio.sleep(0)
-            recorder.batcher.arrived()
-            assert (await recorder.batcher.join(digits[1:2])).labels.tolist() == [2]
-        assert (await first).labels.tolist() == [7]
-        return recorder.runs
+        asked += [recorder.batcher.join(digits[row : row + 1]) for row in range(8, 11)]
+        asked.append(recorder.batcher.join(digits[:1]))
+        asked.pop().cancel()
+        left = asked.pop(3)
+        left.cancel()
+        await asyncio.sleep(0)
+        assert not any(each.done() for each in asked)
+        recorder.may_run.set()
+        return [outputs.labels.item() for outputs in await asyncio.gather(*asked)]
 
-    assert asyncio.run(ask(LONG, comes=True)) == [("uint8", 2)]
-    assert asyncio.run(ask(1000, comes=False)) == [("uint8", 1)]
+    assert asyncio.run(ask()) == np.delete(classifier.predict(digits[:11]), 3).tolist()
+    assert recorder.runs == [("uint8", 8), ("uint8", 3)]
 
 
 def test_a_cancelled_request_leaves_its_batch(classifier, digits):
@@ -134,7 +141,8 @@ def test_a_cancelled_request_leaves_its_batch(classifier, digits):
     assert asyncio.run(ask()) == [("uint8", 2)]
 
 
-def test_digits_that_the_model_cannot_take_fail_alone(classifier, digits):
+@pytest.mark.parametrize("count", [2, 20])
+def test_digits_that_the_model_cannot_take_fail_alone(classifier, digits, count):
     """An engine refuses the digits of one request; the other requests of the batch succeed."""
 
     class Choosy(Classifier):
@@ -148,64 +156,30 @@ def test_digits_that_the_model_cannot_take_fail_alone(classifier, digits):
     bad = np.full((1, 784), 0.3, np.float32)
 
     async def ask() -> list[object]:
-        return await asyncio.gather(*map(recorder.batcher.join, (good, bad, good)), return_exceptions=True)
+        given = (good, bad, *[good] * count)
+        return await asyncio.gather(*map(recorder.batcher.join, given), return_exceptions=True)
 
-    first, failed, last = asyncio.run(ask())
-    assert [first.labels.tolist(), last.labels.tolist()] == [[7], [7]]
+    first, failed, *others = asyncio.run(ask())
+    assert [each.labels.tolist() for each in (first, *others)] == [[7]] * (1 + count)
     assert isinstance(failed, DigitError)
 
 
-def hold_the_door(server, digits):
-    """Return a request without its last bytes, for which others wait up to the server's delay, and those bytes."""
-    body = json.dumps(server.document(digits)).encode()
-    connection = server.send(body, part=slice(-10))
-    server.wait_for_in_flight(1)
-    return connection, body[-10:]
-
-
-def test_the_server_batches_pending_requests(serve, classifier, digits):
-    server = serve("--max-delay-us", LONG)
-    late, rest = hold_the_door(server, digits[:1])
-    with ThreadPoolExecutor(20) as threads:
-        asked = [threads.submit(server.infer, digits[row : row + 1]) for row in range(1, 21)]
-        server.wait_for_in_flight(21)
-        assert server.metric("mnist_serve_batch_digits_count") == 0
-        late.sendall(rest)
-        labels = [each.result().json()["outputs"][2]["data"][0] for each in asked]
-    with late:
-        assert late.recv(15) == b"HTTP/1.1 200 OK"
-    assert labels == classifier.predict(digits[1:21]).tolist()
-    assert server.metric("mnist_serve_batch_digits_count") == 1
+def test_the_server_runs_requests_together_that_come_together(serve, classifier, digits):
+    server = serve()
+    connections = [server.connect() for _ in range(21)]
+    for connection in connections:  # so that the server knows them all
+        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK")
+    server.process.send_signal(signal.SIGSTOP)
+    for row, connection in enumerate(connections):
+        body = json.dumps(server.document(digits[row : row + 1])).encode()
+        server.send(body, "Connection: close", connection=connection)
+    server.process.send_signal(signal.SIGCONT)
+    answers = [server.answer(connection) for connection in connections]
+    labels = [answer["outputs"][2]["data"][0] for _, answer in answers]
+    assert labels == classifier.predict(digits[:21]).tolist()
+    assert server.metric("mnist_serve_batch_digits_count") == 2  # the first could not know of the others
     assert server.metric("mnist_serve_batch_digits_sum") == 21
-
-
-def test_in_the_server_a_bad_tensor_fails_alone(serve, digits):
-    server = serve("--max-delay-us", LONG)
-    late, rest = hold_the_door(server, digits[:1])
-    answers = {}
-    good = threading.Thread(target=lambda: answers.update(good=server.infer(digits[1:2])))
-    good.start()
-    server.wait_for_in_flight(2)
-    assert server.infer(np.full((1, 784), 2, np.float32)).status_code == 400
-    late.sendall(rest)
-    good.join()
-    with late:
-        assert late.recv(15) == b"HTTP/1.1 200 OK"
-    assert answers["good"].json()["outputs"][2]["data"] == [2]
-
-
-def test_in_the_server_a_client_that_disconnects_leaves_its_batch(serve, digits):
-    server = serve("--max-delay-us", LONG)
-    late, rest = hold_the_door(server, digits[:1])
-    body = json.dumps(server.document(digits[:1])).encode()
-    leaving = server.send(body)
-    server.wait_for_in_flight(2)
-    leaving.close()
-    server.wait_for("request", status=499)
-    late.sendall(rest)
-    with late:
-        assert late.recv(15) == b"HTTP/1.1 200 OK"
-    assert server.metric("mnist_serve_batch_digits_sum") == 1
 
 
 def test_large_requests_of_many_clients_leave_the_server_answering(serve, classifier, test_split):

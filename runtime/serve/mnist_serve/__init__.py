@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mnist_serve.app import create_app
-    from mnist_serve.batching import Batching
     from mnist_serve.exchange import Limits
     from mnist_serve.model import ServedModel
 
-__all__ = ["Batching", "Limits", "ServedModel", "create_app"]
-_MODULES = {"Batching": "batching", "Limits": "exchange", "ServedModel": "model", "create_app": "app"}
+__all__ = ["Limits", "ServedModel", "create_app"]
+_MODULES = {"Limits": "exchange", "ServedModel": "model", "create_app": "app"}
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mnist_runtime import __version__
 from mnist_serve.admission import Application
-from mnist_serve.batching import Batcher, Batching
+from mnist_serve.batching import Batcher
 from mnist_serve.endpoint import InferEndpoint
 from mnist_serve.exchange import Gate, Limits
 from mnist_serve.metrics import Metrics
@@ -22,14 +22,14 @@ from mnist_serve.page import routes as page_routes
 from mnist_serve.protocol import model_metadata, server_metadata
 
 _MODEL = "/v2/models/{model}"
-_LIMITS, _BATCHING = Limits(), Batching()
+_LIMITS = Limits()
 
 
 def create_app(
     model: ServedModel,
     *,
     limits: Limits = _LIMITS,
-    batching: Batching = _BATCHING,
+    max_batch: int = 64,
     routes: Sequence[Route] = (),
     page: bool = True,
 ) -> Application:
@@ -38,14 +38,14 @@ def create_app(
     Args:
         model: Assign its `classifier` to replace the model while the application runs.
         limits: Bounds on what one client may cost.
-        batching: How requests are batched.
+        max_batch: Digits per run of the model, which many requests may share; 1 turns batching off.
         routes: More routes, under the same limits.
         page: Serve the page to draw on, at `/`, and its `/digit`.
     """
     gate = Gate(limits.max_concurrency)
     metrics = Metrics(lambda: gate.in_flight)
     metrics.model.info(model.info())
-    infer = InferEndpoint(model, Batcher(model.compute, batching, metrics.batch_digits.observe))
+    infer = InferEndpoint(model, Batcher(model.compute, max_batch, metrics.batch_digits.observe))
     served = [*_protocol_routes(model, gate, infer), *routes]
     served += page_routes(lambda: model.classifier) if page else []
     served += _document_routes(model, metrics, served)

@@ -1,7 +1,7 @@
-"""Dynamic batching that never delays a lone request.
+"""Dynamic batching without a delay.
 
-A request that finds no other runs at once. Requests that come in the same event-loop iteration run together at its
-end, and wait longer only while bodies are on their way, at most `max_delay_us`. What is computed for one digit does not
+A request that finds no other runs at once. Requests that come in the same event-loop iteration run together at its end,
+many of them in a thread, and those that come meanwhile are the next batch. What is computed for one digit does not
 depend on the others in its batch.
 """
 
@@ -16,15 +16,8 @@ from mnist_runtime.digits import Intensities, Pixels
 
 Compute = Callable[[Intensities | Pixels], Outputs]
 
-
-@dataclass(frozen=True, slots=True)
-class Batching:
-    """How requests are batched."""
-
-    max_batch: int = 64
-    """Digits per run of the model; a request that has more runs alone."""
-    max_delay_us: int = 500
-    """Microseconds that a request waits for others whose bodies are on their way; 0 runs each request alone."""
+_MANY = 8
+"""Requests of a batch that runs in a thread. The way there takes longer than fewer digits of the bundled model."""
 
 
 @dataclass(slots=True)
@@ -34,36 +27,18 @@ class _Pending:
 
 
 class Batcher:
-    """Collects digits in one event loop and computes them together.
+    """Collects digits in one event loop and computes them together."""
 
-    Every request is announced with `expect`; once its body has `arrived`, or never will, it may `join`.
-    """
-
-    def __init__(self, compute: Compute, batching: Batching, ran: Callable[[int], None]) -> None:
-        """Compute with `compute`; call `ran` with the number of digits of each run."""
+    def __init__(self, compute: Compute, max_batch: int, ran: Callable[[int], None]) -> None:
+        """Compute up to `max_batch` digits a run with `compute`; call `ran` with the number of each run."""
         self._compute = compute
-        self._batching = batching
+        self._max_batch = max_batch
         self._ran = ran
         self._pending: list[_Pending] = []
-        self._expected = 0
-        self._timer: asyncio.Handle | None = None
-        """The run of what is pending, at the end of this event-loop iteration or once the delay is over."""
-        self.is_waiting = False
-        """True while pending requests wait for a body that is on its way."""
+        self._is_busy = False
+        """True until the end of this event-loop iteration, or of the run in the thread, sees to what is pending."""
         self._is_crowded = False
-        """True if several requests were pending at the end of the last iteration."""
-
-    def expect(self) -> None:
-        """Announce a request whose body may be on its way."""
-        self._expected += 1
-
-    def arrived(self) -> None:
-        """Note that the body of an announced request has come, or never will."""
-        self._expected -= 1
-        if self._timer and self.is_waiting and not self._expected:
-            self._timer.cancel()
-            self._timer = asyncio.get_running_loop().call_soon(self._run_all)
-            self.is_waiting = False
+        """True if several requests were pending then."""
 
     def compute(self, digits: Intensities | Pixels) -> Outputs:
         """Compute `[N, 784]` at once."""
@@ -77,42 +52,60 @@ class Batcher:
         """
         loop = asyncio.get_running_loop()
         request = _Pending(digits, loop.create_future())
-        if self._batching.max_delay_us == 0 or len(digits) >= self._batching.max_batch:
-            self._run([request])
-        elif not (self._timer or self._expected or self._is_crowded):
-            self._timer = loop.call_soon(self._run_all)  # later requests of this loop iteration join the next batch
-            self._run([request])
-        else:
+        if len(digits) >= self._max_batch:
+            self._answer([request], self._outcome([request]))
+            return request.outputs
+        if self._is_busy or self._is_crowded:
             self._pending.append(request)
-            if self._timer is None and self._expected:
-                self._timer = loop.call_later(self._batching.max_delay_us / 1e6, self._run_all)
-                self.is_waiting = True
-            elif self._timer is None:
-                self._timer = loop.call_soon(self._run_all)
+        else:
+            self._answer([request], self._outcome([request]))
+        if not self._is_busy:
+            self._is_busy = True
+            loop.call_soon(self._run_pending)
         return request.outputs
 
-    def _run_all(self) -> None:
-        pending, self._pending, self._timer, self.is_waiting = self._pending, [], None, False
-        self._is_crowded = len(pending) > 1
-        for batch in _batches([each for each in pending if not each.outputs.done()], self._batching.max_batch):
-            self._run(batch)
+    def _run_pending(self) -> None:
+        self._is_crowded = len(self._pending) > 1
+        batches = _batches([each for each in self._pending if not each.outputs.done()], self._max_batch)
+        self._pending = []
+        while batches and len(batches[0]) < _MANY:
+            batch = batches.pop(0)
+            self._answer(batch, self._outcome(batch))
+        self._is_busy = bool(batches)
+        if batches:
+            self._pending = [request for batch in batches[1:] for request in batch]
+            self._run_in_thread(batches[0])
 
-    def _run(self, batch: Sequence[_Pending]) -> None:
+    def _run_in_thread(self, batch: Sequence[_Pending]) -> None:
+        def end(run: "asyncio.Future[Outputs | Exception]") -> None:
+            self._answer(batch, run.result())
+            self._run_pending()
+
+        asyncio.get_running_loop().run_in_executor(None, self._outcome, batch).add_done_callback(end)
+
+    def _outcome(self, batch: Sequence[_Pending]) -> Outputs | Exception:
+        """Compute the digits of a batch; return an error instead of raising it."""
         try:
-            outputs = self.compute(
-                np.concatenate([request.digits for request in batch]) if batch[1:] else batch[0].digits
-            )
+            return self.compute(np.concatenate([request.digits for request in batch]) if batch[1:] else batch[0].digits)
         except Exception as error:  # noqa: BLE001  # any error belongs to the request whose digits caused it
-            if len(batch) == 1:
-                batch[0].outputs.set_exception(error)
-            else:
-                for request in batch:
-                    self._run([request])
+            return error
+
+    def _answer(self, batch: Sequence[_Pending], outcome: Outputs | Exception) -> None:
+        """Give each request its part of the outputs; after an error, run each alone."""
+        if isinstance(outcome, Exception) and batch[1:]:
+            for request in batch:
+                self._answer([request], self._outcome([request]))
             return
         start = 0
         for request in batch:
-            request.outputs.set_result(outputs[start : start + len(request.digits)])
-            start += len(request.digits)
+            end = start + len(request.digits)
+            if request.outputs.done():  # cancelled
+                pass
+            elif isinstance(outcome, Exception):
+                request.outputs.set_exception(outcome)
+            else:
+                request.outputs.set_result(outcome[start:end])
+            start = end
 
 
 def _batches(requests: Sequence[_Pending], max_batch: int) -> list[list[_Pending]]:

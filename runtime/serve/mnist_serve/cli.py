@@ -58,13 +58,12 @@ def _check_timeout(ctx: click.Context, param: click.Parameter, value: float) -> 
     metavar="URL",
     help="Origin whose pages may send requests, such as https://example.org; * means all. Repeat for several.",
 )
-@click.option("--max-batch", type=_COUNT, default=64, metavar="N", help="Digits per run of the model.")
 @click.option(
-    "--max-delay-us",
-    type=click.IntRange(0),
-    default=500,
+    "--max-batch",
+    type=_COUNT,
+    default=64,
     metavar="N",
-    help="Microseconds a request waits for others that are on their way; 0 turns batching off.",
+    help="Digits per run of the model; 1 turns batching off.",
 )
 @click.option(
     "--max-body",
@@ -105,7 +104,6 @@ def serve(
     uds: Path | None,
     cors_origins: tuple[str, ...],
     max_batch: int,
-    max_delay_us: int,
     max_body: int,
     max_concurrency: int,
     timeout: float,
@@ -123,7 +121,6 @@ def serve(
     """
     use_one_blas_thread()
     with uninterrupted():
-        from mnist_serve.batching import Batching
         from mnist_serve.exchange import Limits
         from mnist_serve.log import log_event, logging_to_stderr
         from mnist_serve.model import ServedModel
@@ -139,11 +136,10 @@ def serve(
         for choice in choices:
             log_event("model", with_accuracy(choice, served.classifier))
         limits = Limits(max_body, max_concurrency, timeout)
-        batching = Batching(max_batch, max_delay_us)
         watched = chosen if reload and isinstance(chosen, Path) else None
         listener = listen_unix(uds) if uds else listen(host, port)
         try:
-            answered = run(served, listener, limits, batching, log=log, cors_origins=cors_origins, watched=watched)
+            answered = run(served, listener, limits, max_batch, log=log, cors_origins=cors_origins, watched=watched)
         finally:
             if uds:
                 uds.unlink(missing_ok=True)

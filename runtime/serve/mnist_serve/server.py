@@ -18,7 +18,6 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from mnist_serve.app import create_app
-from mnist_serve.batching import Batching
 from mnist_serve.connection import Connection, check_deadlines
 from mnist_serve.errors import ListenError
 from mnist_serve.exchange import Gate, Limits
@@ -40,7 +39,7 @@ def run(
     model: ServedModel,
     listener: socket.socket,
     limits: Limits,
-    batching: Batching,
+    max_batch: int,
     *,
     log: LogQueue,
     cors_origins: Sequence[str] = (),
@@ -52,7 +51,7 @@ def run(
     is served.
     """
     _share_one_arena()
-    app = create_app(model, limits=limits, batching=batching)
+    app = create_app(model, limits=limits, max_batch=max_batch)
     log.on_drop = app.metrics.dropped.inc
     config = uvicorn.Config(
         _allow(app, cors_origins) if cors_origins else app,
