@@ -1,11 +1,11 @@
-"""Augmentation: digits stay digits, every step does what it is named for, and the same seed gives the same pictures."""
+"""Augmentation: each step does what its name says, and the same seed gives the same pictures."""
 
 import pytest
 import torch
 
 from mnist_train import augment
-from mnist_train.augment import Augmented
-from mnist_train.data.batches import InMemory
+from mnist_train.augment import augmented
+from mnist_train.data.batches import Altered, InMemory
 
 NAMES = (
     *("outline", "thicken", "thin", "deform", "coarsen", "blur", "tone", "strike", "veil", "invert", "speckle"),
@@ -40,7 +40,7 @@ def extent(pictures):
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_step_gives_other_pictures_within_black_and_white(pictures, generator, step):
+def test_a_step_returns_new_pictures_between_black_and_white(pictures, generator, step):
     before = pictures.clone()
     changed = step(pictures, generator)
     assert changed.shape == pictures.shape
@@ -51,18 +51,18 @@ def test_a_step_gives_other_pictures_within_black_and_white(pictures, generator,
 
 
 @pytest.mark.parametrize("step", RANDOM)
-def test_the_seed_decides(pictures, device, step):
+def test_equal_seeds_give_equal_pictures(pictures, device, step):
     first, again, other = (step(pictures, torch.Generator(device).manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
 @pytest.mark.parametrize("step", [augment.deform, augment.augment])
-def test_a_blank_picture_has_no_nan(device, generator, step):
+def test_a_blank_picture_gives_no_nan(device, generator, step):
     assert step(torch.zeros(3, 1, 28, 28, device=device), generator).isfinite().all()
 
 
-def test_a_box_has_mnists_size_and_centre_wherever_the_ink_was(pictures):
+def test_boxed_ink_has_mnists_size_and_centre(pictures):
     moved = torch.zeros_like(pictures)
     small = torch.nn.functional.interpolate(pictures, scale_factor=0.5, mode="bilinear", antialias=True)
     moved[:, :, :14, 14:] = small
@@ -71,7 +71,7 @@ def test_a_box_has_mnists_size_and_centre_wherever_the_ink_was(pictures):
     assert (extent(boxed) - 20).abs().max() <= 2
 
 
-def test_a_box_keeps_all_ink_in_the_picture(device):
+def test_boxed_ink_stays_within_the_picture(device):
     flag = torch.zeros(1, 1, 28, 28, device=device)
     flag[0, 0, 2, 4:24] = flag[0, 0, 2:22, 4] = 1
     flag[0, 0, 2:5, 4:7] = 1
@@ -80,7 +80,7 @@ def test_a_box_keeps_all_ink_in_the_picture(device):
         assert boxed.sum().item() == pytest.approx(flag.sum().item(), rel=0.1)
 
 
-def test_most_deformed_digits_are_near_mnists_size_and_place_and_some_are_not(pictures, generator):
+def test_most_deformed_digits_have_about_mnists_size_and_place(pictures, generator):
     deformed = augment.deform(pictures, generator)
     off, size = (centre(deformed) - 14).abs().amax(dim=1), extent(deformed)
     assert 0.8 < ((off < 2) & (size >= 17) & (size <= 24)).float().mean() < 0.97
@@ -89,7 +89,7 @@ def test_most_deformed_digits_are_near_mnists_size_and_place_and_some_are_not(pi
     assert size.max() <= 26
 
 
-def test_a_deformation_of_no_strength_only_enlarges_the_canvas(pictures, device, generator):
+def test_a_deformation_of_strength_0_only_enlarges_the_canvas(pictures, device, generator):
     canvas = augment.deformations(torch.zeros(2, 1, 1, device=device), generator)
     assert canvas[0, 0, 0, 0].item() == pytest.approx(-9 / 7 * 27 / 28)
     assert torch.equal(canvas[0, 0], canvas[1, 1].T)
@@ -103,13 +103,13 @@ def test_an_outline_is_hollow(device, generator):
     assert outline.sum() == 10 * 10 - 8 * 8
 
 
-def test_strokes_get_thicker_and_thinner(pictures, generator):
+def test_thicken_adds_ink_and_thin_removes_ink(pictures, generator):
     ink = pictures.sum(dim=(1, 2, 3))
     assert (augment.thicken(pictures, generator).sum(dim=(1, 2, 3)) > ink).all()
     assert (augment.thin(pictures, generator).sum(dim=(1, 2, 3)) < ink).all()
 
 
-def test_edges_get_softer(pictures, generator):
+def test_blur_and_coarsen_soften_edges(pictures, generator):
     def steepest(pictures):
         return pictures.diff(dim=3).abs().amax(dim=(1, 2, 3))
 
@@ -131,7 +131,7 @@ def test_a_strike_is_one_line_straight_or_zigzag_whole_or_dotted(device, generat
     assert max(lit) > 2 * min(lit)
 
 
-def test_a_veil_is_even_or_uneven_and_leaves_the_ink_brighter_than_its_ground(device, generator):
+def test_a_veil_is_even_or_uneven_and_keeps_the_ink_brighter_than_the_background(device, generator):
     square = torch.zeros(100, 1, 28, 28, device=device)
     square[:, :, 10:18, 10:18] = 1
     veiled = augment.veil(square, generator)
@@ -142,7 +142,7 @@ def test_a_veil_is_even_or_uneven_and_leaves_the_ink_brighter_than_its_ground(de
     assert (veiled[:, 0, 10:18, 10:18].mean(dim=(1, 2)) > veiled[:, 0, :8].mean(dim=(1, 2))).all()
 
 
-def test_inverted_stripes_leave_the_middle_alone(pictures, generator):
+def test_inverted_stripes_leave_the_middle_unchanged(pictures, generator):
     inverted = augment.invert(pictures, generator)
     assert torch.equal(inverted[:, :, 8:20, 8:20], pictures[:, :, 8:20, 8:20])
     changed = inverted != pictures
@@ -152,42 +152,35 @@ def test_inverted_stripes_leave_the_middle_alone(pictures, generator):
     assert (sides.sum(dim=1) > 50).all()
 
 
-def test_speckles_are_black_or_white_and_up_to_a_fifth_of_the_pixels(pictures, generator):
+def test_speckles_are_black_or_white_and_cover_up_to_a_fifth_of_the_pixels(pictures, generator):
     speckled = augment.speckle(pictures, generator)
     changed = speckled != pictures
     assert set(speckled[changed].unique().tolist()) == {0, 1}
     assert 0.1 < changed.float().mean(dim=(1, 2, 3)).max() < 0.2
 
 
-def test_sometimes_is_a_share_of_the_pictures(pictures, generator):
+def test_sometimes_changes_its_share_of_the_pictures(pictures, generator):
     changed = (augment.sometimes(0.25, augment.veil)(pictures, generator) != pictures).any(dim=(1, 2, 3))
     assert 0.15 < changed.float().mean() < 0.35
 
 
-def test_every_epoch_varies_anew_and_a_resumed_one_goes_on_alike(validation, device):
+def test_augmented_batches_differ_between_epochs_and_resume_at_any_batch(validation, device):
     pixels, labels = validation.tensors(device)
-    batches = Augmented(InMemory(pixels[:250], labels[:250], shuffle=1), seed=1)
+    plain = InMemory(pixels[:250], labels[:250], shuffle=1)
+    batches = Altered(plain, augmented, seed=1)
     assert len(batches) == 250
     first, again, second = (list(batches.epoch(number, 100)) for number in (1, 1, 2))
     assert [len(x) for x, _ in first] == [100, 100, 50]
-    assert all(
-        torch.equal(a, b) for one, other in zip(first, again, strict=True) for a, b in zip(one, other, strict=True)
-    )
+    assert [y.tolist() for _, y in first] == [y.tolist() for _, y in plain.epoch(1, 100)]
+    assert all(torch.equal(x, x_again) for (x, _), (x_again, _) in zip(first, again, strict=True))
     assert not torch.equal(first[0][0], second[0][0])
     (resumed,) = batches.epoch(1, 100, start=2)
     assert torch.equal(resumed[0], first[2][0])
-    other_rank = Augmented(batches.batches, seed=1, rank=1)
+    other_rank = Altered(plain, augmented, seed=1, rank=1)
     assert not torch.equal(next(other_rank.epoch(1, 100))[0], first[0][0])
-
-
-def test_labels_stay_with_their_digits(validation, device):
-    pixels, labels = validation.tensors(device)
-    plain = InMemory(pixels[:250], labels[:250], shuffle=1)
-    wanted = [labels.tolist() for _, labels in plain.epoch(1, 100)]
-    assert [labels.tolist() for _, labels in Augmented(plain, seed=3).epoch(1, 100)] == wanted
 
 
 def test_an_empty_share_stays_empty(validation):
     pixels, labels = validation.tensors()
-    share_of_one = Augmented(InMemory(pixels[:1], labels[:1], rank=0, ranks=2), seed=1)
+    share_of_one = Altered(InMemory(pixels[:1], labels[:1], rank=0, ranks=2), augmented, seed=1)
     assert [len(pixels) for pixels, _ in share_of_one.epoch(1, 100)] == [0]

@@ -1,4 +1,4 @@
-"""The average of weights: what it starts from, what it takes in, and that it can go on where it was."""
+"""The average of the weights: its updates, and that it can be saved and restored."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def moved(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-def test_an_update_keeps_the_decay_of_what_was(model):
+def test_an_update_keeps_the_share_decay_of_the_average(model):
     average = WeightAverage(model, 0.75)
     before = {name: tensor.clone() for name, tensor in average.tensors().items()}
     now = moved(model)
@@ -32,7 +32,7 @@ def test_an_update_keeps_the_decay_of_what_was(model):
         torch.testing.assert_close(tensor, wanted)
 
 
-def test_the_first_steps_leave_little_of_the_random_start(model):
+def test_the_random_initial_weights_lose_their_share_quickly(model):
     average = WeightAverage(model, 0.999)
     now = moved(model)
     for step in range(1, 100):
@@ -40,7 +40,7 @@ def test_the_first_steps_leave_little_of_the_random_start(model):
     torch.testing.assert_close(average.tensors()["0.weight"], now["0.weight"], atol=1e-6, rtol=0)
 
 
-def test_without_a_decay_there_is_only_the_model(model):
+def test_without_a_decay_the_average_is_the_model(model):
     average = WeightAverage(model, 0)
     moved(model)
     average.update(1)
@@ -48,7 +48,7 @@ def test_without_a_decay_there_is_only_the_model(model):
     assert average.tensors() == {}
 
 
-def test_it_goes_on_where_it_was(model):
+def test_a_restored_average_continues_as_the_saved_one(model):
     unbroken = WeightAverage(model, 0.9)
     moved(model)
     unbroken.update(50)

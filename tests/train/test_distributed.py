@@ -337,7 +337,7 @@ def endless(folder, tmp_path) -> tuple[object, ...]:
 
 def said_where_it_stopped(stderr: str, state: Path) -> None:
     assert stderr.count("Stopped after step") == 1, stderr
-    assert f"go on with: torchrun ... -m mnist_train --resume {state}" in stderr
+    assert f"continue with: torchrun ... -m mnist_train --resume {state}" in stderr
 
 
 def test_a_signal_stops_all_ranks_after_the_same_step(run, endless, tmp_path):

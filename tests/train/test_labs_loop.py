@@ -1,4 +1,4 @@
-"""The lab's loop, held against a plain transcription of it."""
+"""The training loop beside a plain transcription of the lab's loop."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from mnist_train.errors import DivergenceError
-from mnist_train.fit import CHANCE_LOSS, Data, accuracy, evaluate, fit
+from mnist_train.fit import CHANCE_LOSS, Data, evaluate, fit
 from mnist_train.models import MNISTLogistic
 
 
@@ -30,7 +30,7 @@ def model() -> MNISTLogistic:
 
 
 def labs_loop(model, pixels, labels, lr, epochs, bs) -> list[float]:
-    """As the lab writes it; returns the mean loss of each epoch's digits."""
+    """Train as the lab does; return the mean loss per digit of each epoch."""
     means = []
     for _ in range(epochs):
         total = 0.0
@@ -48,7 +48,7 @@ def labs_loop(model, pixels, labels, lr, epochs, bs) -> list[float]:
 
 
 @pytest.mark.parametrize("batch_size", [1, 64, 300, 1000, 5000])
-def test_fit_takes_the_labs_steps_to_the_bit(data, held_out, model, batch_size):
+def test_fit_equals_the_labs_loop_bit_for_bit(data, held_out, model, batch_size):
     twin = MNISTLogistic()
     twin.load_state_dict(model.state_dict())
     history = fit(model, data, held_out, lr=0.1, epochs=2, batch_size=batch_size)
@@ -71,7 +71,7 @@ def test_training_learns_digits_it_has_not_seen(data, held_out, model):
     assert (history[-1].valid_loss, history[-1].valid_accuracy) == evaluate(model, held_out)
 
 
-def test_every_step_and_every_epoch_is_told(data, held_out, model):
+def test_hooks_are_called_after_every_step_and_every_epoch(data, held_out, model):
     steps, epochs = [], []
     history = fit(model, data, held_out, batch_size=300, on_step=lambda: steps.append(1), on_epoch=epochs.append)
     assert len(steps) == 2 * 4
@@ -79,7 +79,7 @@ def test_every_step_and_every_epoch_is_told(data, held_out, model):
     assert [epoch.epoch for epoch in history] == [1, 2]
 
 
-def test_a_model_is_trained_in_training_mode_and_measured_in_evaluation_mode(data, held_out):
+def test_a_model_is_trained_in_training_mode_and_evaluated_in_evaluation_mode(data, held_out):
     modes = []
 
     class Watched(MNISTLogistic):
@@ -91,7 +91,7 @@ def test_a_model_is_trained_in_training_mode_and_measured_in_evaluation_mode(dat
     assert modes == [(True, True), (True, True), (False, False)]
 
 
-def test_a_parameter_that_the_loss_does_not_reach_stays(data, held_out):
+def test_a_parameter_without_a_gradient_does_not_change(data, held_out):
     class WithSpare(MNISTLogistic):
         def __init__(self):
             super().__init__()
@@ -102,21 +102,12 @@ def test_a_parameter_that_the_loss_does_not_reach_stays(data, held_out):
     assert torch.equal(model.spare, torch.ones(3))
 
 
-def test_a_loss_that_is_no_number_stops_and_says_where(data, held_out, model):
+def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_step(data, held_out, model):
     with pytest.raises(DivergenceError, match="in epoch 1, step 2, at learning rate 1e\\+38"):
         fit(model, data, held_out, lr=1e38)
 
 
-def test_evaluation_in_parts_is_evaluation_of_the_whole(model, held_out, monkeypatch):
+def test_evaluation_in_batches_equals_evaluation_of_the_whole(model, held_out, monkeypatch):
     whole = evaluate(model, held_out)
     monkeypatch.setattr("mnist_train.fit._EVALUATION_BATCH", 777)
     assert evaluate(model, held_out) == pytest.approx(whole, rel=1e-5)
-
-
-def test_accuracy_is_the_share_of_right_labels_and_has_no_gradient(model, held_out):
-    pixels, labels = held_out
-    logits = model(pixels)
-    share = accuracy(logits, labels)
-    assert share.item() == pytest.approx((logits.argmax(1) == labels).sum().item() / len(labels))
-    with pytest.raises(RuntimeError, match="does not require grad"):
-        share.backward()

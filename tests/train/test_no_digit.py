@@ -1,12 +1,12 @@
-"""Pictures of what is no digit: every kind has ink, the seed decides, and they take the place of some digits."""
+"""Pictures of what is no digit: every kind has ink, the seed determines them, and they replace some digits."""
 
 import numpy as np
 import pytest
 import torch
 
 from mnist_train import no_digit
-from mnist_train.data.batches import InMemory
-from mnist_train.no_digit import Mixed, no_digits
+from mnist_train.data.batches import Altered, InMemory
+from mnist_train.no_digit import mixed_with, no_digits
 
 KINDS = ("letter", "scribble", "polygon", "symbol", "dashes", "dots")
 
@@ -28,7 +28,7 @@ def test_two_digits_have_the_ink_of_both(validation):
         assert np.ptp(np.flatnonzero(lit.any(axis=0))) > 40
 
 
-def test_a_half_is_less_than_the_digit_and_never_of_a_digit_whose_half_is_one(validation):
+def test_halves_have_ink_and_no_half_looks_like_a_digit(validation):
     rng = np.random.default_rng(0)
     for _ in range(30):
         lit = no_digit.half_digit(validation, rng) > 100
@@ -41,7 +41,7 @@ def test_letters_that_look_like_digits_are_left_out():
     assert set("AKMWXhkmwx") <= set(no_digit.LETTERS)
 
 
-def test_the_seed_decides(validation):
+def test_equal_seeds_give_equal_pictures(validation):
     first, again, other = (no_digits(20, validation, seed) for seed in (1, 1, 2))
     assert first.shape == (20, 784)
     assert first.dtype == torch.float32
@@ -52,10 +52,11 @@ def test_the_seed_decides(validation):
 @pytest.fixture
 def mixed(validation, device):
     pixels, labels = validation.tensors(device)
-    return Mixed(InMemory(pixels[:1000], labels[:1000], shuffle=1), torch.full((5, 784), 0.5, device=device), seed=1)
+    grey = torch.full((5, 784), 0.5, device=device)
+    return Altered(InMemory(pixels[:1000], labels[:1000], shuffle=1), mixed_with(grey), seed=1)
 
 
-def test_some_digits_give_their_place_to_what_is_no_digit(mixed):
+def test_some_digits_are_replaced_by_what_is_no_digit(mixed):
     assert len(mixed) == 1000
     plain = list(mixed.batches.epoch(1, 300))
     batches = list(mixed.epoch(1, 300))
@@ -69,7 +70,7 @@ def test_some_digits_give_their_place_to_what_is_no_digit(mixed):
     assert torch.equal(labels[is_digit], torch.cat([labels for _, labels in plain])[is_digit])
 
 
-def test_every_epoch_mixes_anew_and_a_resumed_one_goes_on_alike(mixed):
+def test_mixed_batches_differ_between_epochs_and_resume_at_any_batch(mixed):
     first, again, second = ([labels.tolist() for _, labels in mixed.epoch(number, 100)] for number in (1, 1, 2))
     assert first == again
     assert first != second

@@ -5,8 +5,7 @@ same device. Every function returns new pictures.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from mnist_runtime.digits import HEIGHT, PIXELS, WIDTH
-from mnist_train.data.batches import Batches, Data
+from mnist_train.data.batches import Data
 
 BOX = 20
 """Longest side of the ink in pixels, as in MNIST."""
@@ -25,39 +24,19 @@ CENTRE = 14.5
 _CANVAS = 9 / 7  # sides of a picture on the canvas where deformed ink is measured: ink may leave MNIST's box there
 _CARELESS = 0.1  # share of the pictures that are not where the recipe would put them
 _KNOTS = 7  # of an elastic field, along each side
-_TINY = 1e-6  # brightness of a blank picture, which has no centre
-_INK = 0.1  # share of the brightest pixel; the box is drawn around what is brighter
+_TINY = 1e-6  # least sum of a picture's pixels, because a blank one has no centre of mass
+_INK = 0.1  # share of the brightest pixel; brighter pixels are ink
 
 Step = Callable[[Tensor, Generator], Tensor]
 """A random change of pictures."""
 
 
-@dataclass(frozen=True)
-class Augmented:
-    """Batches whose pictures are varied anew in every epoch.
-
-    The variation depends on seed, epoch, batch and rank alone, so a resumed training sees the pictures of an unbroken
-    one.
-    """
-
-    batches: Batches
-    """Batches to vary."""
-    seed: int
-    """Seed of the variation."""
-    rank: int = 0
-    """Rank of this process."""
-
-    def __len__(self) -> int:
-        """Return the number of digits, of all ranks."""
-        return len(self.batches)
-
-    def epoch(self, number: int, batch_size: int, start: int = 0) -> Iterator[Data]:
-        """Yield the batches of an epoch from batch `start` on, varied."""
-        for index, (pixels, labels) in enumerate(self.batches.epoch(number, batch_size, start), start):
-            state = np.random.SeedSequence((self.seed, number, index, self.rank)).generate_state(1, np.uint64)
-            generator = Generator(pixels.device).manual_seed(int(state[0]))
-            pictures = pixels.reshape(-1, 1, HEIGHT, WIDTH)
-            yield (augment(pictures, generator).reshape(-1, PIXELS) if len(pictures) else pixels), labels
+def augmented(pixels: Tensor, labels: Tensor, seed: np.random.SeedSequence) -> Data:
+    """Return a batch with its pictures augmented, for `mnist_train.data.batches.Altered`."""
+    if not len(pixels):
+        return pixels, labels
+    generator = Generator(pixels.device).manual_seed(int(seed.generate_state(1, np.uint64)[0]))
+    return augment(pixels.reshape(-1, 1, HEIGHT, WIDTH), generator).reshape(-1, PIXELS), labels
 
 
 def augment(pictures: Tensor, generator: Generator) -> Tensor:
@@ -101,14 +80,14 @@ def thin(pictures: Tensor, generator: Generator) -> Tensor:
 
 
 def outline(pictures: Tensor, generator: Generator) -> Tensor:  # noqa: ARG001  # a step
-    """Keep the edges of strokes only, as hollow digits have them: what 3x3 maxima add."""
+    """Keep the outlines of strokes only, as in hollow letters: the difference of the 3x3 maximum and the picture."""
     return _largest(pictures) - pictures
 
 
 def deform(pictures: Tensor, generator: Generator) -> Tensor:
-    """Rotate, shear, stretch and bend, by a strength of its own per picture, then set box and centre of mass.
+    """Rotate, shear, stretch and bend each picture by a random strength, then set the ink's box and centre of mass.
 
-    The ink's new box is measured on a trial. The result is sampled from `pictures` in one go, so it is blurred once.
+    The new box is measured on a trial. The result is sampled from `pictures` once, because each sampling blurs.
     """
     strength = _uniform(generator, 0, 1, len(pictures), 1, 1)
     canvas = deformations(strength, generator)
@@ -117,19 +96,19 @@ def deform(pictures: Tensor, generator: Generator) -> Tensor:
 
 
 def box(pictures: Tensor) -> Tensor:
-    """Set box and centre of mass as MNIST and the image recipe do, and change nothing else."""
+    """Set the ink's box and centre of mass as MNIST and the image recipe do, and change nothing else."""
     return _sample(pictures, placements(pictures))
 
 
 def deformations(strength: Tensor, generator: Generator) -> Tensor:
-    """Draw where in its picture each point of a canvas comes from, `[N, 2, 28, 28]`; x and y are -1 to 1.
+    """Draw the point of its picture that each point of a canvas shows, `[N, 2, 28, 28]`; x and y are -1 to 1.
 
     A deformation is a linear map plus a smooth field, the bicubic interpolation of 7x7 random vectors (after Simard,
     Steinkraus and Platt 2003), which are up to 0.1 of half a picture's width. Both are linear in their parameters, so
     one matrix product makes the deformations of all pictures.
 
     Args:
-        strength: Share `[N, 1, 1]` of the deformations drawn; 0 deforms nothing.
+        strength: Share `[N, 1, 1]` of each random deformation that is applied; 0 deforms nothing.
         generator: Source of the randomness.
     """
     maps = torch.eye(2, device=strength.device).lerp(linear_maps(len(strength), generator), strength)
@@ -140,7 +119,7 @@ def deformations(strength: Tensor, generator: Generator) -> Tensor:
 
 @cache
 def _basis(device: torch.device) -> Tensor:
-    """Return the fields `[2 + 49, 784]` that parameter 1 gives: x, y and a bump around each of 7x7 knots."""
+    """Return the field `[2 + 49, 784]` per unit of each parameter: x, y and a bump around each of 7x7 knots."""
     y, x = torch.meshgrid(_centres(HEIGHT, device), _centres(WIDTH, device), indexing="ij")
     knots = torch.eye(_KNOTS**2, device=device).reshape(-1, 1, _KNOTS, _KNOTS)
     bumps = F.interpolate(knots, (HEIGHT, WIDTH), mode="bicubic", align_corners=True)
@@ -158,7 +137,7 @@ def linear_maps(count: int, generator: Generator) -> Tensor:
 
 
 def placements(pictures: Tensor, generator: Generator | None = None) -> Tensor:
-    """Measure where the ink of square pictures lies, and return sampling points `[N, 28, 28, 2]` around it.
+    """Measure the ink's place in square pictures, and return sampling points `[N, 28, 28, 2]` around it.
 
     Sampled there, the ink's longest side is 20 pixels and its centre of mass lies at pixel (14, 14), unless the ink
     would leave the frame. With a generator, the size varies by 8 % and the centre by 1 pixel; one picture in ten is
@@ -221,9 +200,9 @@ def strike(pictures: Tensor, generator: Generator) -> Tensor:
 
 
 def veil(pictures: Tensor, generator: Generator) -> Tensor:
-    """Brighten pictures by up to 0.6, as evenly as light or as unevenly as fog, at the cost of the ink's contrast."""
+    """Brighten pictures by up to 0.6, evenly as light or unevenly as fog does, and reduce the ink's contrast."""
     fog = torch.zeros_like(pictures)
-    for side in (3, 5, 9, 15):  # every octave brings half of what the one before brought
+    for side in (3, 5, 9, 15):  # the octaves become weaker
         octave = _uniform(generator, 0, 2 / side, len(pictures), 1, side, side)
         fog = fog + F.interpolate(octave, (HEIGHT, WIDTH), mode="bilinear")
     even = torch.ones_like(pictures)
@@ -232,7 +211,7 @@ def veil(pictures: Tensor, generator: Generator) -> Tensor:
 
 
 def invert(pictures: Tensor, generator: Generator) -> Tensor:
-    """Turn black to white in a stripe on one or both sides of the picture's middle, 6 pixels from it or more."""
+    """Invert a stripe along one or both sides of the picture, 6 pixels or more from its middle."""
     across, _ = _axes(pictures, _uniform(generator, 0, 1, len(pictures), 1, 1, 1).round() * (math.pi / 2))
     first, second = (_uniform(generator, 6, 16, len(pictures), 1, 1, 1) for _ in range(2))
     return torch.where((across > first) | (across < -second), 1 - pictures, pictures)
@@ -251,7 +230,7 @@ def add_noise(pictures: Tensor, generator: Generator) -> Tensor:
 
 
 def _axes(pictures: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the pixels' coordinates from the middle, across and along a direction, `[N, 1, 28, 28]` each."""
+    """Return the pixels' coordinates relative to the middle, across and along a direction, `[N, 1, 28, 28]` each."""
     x = _centres(WIDTH, pictures.device) * (WIDTH / 2)
     y = _centres(HEIGHT, pictures.device)[:, None] * (HEIGHT / 2)
     return x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()

@@ -1,4 +1,4 @@
-"""The average of a training's weights, which predicts better than the last weights do (Polyak and Juditsky 1992)."""
+"""The average of the weights over training, which predicts better than the last weights (Polyak and Juditsky 1992)."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -22,7 +22,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after `step` steps, from 1; the first steps count more, because they start at random."""
+        """Add the weights after `step` steps, from 1; the first weights, which are random, lose their share quickly."""
         share = 1 - min(self.decay, step / (step + 9))
         for average, latest in self._pairs:
             if average.is_floating_point():
@@ -35,6 +35,6 @@ class WeightAverage:
         return dict(self.model.state_dict()) if self.decay else {}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take up what `tensors()` returned."""
+        """Restore what `tensors()` returned."""
         if self.decay:
             self.model.load_state_dict(tensors)

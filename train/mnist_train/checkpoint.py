@@ -52,7 +52,7 @@ def save(path: str | os.PathLike[str], module: nn.Module, record: dict[str, Any]
 def load(path: str | os.PathLike[str]) -> Checkpoint:
     """Read the checkpoint at `path`; no code in the file can run.
 
-    A checkpoint of `--model package.module:Class` names that class, which is imported from your Python path.
+    The class of a checkpoint of `--model package.module:Class` is imported from your Python path.
 
     Raises:
         FileMissingError, FileReadError: the file is missing or cannot be read.
@@ -79,7 +79,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def pack(tensors: Mapping[str, Tensor], key: str, record: Mapping[str, Any]) -> bytes:
-    """Return a safetensors file of `tensors` from any device, with `record` as JSON under `key` of its metadata."""
+    """Return a safetensors file of `tensors`, from any device, with `record` as JSON under `key` in its metadata."""
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     return safetensors.save(copies, metadata={key: json.dumps(record, sort_keys=True)})
 
@@ -97,5 +97,5 @@ def unpack(data: bytes, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     record = json.loads(header["__metadata__"][key])
     if not isinstance(record, dict) or not isinstance(record.get("model", ""), str):
-        raise TypeError("its record is no object, or its model no text")
+        raise TypeError("the record is no object, or its model no text")
     return tensors, record

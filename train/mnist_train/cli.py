@@ -29,9 +29,9 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 class _TorchrunCommand(Command):
-    """A command that torchrun may start many times: rank 0 prints results.
+    """A command that torchrun may start many times: rank 0 prints results, the first rank of each machine errors.
 
-    The first rank of each machine prints errors; the traceback of an unexpected exception comes from any rank.
+    Tracebacks of unexpected exceptions come from any rank.
     """
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
@@ -50,7 +50,7 @@ class _TorchrunCommand(Command):
 
 
 class _FiniteFloat(click.FloatRange):
-    """A number in a range, which "nan" and "inf" are not."""
+    """A finite number in a range; "nan" and "inf" are refused."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
@@ -107,7 +107,7 @@ def _option(name: str, kind: Any, explanation: str, **extra: Any) -> Callable[[F
 @_option("--momentum", _FiniteFloat(0, 1, max_open=True), "Momentum (sgd only).", metavar="SHARE")
 @_option("--weight-decay", _FiniteFloat(min=0), "Weight decay (sgd and adamw only).", metavar="FLOAT")
 @_option("--schedule", click.Choice(["constant", "cosine", "one-cycle"]), "Schedule of the learning rate.")
-@_option("--label-smoothing", _FiniteFloat(0, 1, max_open=True), "Share of labels to spread.", metavar="SHARE")
+@_option("--label-smoothing", _FiniteFloat(0, 1, max_open=True), "Share of each label to spread.", metavar="SHARE")
 @_option("--average", _FiniteFloat(0, 1, max_open=True), "Decay of the average of the weights.", metavar="SHARE")
 @_option("--augment", bool, "Vary shape, stroke, resolution, tone and noise of every picture.", is_flag=True)
 @_option("--epochs", click.IntRange(min=1), "Passes over the training digits.", metavar="N")

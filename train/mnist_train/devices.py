@@ -6,9 +6,8 @@ from torch import nn
 from mnist_train.distributed import ALONE, ProcessGroup
 from mnist_train.errors import DeviceError
 
-_THREADS_PAY_FROM = (
-    100_000  # parameters: two threads train the MLP, of 936,330, a third faster, and not the linear model
-)
+_THREADS_PAY_FROM = 100_000
+"""Parameters from which two threads are faster: by a third for the MLP, of 936,330, and not for the linear model."""
 
 
 def choose_device(name: str, group: ProcessGroup = ALONE) -> torch.device:
@@ -39,9 +38,8 @@ def choose_device(name: str, group: ProcessGroup = ALONE) -> torch.device:
 def limit_threads(model: nn.Module) -> None:
     """Use one thread for a small model.
 
-    More threads hardly help a small model, and PyTorch's spin while they wait: next to another process that wants the
-    same cores, the linear model was seen to train 10 to 30 times slower. One thread also rounds alike on any number of
-    cores.
+    More threads hardly help a small model, and PyTorch's threads spin while they wait: beside another process on the
+    same cores, the linear model trained 10 to 30 times slower. One thread also rounds alike on any number of cores.
     """
     if sum(p.numel() for p in model.parameters()) < _THREADS_PAY_FROM:
         torch.set_num_threads(1)

@@ -48,8 +48,8 @@ class ProcessGroup(Rank):
     def wrap(self, model: nn.Module) -> nn.Module:
         """Return the module whose backward pass gives every rank the gradient of the whole batch.
 
-        A user's module may use some parameters in some steps only, even at random; DistributedDataParallel must then
-        look for unused parameters in every step.
+        A user's module may leave parameters unused in some steps, even at random, so DistributedDataParallel must look
+        for unused parameters in every step.
         """
         if self.size == 1:
             return model
@@ -63,8 +63,8 @@ class ProcessGroup(Rank):
     def loss(self, logits: Tensor, labels: Tensor, count: int, smoothing: float = 0.0) -> Tensor:
         """Return the loss of this rank's share of a batch of `count`: the sum over the share, times size / count.
 
-        DistributedDataParallel takes the mean of the ranks' gradients. For these sums it is the gradient of the batch
-        even when shares are uneven, which it is not for means. The loss of an empty share is 0, not NaN.
+        DistributedDataParallel takes the mean of the ranks' gradients. With these sums, that mean is the gradient of
+        the batch even when shares are uneven; with means it is not. The loss of an empty share is 0, not NaN.
         """
         if self.size == 1:
             return F.cross_entropy(logits, labels, label_smoothing=smoothing)
@@ -104,9 +104,9 @@ class ProcessGroup(Rank):
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Wait for all ranks at the end of the block; if one failed inside, every rank raises the first rank's error.
+        """Wait for all ranks at the end of the block; if any failed inside, every rank raises the first rank's error.
 
-        On other ranks, the sentence names the rank that failed.
+        On the other ranks, the sentence names the rank that failed.
         """
         failure: MnistRuntimeError | None = None
         try:
@@ -141,7 +141,7 @@ def join() -> Iterator[ProcessGroup]:
     try:
         _connect(rank)
         yield _started_group(rank)
-        dist.barrier()  # to the others, a rank that leaves early looks like one that died
+        dist.barrier()  # because a rank that leaves early looks dead to the others
     except RuntimeError as error:
         if isinstance(error, MnistRuntimeError) or not _is_connection_error(error):
             raise
@@ -155,7 +155,7 @@ def join() -> Iterator[ProcessGroup]:
 
 def _started_group(rank: Rank) -> ProcessGroup:
     run_id = os.environ.get("TORCHELASTIC_RUN_ID", "none")
-    # "none" is torchrun's default, which many runs share. With another id, a new agent may count from 0 again.
+    # "none" is torchrun's default, which many runs share. With another id, a new torchrun may count from 0 again.
     restarted = run_id != "none" or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     return ProcessGroup(**asdict(rank), run_id=run_id, restarted=restarted)
 
@@ -165,12 +165,12 @@ def _connect(rank: Rank) -> None:
 
     torchrun keeps one store for its lifetime, in which a restarted rank could read its peers' old addresses
     (https://github.com/pytorch/pytorch/issues/135712), so each start uses a prefix of its own. On several machines,
-    each torchrun counts starts for itself; docs/scale.md shows how to get a new store at every start.
+    each torchrun counts its own starts; docs/scale.md shows how to get a new store at every start.
     """
     store, number, size = next(rendezvous("env://", timeout=_TIMEOUT))
     if rank.size == rank.local_size:
         store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
-    # gloo beside NCCL, because what ranks exchange between two steps must not wait for the GPU.
+    # gloo beside NCCL, because values exchanged between two steps must not wait for the GPU.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=_TIMEOUT)
 

@@ -30,7 +30,7 @@ class Epoch:
     epoch: int
     """Number of the epoch, from 1."""
     train_loss: float
-    """Mean cross-entropy per digit, each batch measured before its own update."""
+    """Mean cross-entropy per digit; each batch is measured before its own update."""
     valid_loss: float
     valid_accuracy: float
     curve: tuple[float, ...] = ()
@@ -50,9 +50,9 @@ class Position:
     step: int = 0
     """Steps done in the current epoch."""
     losses: Tensor = field(default_factory=lambda: torch.empty(0))
-    """Losses of those steps, float32 on the model's device, with room for the rest of the epoch."""
+    """Losses of these steps, float32 on the model's device, with room for the rest of the epoch."""
     history: list[Epoch] = field(default_factory=list)
-    """Records of the epochs before."""
+    """Records of the finished epochs."""
 
 
 def fit(  # noqa: PLR0913  # one argument per number and per hook
@@ -87,9 +87,9 @@ def fit(  # noqa: PLR0913  # one argument per number and per hook
         optimizer: Update rule; the default is the lab's, `p -= lr * p.grad`.
         schedule: Factor on `lr` as a function of the share of steps done.
         label_smoothing: Share of each label that is spread over all classes (Szegedy et al. 2016).
-        average: Average of the weights, updated after every step; evaluated after each epoch in place of `model`.
+        average: Average of the weights, updated after every step, and evaluated after each epoch instead of `model`.
         position: Progress to continue from; updated in place, so that `on_step` and `on_epoch` can save it.
-        group: Processes that train together; `model` was wrapped by it, and the batches are this rank's shares.
+        group: Processes that train together; `model` was wrapped by `group`, and the batches are this rank's shares.
         on_step: Called after every step; an exception from it ends the training between two steps.
         on_epoch: Called with the record of every epoch.
 
@@ -141,7 +141,7 @@ def _with_room(losses: Tensor, steps: int, device: torch.device) -> Tensor:
 
 
 def _require_finite(position: Position, lr: float, last: int) -> None:
-    """Raise if one of the `last` losses is not finite; check them together, because each check waits for the device."""
+    """Raise if one of the `last` losses is not finite; one check covers all, because a check waits for the device."""
     losses = position.losses[position.step - last : position.step]
     finite = torch.isfinite(losses)
     if not finite.all():
@@ -169,23 +169,17 @@ def _curve(losses: Tensor) -> tuple[float, ...]:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, data: Data | Batches, group: ProcessGroup = ALONE) -> tuple[float, float]:
-    """Return mean cross-entropy and accuracy of `model` in evaluation mode, over the digits of all ranks of `group`."""
+    """Return mean cross-entropy and accuracy of `model` in evaluation mode, over the digits of all ranks of `group`.
+
+    The accuracy is that of the ten digits; an eleventh logit is left out.
+    """
     model.eval()
     data = as_batches(data)
     losses, correct = [], []
     for pixels, labels in data.epoch(0, _EVALUATION_BATCH):
         logits = model(pixels)
         losses.append(F.cross_entropy(logits, labels, reduction="sum"))
-        correct.append(_is_correct(logits, labels).sum())
+        correct.append((logits[:, : len(CLASSES)].argmax(dim=1) == labels).sum())
     sums = torch.stack([torch.stack(each).cpu().double().sum() for each in (losses, correct)])
     loss, share = (group.sum(sums) / len(data)).tolist()
     return loss, share
-
-
-def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the share of `logits` whose largest of the ten digits is at the label, as a scalar without gradient."""
-    return _is_correct(logits, labels).float().mean()
-
-
-def _is_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    return logits[:, : len(CLASSES)].argmax(dim=1) == labels

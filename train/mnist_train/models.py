@@ -1,6 +1,6 @@
 """Models: modules from pixels float32 `[N, 784]` to logits float32 `[N, 10]` or `[N, 11]`.
 
-A module of somebody's own may take pictures `[N, 28, 28]` or `[N, 1, 28, 28]` instead.
+A user's module may take pictures `[N, 28, 28]` or `[N, 1, 28, 28]` instead.
 
 The first ten logits belong to the digits. Their softmax is the probability of each digit, given that the picture shows
 a digit. An eleventh logit belongs to what is no digit: entry 10 of the softmax over all eleven is its probability. So
@@ -58,7 +58,7 @@ class MLP(nn.Module):
 class CNN(nn.Module):
     """A convolutional network of 24,971 weights that also knows what is no digit.
 
-    As C, with each pooling fused into the convolution before it, its activations take 5.5 KB: 12x12x16 and 10x10x32.
+    In C, with each pooling fused into the convolution before it, its activations take 5.5 KB: 12x12x16 and 10x10x32.
     """
 
     picture: Final[tuple[int, int, int, int]]  # because TorchScript sees no globals
@@ -141,9 +141,9 @@ _SHAPES = ((PIXELS,), (HEIGHT, WIDTH), (1, HEIGHT, WIDTH))
 
 
 def for_pixels(module: nn.Module, name: str) -> nn.Module:
-    """Find out by trying how `module` takes digits, and return it, or it behind a reshape, for pixels `[N, 784]`.
+    """Return `module` for pixels `[N, 784]`, behind a reshape if it takes digits in another shape.
 
-    The module is left in evaluation mode.
+    The shape is found by trying. The module is left in evaluation mode.
 
     Raises:
         ModelError: the module takes digits in no shape, or does not return float32 `[N, 10]` or `[N, 11]`.
@@ -162,7 +162,7 @@ def for_pixels(module: nn.Module, name: str) -> nn.Module:
 
 
 def _obstacle(module: nn.Module) -> str | None:
-    """Run `module` on two digits, not on one, which a convolution takes for a channel; return what it does wrong."""
+    """Run `module` on two digits, because a convolution takes one for a channel; return what it does wrong."""
     try:
         with torch.no_grad():
             logits = module(torch.zeros(2, PIXELS))
@@ -179,7 +179,7 @@ def require_trainable(module: nn.Module, name: str) -> None:
     """Raise before the first step if `module` cannot be trained, or its weights cannot be saved.
 
     Raises:
-        ModelError: naming what is in the way.
+        ModelError: the sentence names the obstacle.
     """
     extra = [key for key, value in module.state_dict().items() if not isinstance(value, torch.Tensor)]
     if extra:
@@ -192,7 +192,7 @@ def require_trainable(module: nn.Module, name: str) -> None:
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """Return the module that holds the weights by the names that its author gave them."""
+    """Return the module whose weights have the names that its author gave them."""
     return module.module if isinstance(module, Pictures) else module
 
 

@@ -7,8 +7,7 @@ as a digit are left out, because they would teach the network to refuse digits: 
 
 import math
 import string
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from mnist_runtime.digits import PIXELS, WIDTH, Intensities
 from mnist_train.augment import box
-from mnist_train.data.batches import Batches, Data
+from mnist_train.data.batches import Alteration, Data
 from mnist_train.data.bundled import Split, scaled
 from mnist_train.errors import MissingExtraError
 
@@ -30,7 +29,7 @@ except ImportError as error:
     raise MissingExtraError("matplotlib", "training on what is no digit") from error
 
 SHARE = 1 / 10
-"""Probability with which a digit of a mixed batch gives its place to what is no digit."""
+"""Probability with which `mixed_with` replaces a digit."""
 NO_DIGIT = 10
 """Label of what is no digit, after the ten digits."""
 
@@ -55,7 +54,7 @@ Drawing = NDArray[np.uint8]
 
 
 def no_digits(count: int, digits: Split, seed: int) -> Tensor:
-    """Draw `count` pictures of what is no digit, as pixels float32 `[count, 784]`; seed and digits decide which."""
+    """Draw `count` pictures of what is no digit, as pixels float32 `[count, 784]`; seed and digits determine them."""
     rng = np.random.default_rng(seed)
     kinds: dict[Callable[[Rng], Drawing], float] = {
         letter: 0.45,
@@ -73,37 +72,24 @@ def no_digits(count: int, digits: Split, seed: int) -> Tensor:
     return box(scaled(torch.from_numpy(pictures)).unsqueeze(1)).reshape(-1, PIXELS)
 
 
-@dataclass(frozen=True)
-class Mixed:
-    """Batches in which one digit of ten, at random, has given its place to a picture of what is no digit.
+def mixed_with(pictures: Tensor) -> Alteration:
+    """Return the alteration of batches that replaces one digit of ten, at random, by a picture of what is no digit.
 
-    The choice depends on seed, epoch, batch and rank alone, so a resumed training sees the pictures of an unbroken one.
+    Args:
+        pictures: Pixels float32 `[M, 784]`, on the model's device.
     """
 
-    batches: Batches
-    """Batches of digits."""
-    pictures: Tensor
-    """Pixels float32 `[M, 784]` of what is no digit, on the model's device."""
-    seed: int
-    """Seed of the choice."""
-    rank: int = 0
-    """Rank of this process."""
+    def alter(pixels: Tensor, labels: Tensor, seed: np.random.SeedSequence) -> Data:
+        rng = np.random.default_rng(seed)
+        places = torch.from_numpy(np.flatnonzero(rng.random(len(labels)) < SHARE)).to(labels.device)
+        chosen = torch.from_numpy(rng.integers(len(pictures), size=len(places))).to(labels.device)
+        return pixels.index_copy(0, places, pictures[chosen]), labels.index_fill(0, places, NO_DIGIT)
 
-    def __len__(self) -> int:
-        """Return the number of pictures, of all ranks."""
-        return len(self.batches)
-
-    def epoch(self, number: int, batch_size: int, start: int = 0) -> Iterator[Data]:
-        """Yield the mixed batches of an epoch from batch `start` on."""
-        for index, (pixels, labels) in enumerate(self.batches.epoch(number, batch_size, start), start):
-            rng = np.random.default_rng((self.seed, number, index, self.rank))
-            places = torch.from_numpy(np.flatnonzero(rng.random(len(labels)) < SHARE)).to(labels.device)
-            chosen = torch.from_numpy(rng.integers(len(self.pictures), size=len(places))).to(labels.device)
-            yield pixels.index_copy(0, places, self.pictures[chosen]), labels.index_fill(0, places, NO_DIGIT)
+    return alter
 
 
 def letter(rng: Rng) -> Drawing:
-    """Draw a letter or sign of a font, or two of them in one case of ten."""
+    """Draw a letter or sign of a font, or, in one of ten drawings, two of them."""
     text = "".join(rng.choice(list(_CHARACTERS), size=1 + (rng.random() < 0.1)))
     image, draw = _blank()
     draw.text((_MIDDLE, _MIDDLE), text, fill=255, font=font(str(rng.choice(FONTS)), 90 // len(text)), anchor="mm")
@@ -111,7 +97,7 @@ def letter(rng: Rng) -> Drawing:
 
 
 def scribble(rng: Rng) -> Drawing:
-    """Draw a smooth line of many turns."""
+    """Draw a smooth line with many turns."""
     count = int(rng.integers(9, 22))
     turns = rng.uniform(10, _SIDE - 10, (count, 2))
     times = np.linspace(0, count - 1, 12 * count)
@@ -218,7 +204,7 @@ def _blank() -> tuple[Image.Image, ImageDraw.ImageDraw]:
 
 
 def _pen(rng: Rng) -> int:
-    """Draw a pen's width in pixels of a drawing, of which 10 are MNIST's."""
+    """Draw the width of a pen, in pixels of a drawing; MNIST's is about 10."""
     return int(rng.integers(6, 15))
 
 
@@ -234,7 +220,7 @@ def _trimmed(ink: Drawing) -> Drawing:
 
 
 def _fitted(ink: Drawing) -> Drawing:
-    """Bring ink to the middle of a drawing, its longest side to that of a digit."""
+    """Scale the longest side of ink to that of a digit, and place it in the middle of a drawing."""
     scale = 80 / max(ink.shape)
     height, width = (max(1, round(side * scale)) for side in ink.shape)
     drawing = Image.new("L", (_SIDE, _SIDE))

@@ -34,17 +34,15 @@ class State:
     data: dict[str, str]
     """SHA-256 of every array, by name."""
     tensors: dict[str, Tensor]
-    """Weights as "model.*", the optimizer's buffers as "optimizer.*", the random number generators of each rank as
-    "rng.*.RANK", and "losses"."""
+    """Weights as "model.*", their average as "average.*", the optimizer's buffers as "optimizer.*", the random number
+    generators of each rank as "rng.*.RANK", and "losses"."""
     epoch: int
     step: int
     history: tuple[Epoch, ...]
     run_id: str
     """Id of the torchrun that started the run; empty without torchrun."""
 
-    def restore(
-        self, model: nn.Module, optimizer: Optimizer, average: WeightAverage, device: torch.device, rank: int = 0
-    ) -> Position:
+    def restore(self, model: nn.Module, optimizer: Optimizer, average: WeightAverage, rank: int = 0) -> Position:
         """Restore weights, optimizer, average and the generators of `rank`; return the position to continue from.
 
         A rank that the saved run did not have keeps its generators.
@@ -58,6 +56,7 @@ class State:
             average.restore(self._under("average."))
             if (cpu := self.tensors.get(f"rng.cpu.{rank}")) is not None:
                 torch.set_rng_state(cpu)
+            device = next(model.parameters()).device
             if device.type == "cuda" and (cuda := self.tensors.get(f"rng.cuda.{rank}")) is not None:
                 torch.cuda.set_rng_state(cuda, device)
         except (KeyError, RuntimeError, ValueError) as error:
@@ -87,11 +86,10 @@ def save_state(
     Raises:
         FileWriteError: `path` cannot be written.
     """
-    weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    if not all(torch.isfinite(tensor).all() for tensor in weights.values()):
-        return False  # keeps the last good checkpoint; the loop reports the divergence
-    tensors = weights | {f"optimizer.{name}": tensor for name, tensor in optimizer.tensors().items()}
-    tensors |= {f"average.{name}": tensor for name, tensor in average.tensors().items()}
+    parts = {"model": model.state_dict(), "optimizer": optimizer.tensors(), "average": average.tensors()}
+    if not all(torch.isfinite(tensor).all() for tensor in parts["model"].values()):
+        return False  # the last good checkpoint stays, and the loop reports the divergence
+    tensors = {f"{part}.{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
     generators = {"rng.cpu": torch.get_rng_state()}
     device = next(model.parameters()).device
     if device.type == "cuda":

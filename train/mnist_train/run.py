@@ -15,9 +15,9 @@ from tqdm import tqdm
 from mnist_runtime import __version__
 from mnist_runtime.io.files import ensure_writable, sweep, write_atomically
 from mnist_train import checkpoint
-from mnist_train.augment import Augmented
+from mnist_train.augment import augmented
 from mnist_train.averaging import WeightAverage
-from mnist_train.data.batches import Batches, InMemory, OnDisk
+from mnist_train.data.batches import Altered, Batches, InMemory, OnDisk
 from mnist_train.data.bundled import load_split
 from mnist_train.data.disk import DiskSplit
 from mnist_train.data.sources import AnySplit, open_source
@@ -35,24 +35,23 @@ from mnist_train.trackers import Tracker, make_tracker
 FILES = ("mnist.safetensors", "metrics.jsonl")
 """Files that a run leaves in its output folder."""
 
-
-_SHOW_EVERY = 100  # steps; a loss is read when the loop has waited for the device anyway
+_SHOW_EVERY = 100  # steps, after which the loop has waited for the device anyway
 _NO_DIGITS = 0.24  # pictures of what is no digit per training digit; an epoch shows about half of them
 
 
-class Stopped(Exception):  # noqa: N818  # not an error: somebody asked for it
+class Stopped(Exception):  # noqa: N818  # not an error, because a person asked for it
     """A signal ended the run after a whole step."""
 
     def __init__(self, signal_number: int, position: Position, state: Path | None, command: str) -> None:
         self.exit_code = 128 + signal_number
         super().__init__(
             f"Stopped after step {position.step} of epoch {position.epoch}; "
-            + (f"go on with: {command} --resume {state}" if state else "nothing was saved, because the loss was NaN")
+            + (f"continue with: {command} --resume {state}" if state else "nothing was saved, because the loss was NaN")
         )
 
 
 class TrainingRun:
-    """A model, its data and the position of its training; each process of a group has one."""
+    """A model, its data and its progress; each process of a group has one."""
 
     def __init__(
         self,
@@ -61,7 +60,7 @@ class TrainingRun:
         echo: Callable[[str], object] = print,
         group: ProcessGroup = ALONE,
     ) -> None:
-        """Load data and model and continue where `resumed` stopped. Whatever can be refused is refused here.
+        """Load data and model, and continue where `resumed` stopped; everything that can be refused is refused here.
 
         Raises:
             MnistRuntimeError: the subclass says what is wrong.
@@ -89,13 +88,13 @@ class TrainingRun:
             weight_decay=settings.weight_decay,
         )
         if group.rank:
-            torch.manual_seed(settings.seed + group.rank)  # every rank drops out other units
+            torch.manual_seed(settings.seed + group.rank)  # so that each rank drops out other units
         self.average = WeightAverage(self.model, settings.average)
         self.position = Position()
         with group.together():
             if resumed := self._load_state_of_restarted() or resumed:
                 self._require_same_data(resumed)
-                self.position = resumed.restore(self.model, self.optimizer, self.average, self.device, group.rank)
+                self.position = resumed.restore(self.model, self.optimizer, self.average, group.rank)
         self.trained = group.wrap(self.model)
 
     def _prepare_outputs(self) -> Tracker:
@@ -119,10 +118,10 @@ class TrainingRun:
     def _require_same_data(self, resumed: State) -> None:
         for name, digest in resumed.data.items():
             if digest != self.digests.get(name):
-                raise DataError(f"{name} differs from the training before (by its SHA-256); give the same --data")
+                raise DataError(f"{name} is not that of the interrupted run (by its SHA-256); give the same --data")
 
     def _load_state_of_restarted(self) -> State | None:
-        """Return the state that this same run left, if torchrun has restarted it."""
+        """Return the state that this run saved, if torchrun has restarted it."""
         if not self.group.of_main(self.group.restarted and self.state.exists()):
             return None
         left = load_state(self.state)
@@ -140,7 +139,7 @@ class TrainingRun:
         self._announce(len(train), valid)
         steps = math.ceil(len(train) / self.settings.batch_size)
         with (
-            _DeferredSignals() as signals,  # before the bar, because whoever sees the bar may stop the run
+            _DeferredSignals() as signals,  # before the bar, because a person who sees the bar may stop the run
             tqdm(
                 total=self.settings.epochs * steps,
                 initial=(self.position.epoch - 1) * steps + self.position.step,
@@ -260,11 +259,11 @@ class TrainingRun:
         settings = self.settings
         batches = self._batches(self.data.train, settings.seed if settings.shuffle else None)
         if knows_no_digit(self.model):
-            from mnist_train.no_digit import Mixed, no_digits
+            from mnist_train.no_digit import mixed_with, no_digits
 
             pictures = no_digits(round(_NO_DIGITS * len(batches)), load_split("train"), settings.seed)
-            batches = Mixed(batches, pictures.to(self.device), settings.seed, self.group.rank)
-        return Augmented(batches, settings.seed, self.group.rank) if settings.augment else batches
+            batches = Altered(batches, mixed_with(pictures.to(self.device)), settings.seed, self.group.rank)
+        return Altered(batches, augmented, settings.seed, self.group.rank) if settings.augment else batches
 
     def _batches(self, split: AnySplit, shuffle: int | None = None, group: ProcessGroup | None = None) -> Batches:
         group = group or self.group
@@ -281,7 +280,7 @@ def _show(bar: "tqdm[Any]", position: Position, epochs: int) -> None:
 
 
 class _DeferredSignals:
-    """A block in which the first SIGINT or SIGTERM is recorded only; the second has its usual effect."""
+    """A block in which the first SIGINT or SIGTERM is only recorded; the second has its usual effect."""
 
     def __init__(self) -> None:
         self.received = 0

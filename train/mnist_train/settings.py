@@ -28,7 +28,7 @@ class TrainingSettings:
     schedule: str = "constant"
     label_smoothing: float = 0.0
     average: float = 0.0
-    """Decay of the average of the weights; 0 keeps the last weights."""
+    """Decay of the average of the weights; 0 takes the last weights."""
     augment: bool = False
     epochs: int = 2
     batch_size: int = 64
@@ -43,7 +43,7 @@ class TrainingSettings:
     """Folder of the report; empty writes none."""
 
     def hyperparameters(self) -> dict[str, Any]:
-        """Return the settings that, with the model and the data, decide the weights."""
+        """Return the settings that, with the model and the data, determine the weights."""
         names = (
             *("optimizer", "lr", "momentum", "weight_decay", "schedule", "label_smoothing", "average", "augment"),
             *("epochs", "batch_size", "shuffle", "seed"),
@@ -64,7 +64,7 @@ CHANGEABLE = frozenset({"epochs", "device", "output_dir", "checkpoint_every", "t
 def read_config(path: Path) -> dict[str, Any]:
     """Read the TOML file at `path`, whose keys are options with "-" or "_".
 
-    Types are checked here, and ranges when click takes the values as the options' defaults.
+    Types are checked here; click checks ranges when it takes the values as the options' defaults.
 
     Raises:
         FileMissingError, FileReadError: the file is missing or cannot be read.
@@ -73,7 +73,7 @@ def read_config(path: Path) -> dict[str, Any]:
     data = read_whole(path, limit=_LIMIT, wanted="give a TOML file as mnist-train --print-config writes it")
     try:
         values = tomllib.loads(data.decode())
-    except (ValueError, RecursionError) as error:  # a number of 5,000 digits and 2,000 brackets are not TOMLDecodeError
+    except (ValueError, RecursionError) as error:  # 5,000 digits raise ValueError, 2,000 brackets RecursionError
         raise ConfigError(
             f"{path} is not TOML ({first_line(error)}); mnist-train --print-config writes an example"
         ) from error

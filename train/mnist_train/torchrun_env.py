@@ -29,7 +29,7 @@ class Rank:
         """Return the rank of this process, or None if torchrun did not start it.
 
         Raises:
-            GroupError: the environment is incomplete or contradicts itself, and connecting would only time out.
+            GroupError: the environment is incomplete or contradicts itself, so connecting would only time out.
         """
         given = environ.keys() & set(_ENVIRONMENT)
         if not given & {"RANK", "WORLD_SIZE"}:

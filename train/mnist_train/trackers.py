@@ -1,4 +1,4 @@
-"""Experiment trackers: curves, weight images and sample digits for TensorBoard or Weights & Biases."""
+"""Experiment trackers: curves, images of the weights and sample digits for TensorBoard or Weights & Biases."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -44,7 +44,7 @@ class TensorBoard(Tracker):
         self._settings = settings
 
     def start(self, model: nn.Module, digits: AnySplit) -> None:
-        """Log settings, sample digits and the first weights."""
+        """Log settings, sample digits and the initial weights."""
         images, labels = samples(digits)
         self._writer.add_text("settings", "\n".join(f"    {line}" for line in self._settings.to_toml().splitlines()), 0)
         self._writer.add_images("digits", images[:, None], 0)
@@ -86,7 +86,7 @@ class WandB(Tracker):
         )
 
     def start(self, model: nn.Module, digits: AnySplit) -> None:
-        """Log sample digits with their labels, and the first weights."""
+        """Log sample digits with their labels, and the initial weights."""
         images, labels = samples(digits)
         pictures = [self._wandb.Image(image, caption=str(label)) for image, label in zip(images, labels, strict=True)]
         self._run.log({"digits": pictures, **self._weights(model)}, commit=False)

@@ -1,1 +1,1 @@
-"""MNIST and its like: where digits come from, how they are checked, and how a loop goes through them."""
+"""Data: sources of digits with labels, their checks, and the batches of the training loop."""

@@ -1,6 +1,6 @@
 """Batches for the training loop, from tensors in memory or from larger arrays on disk."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any, Protocol
@@ -16,6 +16,9 @@ from mnist_train.data.disk import DiskArray
 
 Data = tuple[Tensor, Tensor]
 """Pixels float32 `[N, 784]` and labels int64 `[N]`, on the model's device."""
+
+Alteration = Callable[[Tensor, Tensor, np.random.SeedSequence], Data]
+"""A random change of the pixels and labels of a batch, which the seed decides."""
 
 _Range = tuple[int, int]  # first, stop
 _Rows = slice | NDArray[np.int64]
@@ -60,7 +63,7 @@ class InMemory:
     labels: Tensor
     """int64 `[N]`."""
     shuffle: int | None = None
-    """The seed of the shuffle; None for file order."""
+    """Seed of the shuffle; None for file order."""
     rank: int = 0
     ranks: int = 1
 
@@ -74,7 +77,8 @@ class InMemory:
             for rows in shares:
                 yield self.pixels[rows], self.labels[rows]
             return
-        order = torch.from_numpy(_rng(self.shuffle, number).permutation(len(self))).to(self.pixels.device)
+        permutation = np.random.default_rng((self.shuffle, number)).permutation(len(self))
+        order = torch.from_numpy(permutation).to(self.pixels.device)
         for rows in shares:
             yield self.pixels[order[rows]], self.labels[order[rows]]
 
@@ -105,7 +109,7 @@ class OnDisk:
     """Integers `[N]`."""
     device: torch.device
     shuffle: int | None = None
-    """The seed of the shuffle; None for file order."""
+    """Seed of the shuffle; None for file order."""
     rank: int = 0
     ranks: int = 1
 
@@ -124,7 +128,8 @@ class OnDisk:
             if self.shuffle is None:
                 own, chosen = self._in_order(batches)
             else:
-                own, chosen = self._shuffled(batches, _rng(self.shuffle, number, index).permutation(size))
+                order = np.random.default_rng((self.shuffle, number, index)).permutation(size)
+                own, chosen = self._shuffled(batches, order)
             stretches = [part for stretch in own for part in _parts(blocks, *stretch)]
             images = _read(self.images, stretches).reshape(-1, PIXELS)
             labels = _read(self.labels, stretches).astype(np.int64)
@@ -150,17 +155,36 @@ class OnDisk:
         """Yield the blocks (first, stop) of each buffer; all but the last hold a whole number of batches."""
         block = batch_size * max(1, _BLOCK_BYTES // (self.images.row_bytes * batch_size))
         whole = len(self) // block
-        if self.shuffle is None:
-            order, at_once = np.arange(whole), 1
-        else:
-            order, at_once = (
-                _rng(self.shuffle, number).permutation(whole),
-                max(1, _BUFFER_BYTES // (block * self.images.row_bytes)),
-            )
+        order, at_once = np.arange(whole), 1
+        if self.shuffle is not None:
+            order = np.random.default_rng((self.shuffle, number)).permutation(whole)
+            at_once = max(1, _BUFFER_BYTES // (block * self.images.row_bytes))
         for first in range(0, whole, at_once):
             yield [(int(i) * block, int(i + 1) * block) for i in order[first : first + at_once]]
         if whole * block < len(self):
             yield [(whole * block, len(self))]
+
+
+@dataclass(frozen=True)
+class Altered:
+    """Batches that are altered at random, anew in every epoch.
+
+    The alteration depends on seed, epoch, batch and rank alone, so a resumed training sees the batches of an
+    uninterrupted one.
+    """
+
+    batches: Batches
+    alter: Alteration
+    seed: int
+    rank: int = 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def epoch(self, number: int, batch_size: int, start: int = 0) -> Iterator[Data]:
+        """See `Batches.epoch`."""
+        for index, (pixels, labels) in enumerate(self.batches.epoch(number, batch_size, start), start):
+            yield self.alter(pixels, labels, np.random.SeedSequence((self.seed, number, index, self.rank)))
 
 
 def _parts(blocks: list[_Range], low: int, high: int) -> Iterator[_Range]:
@@ -174,7 +198,3 @@ def _parts(blocks: list[_Range], low: int, high: int) -> Iterator[_Range]:
 def _read(array: DiskArray, stretches: list[_Range]) -> NDArray[Any]:
     nothing = np.empty((0, *array.shape[1:]), array.dtype)
     return np.concatenate([nothing, *(array.rows(*stretch) for stretch in stretches)])
-
-
-def _rng(*seed: int) -> np.random.Generator:
-    return np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Digits with labels; and MNIST as it comes with the package: 50,000 to train, 10,000 to validate, 10,000 to test."""
+"""Digits with labels, and the bundled MNIST: 50,000 digits to train, 10,000 to validate, 10,000 to test."""
 
 import hashlib
 import zipfile

@@ -1,6 +1,6 @@
 """Arrays that stay on disk: `.npy` files of which one window at a time is in memory.
 
-They are read and not mapped, because a mapped file that somebody cuts short kills the process.
+They are read, not mapped, because a process dies when a file that it maps is truncated.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ class DiskArray:
     path: Path
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
-    """Shape of these rows."""
+    """Shape of the array; its first axis is the rows."""
     offset: int
     """Position of the first row, in bytes from the start of the file."""
 

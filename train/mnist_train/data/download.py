@@ -1,4 +1,4 @@
-"""Downloads, by pooch: retried, limited in size, checked before they get their final name, cached, and made once."""
+"""Downloads, by pooch: retried, limited in size, verified before they get their final name, and cached."""
 
 import hashlib
 import os
@@ -53,7 +53,7 @@ def fetch(
 ) -> Path:
     """Download the file at `url` into the cache, unless it is there; return its path.
 
-    Processes that want the same file wait for the first one. A terminal shows a progress bar.
+    Processes that want the same file wait for the first to download it. A terminal shows a progress bar.
 
     Args:
         url: Address, http or https.
@@ -86,7 +86,7 @@ def fetch(
 
 @dataclass(frozen=True)
 class _Downloader:
-    """A downloader for pooch that refuses files it need not try again; pooch retries the errors of requests."""
+    """A downloader for pooch, which retries the errors of requests but not DownloadError."""
 
     verify: Callable[[Path], object]
     sha256: str | None
@@ -115,12 +115,12 @@ class _Downloader:
     def _receive(self, url: str, file: BinaryIO) -> None:
         def check_head(response: requests.Response, *_: object, **__: object) -> None:
             if response.status_code >= 400:
-                response.close()  # pooch raises for the status and would leave the connection open
+                response.close()  # because pooch raises for the status and leaves the connection open
             elif response.status_code == requests.codes.ok and (refusal := self._refusal(url, response)):
                 response.close()
                 raise DownloadError(refusal)
 
-        # pooch sets the total; until then it must not be 0 or None, because pooch asks for the truth of the bar
+        # pooch sets the total. Until then it must not be 0 or None, because pooch tests the bar's truth value.
         with tqdm(
             desc="Downloading", total=1, unit="B", unit_scale=True, unit_divisor=1024, leave=False, disable=None
         ) as progress:
@@ -164,14 +164,14 @@ def _too_large(url: str, limit: int) -> str:
 
 
 def _may_pass(error: Exception) -> bool:
-    """Return True for broken connections, timeouts and server errors, which another attempt may not meet."""
+    """Return True for broken connections, timeouts and server errors, because another attempt may succeed."""
     if isinstance(error, requests.HTTPError):
         return error.response.status_code >= 500
     return isinstance(error, (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError))
 
 
 def _failure(url: str, error: Exception) -> DownloadError:
-    """Return the error for a person, with the innermost reason: requests and urllib3 wrap it several times."""
+    """Return the error with the innermost reason, because requests and urllib3 wrap it several times."""
     if isinstance(error, requests.HTTPError):
         return DownloadError(f"{url} answers {error.response.status_code} {error.response.reason}; {_REMEDY}")
     inner: Exception | None = error

@@ -66,7 +66,7 @@ def open_source(source: str, *, sha256: str | None = None, checked: bool = False
             IDX files, of .csv files (both raw or .gz) or of .npy files. A folder of .npy files stays on disk; the
             others are read.
         sha256: SHA-256 of the file to download, in hex; without it, a URL must hold MNIST.
-        checked: True if another process has checked the values of files that stay on disk; only headers are read then.
+        checked: True if another process checks the values of files that stay on disk; only headers are read then.
         options: `limit` and `timeout` of `download.fetch`.
 
     Raises:
@@ -113,7 +113,7 @@ def _open_file(path: Path) -> Dataset:
             return _from_npz(file, path)
         stream = decompressed(file)
         if recognise(stream.peek()) == "text" and ".csv" in path.suffixes:
-            return _from_table(StoredTable(stream, str(path)))
+            return _assemble(_read_table(stream, path, "train"))
         if stream is not file:
             return _from_pickle(stream, path)
     raise DataError(f"{path} is neither a .pkl.gz, a .npz nor a .csv; {_WANTED}")
@@ -125,8 +125,8 @@ def _open_folder(folder: Path, *, checked: bool) -> Dataset:
     for below in (folder, folder / "raw", folder / "MNIST" / "raw"):  # torchvision's root holds MNIST/raw
         if _idx_path(below, "train-images", 3).exists():
             return _from_idx(below)
-    if (table := _csv_path(folder, "train")).exists():
-        return _from_csv(table, _csv_path(folder, "test"))
+    if _csv_path(folder, "train").exists():
+        return _from_csv(folder)
     raise DataError(f"{folder} holds neither x_train.npy, train-images-idx3-ubyte nor train.csv; {_WANTED}")
 
 
@@ -139,35 +139,28 @@ def _from_pickle(stream: BufferedReader, path: Path) -> Dataset:
     return _assemble({f"{axis}_{name}": array for name, pair in names for axis, array in zip("xy", pair, strict=True)})
 
 
-def _from_csv(train: Path, test: Path) -> Dataset:
-    """Read a table to train on, and one to test on unless it has no labels, as Kaggle's has not."""
-    with open_regular(train, _WANTED) as file:
-        if not test.exists():
-            return _from_table(StoredTable(decompressed(file), str(train)))
-        with open_regular(test, _WANTED) as other:
-            return _from_table(*(StoredTable(decompressed(each), each.name) for each in (file, other)))
+def _from_csv(folder: Path) -> Dataset:
+    arrays: dict[str, NDArray[Any]] = {}
+    for split in ("train", "test"):
+        if (path := _csv_path(folder, split)).exists():
+            with open_regular(path, _WANTED) as file:
+                arrays |= _read_table(decompressed(file), path, split)
+    return _assemble(arrays)
 
 
-def _from_table(train: StoredTable, test: StoredTable | None = None) -> Dataset:
-    arrays = _read_table(train, "train")
-    if not arrays:
-        raise DataError(f"{train.name} has no labels; give a label and 784 pixels in each row")
-    return _assemble(arrays | (_read_table(test, "test") if test else {}))
-
-
-def _read_table(table: StoredTable, split: str) -> dict[str, NDArray[Any]]:
-    """Return the digits and labels of a table as x_`split` and y_`split`; nothing from a table without labels."""
+def _read_table(stream: BufferedReader, path: Path, split: str) -> dict[str, NDArray[Any]]:
+    """Return a table as x_`split` and y_`split`; nothing of a test table without labels, such as Kaggle's."""
     images, labels, size = [], [], 0
-    for digits, named in table.chunks(_ROWS):
-        if named is None:
+    for digits, some_labels in StoredTable(stream, str(path)).chunks(_ROWS):
+        if some_labels is None:
             break
         images.append(digits)
-        labels.append(named)
+        labels.append(some_labels)
         size += digits.nbytes
         if size > _UNPACKED_LIMIT:
-            raise DataError(
-                f"{table.name} unpacks to more than {_UNPACKED_LIMIT >> 30} GiB; give a folder of .npy files"
-            )
+            raise DataError(f"{path} unpacks to more than {_UNPACKED_LIMIT >> 30} GiB; give a folder of .npy files")
+    if not labels and split == "train":
+        raise DataError(f"{path} has no labels; give a label and 784 pixels in each row")
     return {f"x_{split}": np.concatenate(images), f"y_{split}": np.concatenate(labels)} if labels else {}
 
 
@@ -187,7 +180,7 @@ def _from_npz(file: BufferedReader, path: Path) -> Dataset:
 
 
 def _require_pairs(path: Path, names: list[str]) -> None:
-    """Images and labels to train on, and labels to all other images."""
+    """Raise unless there are images and labels to train on, and labels for all other images."""
     wanted = ["x_train", "y_train", *(f"y_{name}" for name in SPLITS if f"x_{name}" in names)]
     missing = next((name for name in wanted if name not in names), None)
     if missing:
@@ -236,25 +229,25 @@ def _from_idx(folder: Path) -> Dataset:
 
 
 def _idx_path(folder: Path, stem: str, ndim: int) -> Path:
-    """Return the path under the spelling found: "-" or "." before idx, raw or .gz, or in a folder of the same name."""
+    """Return the path in the spelling that exists: "-" or "." before idx, raw or .gz, or in a folder of that name."""
     names = [f"{stem}{dash}idx{ndim}-ubyte{end}" for dash in "-." for end in ("", ".gz")]
     spellings = [folder / name for name in names] + [folder / above / name for above in names for name in names]
     return next((path for path in spellings if path.is_file()), spellings[0])
 
 
 def _csv_path(folder: Path, name: str) -> Path:
-    """Return the path under the spelling found: with mnist_ before the name or not, raw or .gz."""
+    """Return the path in the spelling that exists: with or without mnist_ before the name, raw or .gz."""
     spellings = [folder / f"{prefix}{name}.csv{end}" for prefix in ("", "mnist_") for end in ("", ".gz")]
     return next((path for path in spellings if path.is_file()), spellings[0])
 
 
 def _assemble(arrays: Mapping[str, NDArray[Any]]) -> Dataset:
-    """Check arrays named x_train, y_train, ... and make splits of them."""
+    """Make a data set of arrays named x_train, y_train, ..., checked."""
     return _hold_out({name: _split(arrays, name) for name in SPLITS if name == "train" or f"x_{name}" in arrays})
 
 
 def _hold_out(splits: dict[str, AnySplit]) -> Dataset:
-    """Make a data set; if there are no digits to validate on, take the last of the training digits."""
+    """Make a data set; without digits to validate on, hold out the last of the training digits."""
     train, valid = splits["train"], splits.get("valid")
     if valid is None:
         count = len(train)
@@ -272,7 +265,7 @@ def _split(arrays: Mapping[str, NDArray[Any]], name: str) -> Split:
     except DigitError as error:
         raise DataError(f"x_{name} does not hold digits: {error}") from error
     intensities = as_intensities(digits)
-    if np.array_equal(as_pixels(intensities), as_pixels(digits)):  # else scaled by another number: kept as floats
+    if np.array_equal(as_pixels(intensities), as_pixels(digits)):  # otherwise they were scaled by another number
         digits = intensities
     _check_labels(f"y_{name}", labels.dtype, labels.shape, len(digits))
     _check_range(f"y_{name}", labels)

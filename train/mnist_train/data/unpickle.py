@@ -1,6 +1,6 @@
 """Pickles that hold NumPy arrays and nothing else, read without trust.
 
-A pickle is a programme that calls what it names. This unpickler follows the recipe of
+A pickle is a program that calls what it names. This unpickler follows the recipe of
 https://docs.python.org/3/library/pickle.html#restricting-globals: the few names that arrays need stand for functions
 of this module, which build arrays from the file's own bytes, and every other name is refused.
 """
@@ -21,8 +21,8 @@ from mnist_train.errors import DataError
 LIMIT = 2**30
 """Largest pickle, in bytes, uncompressed; the lab's has 222 million."""
 
-# Six arrays take 200 instructions. Each may make an object, and the unpickler's memo is a list as long as the largest
-# index that the pickle names.
+# Six arrays take 200 instructions. Each instruction may make an object, and the unpickler's memo is a list as long as
+# the largest index in the pickle.
 _OPCODE_LIMIT = 10_000
 # No array needs a dict, which could set attributes of functions, nor a set; hashing a deep nest overflows the C stack.
 _REFUSED = {"DICT", "EMPTY_DICT", "EMPTY_SET", "FROZENSET"}
@@ -96,7 +96,7 @@ class _Dtype:
 
 
 def _from_buffer(data: bytes, dtype: _Dtype, shape: tuple[int, ...], order: str) -> _Array:
-    """Return an array over the bytes that the pickle holds; NumPy raises if `shape` claims another number of them."""
+    """Return an array over the bytes in the pickle; NumPy raises if their number does not fit `shape`."""
     return _Array(np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if order == "F" else "C"))
 
 
@@ -125,7 +125,7 @@ class _ArrayUnpickler(pickle.Unpickler):
         raise ValueError(f"it wants {module}.{name}, which could run code")
 
     def _encode(self, text: str, _: object) -> bytes:
-        """Encode text that stands for bytes; the same text again and again would fill the memory."""
+        """Encode text that stands for bytes, at most as much as the pickle holds: repeats could fill the memory."""
         self._room -= len(text)
         if self._room < 0:
             raise ValueError("it holds less text than it encodes")
@@ -133,7 +133,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def _to_arrays(value: object, depth: int = 4) -> Any:
-    """Return the finished arrays of a shallow nest of few values, which is all that a data set needs."""
+    """Return the finished arrays of a few shallowly nested values, which is all that a data set needs."""
     if isinstance(value, _Array) and value.array is not None:
         return value.array
     if isinstance(value, tuple | list) and len(value) <= 8 and depth:
