@@ -1,4 +1,4 @@
-"""Canonical ZIP archives of torch: equal programs give equal bytes, without traces of the machine.
+"""Canonical ZIP archives of torch: equal programs give equal bytes, which carry no trace of the machine.
 
 torch's own writer adds the file's name as the archive's root, `.debug_pkl` records with the machine's source paths, and
 a `serialization_id`; all three are removed. The other records are sorted by name and aligned as torch aligns them, so

@@ -77,13 +77,13 @@ class Bundle:
         self._made: dict[Callable[[Bundle], Any], Any] = {}
 
     def build(self, format_: Format) -> Gated:
-        """Write the artifact of one format, load it back, and hold it against what it must compute.
+        """Build the artifact of one format, load it back, and compare it with what it must compute.
 
         Raises:
             ExportError: the module cannot be turned into this format.
             ParityError: the artifact does not compute what the module computes; the error says where.
         """
-        _ = self.expected  # a module that cannot be run is refused here, before an exporter stumbles over it
+        _ = self.expected  # refuses a module that cannot be run, before an exporter fails on it
         expected = format_.recipe.expect(self)
         data = format_.recipe.build(self, expected)
         verdict = judge(format_.load(data), expected)
@@ -98,7 +98,7 @@ class Bundle:
         return Gated(format_, data, record, verdict, expected, format_.recipe.side_files(self))
 
     def once(self, make: "Callable[[Bundle], T]") -> T:
-        """Return `make(self)`, made by the first call: for what several formats or steps share."""
+        """Return `make(self)`, computed by the first call only, because several formats or steps share it."""
         if make not in self._made:
             self._made[make] = make(self)
         made: T = self._made[make]
@@ -106,7 +106,7 @@ class Bundle:
 
     @cached_property
     def expected(self) -> Expected:
-        """Reference of every format that is not lossy: what the module computes."""
+        """What the module computes, and so must every format that is not lossy."""
         return expect(self.checkpoint.module, self._validation, lambda: self._graphs[0])
 
     @cached_property
@@ -146,24 +146,20 @@ class Bundle:
 
     def _refuse(self, format_: Format, verdict: Verdict, expected: Expected) -> None:
         """Raise ParityError if the artifact failed, or lost more accuracy than a lossy format may."""
-        failure = verdict.failure
-        if failure:
-            raise ParityError(
-                f"{format_.file} does not compute what was trained ({failure.name}: {'; '.join(failure.failures)}); "
-                "nothing was published, please report this",
-                format_.name,
-                verdict,
-                expected,
-            )
         drop = 100 * (verdict.module_accuracy - verdict.accuracy)
-        if format_.lossy and drop > self._max_accuracy_drop:
-            raise ParityError(
-                f"{format_.file} loses {drop:.2f} points of accuracy, and may lose {self._max_accuracy_drop:g}; "
-                "nothing was published, allow more with --max-accuracy-drop or leave this format out",
-                format_.name,
-                verdict,
-                expected,
+        if failure := verdict.failure:
+            sentence = (
+                f"{format_.file} does not compute what was trained ({failure.name}: {'; '.join(failure.failures)}); "
+                "nothing was published, please report this"
             )
+        elif format_.lossy and drop > self._max_accuracy_drop:
+            sentence = (
+                f"{format_.file} loses {drop:.2f} points of accuracy, and may lose {self._max_accuracy_drop:g}; "
+                "nothing was published, allow more with --max-accuracy-drop or leave this format out"
+            )
+        else:
+            return
+        raise ParityError(sentence, format_.name, verdict, expected)
 
 
 def _tools() -> dict[str, str]:
@@ -186,24 +182,24 @@ def export(
     max_accuracy_drop: float = 0.1,
     on_gated: Callable[[Gated], object] = lambda _: None,
 ) -> list[Gated]:
-    """Turn a trained model into artifacts, prove each against it, and publish them together.
+    """Turn a trained model into artifacts, prove each against the model, and publish them together.
 
     Args:
         source: A checkpoint, its path, or a module that takes float32 `[N, 784]`, `[N, 28, 28]` or `[N, 1, 28, 28]` to
             logits float32 `[N, 10]`; a module is copied, to the CPU and into evaluation mode.
         formats: Names of `mnist_export.formats.FORMATS`, or "all".
-        output_dir: Where the artifacts and manifest.json go; made if missing.
+        output_dir: Folder for the artifacts and manifest.json; made if missing.
         mean: Mean that training subtracted from pixels in [0, 1] (intensity / 255); it becomes part of the artifacts.
         std: Deviation that training then divided by.
-        opset: Of the ONNX formats, 13 to 18.
-        max_accuracy_drop: Accuracy that an exact format may lose on the validation digits, in percentage points.
+        opset: Opset of the ONNX formats, 13 to 18.
+        max_accuracy_drop: Accuracy that a lossy format may lose on the validation digits, in percentage points.
         on_gated: Called with every artifact as it passes; nothing is published yet.
 
     Returns:
-        What was published, with its verdict.
+        The published artifacts with their verdicts.
 
     Raises:
-        UnknownFormatError: a format is none of ours.
+        UnknownFormatError: there is no format of that name.
         OptionError: `mean` and `std` are no mean and deviation of pixels in [0, 1].
         ExportError: the module cannot be turned into a format. Nothing was published.
         ParityError: an artifact does not compute what was trained. Nothing was published.

@@ -1,6 +1,6 @@
 """The registry of formats: one row per format, whose recipe lies in a module of its own.
 
-A row is cheap. Its recipe imports torch, onnx or a compiler, and is imported when it is first used.
+A row is cheap. Its recipe imports torch or onnx, and is itself imported when it is first used.
 """
 
 import difflib
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mnist_export.errors import ExportError, UnknownFormatError
+from mnist_runtime.errors import first_line
 
 if TYPE_CHECKING:
     from mnist_export.bundle import Bundle
@@ -67,8 +68,9 @@ class Format:
         try:
             return self.recipe.load(data)
         except Exception as error:  # each engine raises its own
-            reason = str(error).strip().splitlines()[0]
-            raise ExportError(f"{self.file} cannot be loaded again ({reason}); nothing was published") from error
+            raise ExportError(
+                f"{self.file} cannot be loaded again ({first_line(error)}); nothing was published"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -91,11 +93,11 @@ class Recipe(ABC):
         """Load an artifact; any exception means that it cannot be loaded."""
 
     def expect(self, bundle: "Bundle") -> "Expected":
-        """Return what the artifact must compute: by default what the trained module computes."""
+        """Return what the artifact must compute; by default, what the trained module computes."""
         return bundle.expected
 
     def describe(self, bundle: "Bundle") -> Mapping[str, Any]:  # noqa: ARG002
-        """Return what manifest.json says of the artifact besides its format, input and verdict."""
+        """Return the fields of the artifact in manifest.json besides its format, input and verdict."""
         return {}
 
     def side_files(self, bundle: "Bundle") -> Sequence["File"]:  # noqa: ARG002

@@ -1,4 +1,4 @@
-"""The gate: hold an artifact, run as it will be deployed, against what it must compute."""
+"""The gate: an artifact, run as it will be deployed, is compared with what it must compute."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -21,9 +21,9 @@ from mnist_train.errors import MnistEdgeError
 _BATCH = 250
 """Digits of a whole set that are run together."""
 _BATCHES = (1, 2, 64)
-"""Batch sizes that are run before the whole, because they show a baked-in batch dimension at once.
+"""Batch sizes that are run before the whole set, because they show a baked-in batch dimension at once.
 
-The runtime answers a batch of 0 without an engine, some of which abort on it."""
+A batch of 0 is not run: the runtime answers it without an engine, because some engines abort on it."""
 
 Compute = Callable[[Intensities], Sequence[NDArray[np.float32]]]
 """Function from raw digits, uint8 `[N, 784]`, to all logits, or to the outputs of an ONNX artifact, float32."""
@@ -31,7 +31,7 @@ Compute = Callable[[Intensities], Sequence[NDArray[np.float32]]]
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result of holding one artifact against what it must compute."""
+    """The result of comparing one artifact with what it must compute."""
 
     comparisons: tuple[Comparison, ...]
     """One comparison per set of digits; the first that fails is the last."""
@@ -40,7 +40,7 @@ class Verdict:
     module_accuracy: float
     """Accuracy of the module in float32 on the validation digits."""
     accuracy: float
-    """Accuracy of the artifact on them; NaN, like the two shares below, if it failed before them."""
+    """Accuracy of the artifact on them; NaN, like the next two shares, if the artifact failed earlier."""
     agreement: float
     """Share of validation digits to which the artifact gives the module's label."""
     bit_equal: float
@@ -117,7 +117,7 @@ def judge(compute: Compute, expected: Expected) -> Verdict:
 
 
 def _shares(logits: NDArray[np.float32], wanted: Reference) -> NDArray[np.float64]:
-    """Return each logit's error as a share of its tolerance; without tolerance that is 0 or infinite."""
+    """Return each logit's error as a share of its tolerance; where the tolerance is 0, the share is 0 or infinite."""
     error, tolerance = np.abs(logits - wanted.logits[:, :TEN]), wanted.tolerance[:, :TEN]
     exact = np.where(error == 0, 0.0, np.inf)
     return np.asarray(np.divide(error, tolerance, out=exact, where=tolerance > 0))
@@ -126,16 +126,15 @@ def _shares(logits: NDArray[np.float32], wanted: Reference) -> NDArray[np.float6
 def _compare(
     compute: Compute, name: str, wanted: Reference, expected: Expected
 ) -> tuple[Comparison, NDArray[np.float32]]:
-    """Compare the whole set; small batches come first, and only their failures are returned."""
+    """Compare the whole set; small batches come first, and are returned only if they fail."""
     for size in (*_BATCHES, len(wanted)):
         part = wanted[:size]
         label = name if size == len(wanted) else f"{name}, batch of {size}"
         try:
             outputs = _in_batches(compute, part.digits)
         except Exception as error:  # noqa: BLE001  # each engine raises its own, and none may pass
-            return incomparable(label, size, f"it cannot be run ({first_line(error)})"), np.empty(
-                (0, 10), dtype=np.float32
-            )
+            failed = incomparable(label, size, f"it cannot be run ({first_line(error)})")
+            return failed, np.empty((0, TEN), np.float32)
         comparison = compare(label, part, *outputs)
         if comparison.passed and expected.proof.bound == "exact" and len(outputs) > 1:
             comparison = replace(comparison, failures=tuple(_lost_verdicts(part, outputs, expected.thresholds)))
@@ -150,7 +149,7 @@ def _in_batches(compute: Compute, digits: Intensities) -> list[NDArray[np.float3
 
 
 def _lost_verdicts(wanted: Reference, outputs: Sequence[NDArray[np.float32]], thresholds: Thresholds) -> Iterator[str]:
-    """Compare the verdict "no digit", which probabilities decide, with that of integers, as C decides."""
+    """Compare the verdicts "no digit" of probabilities with those of integers, which C and JavaScript give."""
     logits, probabilities, no_digit = (*outputs, np.zeros(len(wanted), np.float32))[:3]
     computed = Outputs(logits, probabilities, no_digit, Rule(0.0, thresholds.odds))
     is_none = Confidences.of(wanted.logits).are_none(thresholds.odds)

@@ -1,4 +1,4 @@
-"""The digits that an artifact is held against, and the references for them."""
+"""The digits that an artifact is tested on, and the references for them."""
 
 import itertools
 import math
@@ -24,7 +24,7 @@ from mnist_train.data.bundled import Split
 GOLDEN, SINGLE, VALIDATION = "golden digits", "single pixels", "validation digits"
 """Names of the sets of digits."""
 
-_DIGITS_A_CLASS = 2
+_DIGITS_PER_CLASS = 2
 
 Sets = dict[str, Intensities]
 """Digits uint8 `[N, 784]` by the name of their set."""
@@ -39,7 +39,7 @@ class Proof:
     reference: str
     """Origin of the logits: "module" in float64, or "graph", evaluated in float64."""
     obstacle: str = ""
-    """Operator, or other reason, that stands in the way of an analytic bound."""
+    """Operator, or other reason, that prevents an analytic bound."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ class Expected:
     logits: NDArray[np.float32]
     """Logits of the module in float32 for the validation digits, `[N, 10]` or `[N, 11]`."""
     margin: float = math.inf
-    """Largest error that the gate allows any logit on this machine, whatever its tolerance: 8 times the largest
-    difference of the module in float32 from its reference. Analytic bounds of deep networks are loose, and a changed
-    weight must not hide in them."""
+    """Largest error that the gate allows any logit on this machine, even if its tolerance is larger: 8 times the
+    largest difference of the module in float32 from its reference. Analytic bounds of deep networks are loose, and
+    would otherwise hide a changed weight."""
 
 
 def digit_sets(validation: Split) -> Sets:
-    """Return the three sets that every artifact is held against."""
+    """Return the three sets that every artifact is tested on."""
     return {
         GOLDEN: golden_digits(validation),
         SINGLE: single_pixels(),
@@ -76,7 +76,7 @@ def golden_digits(split: Split) -> Intensities:
 
     The first two of every class, then the edges of the input: all black, all white, one lit pixel.
     """
-    chosen = [np.flatnonzero(split.labels == label)[:_DIGITS_A_CLASS] for label in CLASSES]
+    chosen = [np.flatnonzero(split.labels == label)[:_DIGITS_PER_CLASS] for label in CLASSES]
     real = split.images[np.concatenate(chosen)].reshape(-1, PIXELS)
     edges = np.zeros((3, PIXELS), dtype=np.uint8)
     edges[1] = 255
@@ -85,14 +85,15 @@ def golden_digits(split: Split) -> Intensities:
 
 
 def single_pixels() -> Intensities:
-    """Return 784 digits, each with one lit pixel: a logit of two terms has next to no rounding to hide behind."""
+    """Return 784 digits, each with one lit pixel: a logit of two terms leaves rounding hardly any room."""
     return np.diag(np.full(PIXELS, 255, dtype=np.uint8))
 
 
 def expect(module: nn.Module, validation: Split, graph: Callable[[], ModelProto]) -> Expected:
-    """Return what `module`, in evaluation mode, says of the three sets, and how far float32 may be from it.
+    """Return the logits of `module`, in evaluation mode, for the three sets, and bounds on the errors of float32.
 
-    The bound is analytic where every operator of the graph has a rule, and else derived from float32 and float64 runs.
+    The bounds are analytic if every operator of the graph has a rule; otherwise they are derived from runs in float32
+    and float64.
 
     Args:
         module: Module that takes pixels float32 `[N, 784]`.

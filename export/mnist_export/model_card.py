@@ -56,15 +56,16 @@ def write_model_card(folder: str | os.PathLike[str], gated: Sequence["Gated"], c
     Raises:
         FileWriteError: a file cannot be written; the sentence names it.
     """
-    pictures = {
-        "errors.png": to_png(_draw_errors(gated)),
-        "sizes.png": to_png(_draw_sizes(gated)),
-        "risk.png": to_png(_draw_risk(gated)),
-        "reliability.png": to_png(_draw_reliability(gated)),
+    figures = {
+        "errors.png": ("Histogram of logit errors", _draw_errors(gated)),
+        "sizes.png": ("Sizes of the artifacts", _draw_sizes(gated)),
+        "risk.png": ("Risk over coverage", _draw_risk(gated)),
+        "reliability.png": ("Reliability diagram", _draw_reliability(gated)),
     }
     graphs = {artifact.data: artifact for artifact in reversed(gated) if artifact.format.is_onnx}
     for artifact in reversed(graphs.values()):  # each graph once, because "triton" has the bytes of "onnx"
-        pictures[f"{artifact.format.name}.png"] = to_png(_draw_graph(artifact))
+        name = artifact.format.name
+        figures[f"{name}.png"] = (f"The graph of {name}", _draw_graph(artifact))
     tables = {
         "Artifacts": _with_shares(summary, gated),
         "Parity with the trained module": _parity(gated),
@@ -77,23 +78,13 @@ def write_model_card(folder: str | os.PathLike[str], gated: Sequence["Gated"], c
         f"<p>Checkpoint <code>{checkpoint}</code></p>",
         *(f"<h2>{title}</h2>\n{to_table(rows, heading)}" for title, (heading, rows) in tables.items()),
         f"<p>{NOTE}</p>",
-        *(to_image(name, _alt(name)) for name in pictures),
+        *(to_image(name, description) for name, (description, _) in figures.items()),
     )
     card = [f"Checkpoint `{checkpoint}`", *map(_markdown_table, tables.values()), NOTE]
-    for name, picture in pictures.items():
-        write_atomically(Path(folder) / name, picture)
+    for name, (_, figure) in figures.items():
+        write_atomically(Path(folder) / name, to_png(figure))
     write_atomically(Path(folder) / "report.md", ("\n\n".join(card) + "\n").encode())
     write_atomically(Path(folder) / "index.html", page)
-
-
-def _alt(picture: str) -> str:
-    known = {
-        "errors.png": "Histogram of logit errors",
-        "sizes.png": "Sizes of the artifacts",
-        "risk.png": "Risk over coverage",
-        "reliability.png": "Reliability diagram",
-    }
-    return known.get(picture, f"The graph of {Path(picture).stem}")
 
 
 def _with_shares(summary: Table, gated: Sequence["Gated"]) -> Table:
@@ -124,7 +115,7 @@ def _parity(gated: Sequence["Gated"]) -> Table:
 
 
 def _thresholds(gated: Sequence["Gated"]) -> Table:
-    """Tabulate what each stated risk costs on the validation digits."""
+    """Tabulate the cost of each stated risk on the validation digits."""
     heading = ["format", "stated risk", "least confidence", "answered", "right among them", "called no digit"]
     rows = []
     for artifact in gated:
@@ -140,7 +131,7 @@ def _thresholds(gated: Sequence["Gated"]) -> Table:
 
 
 def _strangers(gated: Sequence["Gated"]) -> Table | None:
-    """Tabulate how a graph answers what it was not trained on: the exact one, if it was exported."""
+    """Tabulate the answers of a graph, the exact one if it was exported, to pictures unlike its training digits."""
     graphs = sorted((each for each in gated if each.format.is_onnx), key=lambda each: not each.format.lossy)
     if not graphs:
         return None
@@ -181,7 +172,7 @@ def _draw_errors(gated: Sequence["Gated"]) -> "Figure":
 
 
 def _networks(gated: Sequence["Gated"]) -> dict[str, "Expected"]:
-    """Return what was expected of each network, the trained and the exact one, by its name."""
+    """Return the expected logits of each network, by its name: "trained" or "exact"."""
     names = {True: "exact", False: "trained"}
     return {names[artifact.expected.proof.bound == "exact"]: artifact.expected for artifact in gated}
 
@@ -254,9 +245,9 @@ def _draw_sizes(gated: Sequence["Gated"]) -> "Figure":
 
 
 def _draw_graph(artifact: "Gated") -> "Figure":
-    """Draw the operators from top to bottom in the order in which they run, and an arrow per tensor between two.
+    """Draw the operators from top to bottom in the order of their runs, with an arrow per tensor between two.
 
-    An operator that only unpacks weights is not drawn; its packed weights are shown at the operator that takes them.
+    An operator that only unpacks weights is not drawn; the operator that takes them shows the packed weights.
     """
     graph = onnx.load_from_string(artifact.data).graph
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -301,7 +292,7 @@ def _box(axes: "Axes", row: int, text: str) -> None:
 
 
 def _arrow(axes: "Axes", start: int, end: int) -> None:
-    """Draw an arrow, straight to the next row, and bent around the rows between to a later one."""
+    """Draw an arrow: straight to the next row, bent around other rows to a later one."""
     bend = "arc3" if end == start + 1 else "arc3,rad=-0.5"
     arrow = {"arrowstyle": "-|>", "color": GREY, "connectionstyle": bend, "shrinkA": 11, "shrinkB": 11}
     axes.annotate("", xy=(0, end), xytext=(0, start), arrowprops=arrow, zorder=0)

@@ -1,4 +1,4 @@
-"""The module to export: prepared, run in float32 and float64, and required to answer each digit by itself."""
+"""The module to export: prepared, run in float32 and float64, and checked to be a function of each digit alone."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -24,31 +24,30 @@ from mnist_train.errors import ModelError
 from mnist_train.models import for_pixels
 
 _BATCH = 32
-"""Digits that are run together, so that a small network's activations, some 100 KB a digit, stay in a cache."""
+"""Digits that are run together, so that a small network's activations, some 100 KB per digit, stay in a cache."""
 _SIZES = (1, 3)
 """Batch sizes that must give the answers of a larger batch."""
 _REORDERED = 2.0**-16
-"""Share of the largest logit that a sum in another order may move a logit by: 256 units of float32's roundoff."""
+"""Change that summing in another order may make to a logit, as a share of the largest: 256 roundoffs of float32."""
 _SUM = 1e-3
-"""How near to 1 the outputs of a softmax add up."""
+"""Largest distance from 1 of the sum of a softmax's outputs."""
 
 
 def prepare(source: object) -> nn.Module:
     """Return a copy of the module `source` for pixels `[N, 784]` on the CPU, in evaluation mode, with plain weights.
 
     Weight normalisation, spectral normalisation, pruning and other parametrisations become the weights they stand for.
-    Trying tells if the module takes `[N, 784]`, `[N, 28, 28]` or `[N, 1, 28, 28]`.
+    Whether the module takes `[N, 784]`, `[N, 28, 28]` or `[N, 1, 28, 28]` is found by trying.
 
     Raises:
         ExportError: `source` is no module, one whose weights cannot be read, or one that does not classify digits.
     """
-    _refuse(source)
-    assert isinstance(source, nn.Module)  # noqa: S101  # for mypy; _refuse has checked
+    original = _module(source)
     # A computed weight (the old weight_norm and spectral_norm keep one) cannot be deep-copied while it has a gradient.
-    computed = [value for module in source.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    computed = [value for module in original.modules() for value in vars(module).values() if isinstance(value, Tensor)]
     memo: dict[int, Any] = {id(value): value.detach().clone() for value in computed if not value.is_leaf}
     try:
-        module = copy.deepcopy(source, memo).cpu().eval()
+        module = copy.deepcopy(original, memo).cpu().eval()
     except Exception as error:  # a module may hold anything
         raise ExportError(
             f"the module cannot be copied ({first_line(error)}); remove what cannot be, or load its state dict into a "
@@ -86,8 +85,8 @@ class Normalised(nn.Module):
         return pixels * self.scale + self.offset
 
 
-def _refuse(source: object) -> None:
-    """Raise unless `source` is a module of float weights."""
+def _module(source: object) -> nn.Module:
+    """Return `source` if it is a module of float weights; otherwise raise ExportError."""
     if isinstance(source, Mapping):
         raise ExportError(
             "a state dict holds weights without a network; load it into its module with load_state_dict, "
@@ -106,10 +105,11 @@ def _refuse(source: object) -> None:
         raise ExportError(
             'the module is quantised already; export the float module it was made from, with the format "onnx-exact"'
         )
+    return source
 
 
 def _fold(module: nn.Module) -> None:
-    """Replace the ways in which torch computes a weight anew at every call by that weight."""
+    """Replace a weight that torch computes anew at every call by its value."""
     for hook in list(module._forward_pre_hooks.values()):  # noqa: SLF001  # torch offers no other way to find them
         if isinstance(hook, WeightNorm):
             remove_weight_norm(module, hook.name)
@@ -118,14 +118,14 @@ def _fold(module: nn.Module) -> None:
         elif isinstance(hook, prune.BasePruningMethod):
             prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call]  # noqa: SLF001
     if parametrize.is_parametrized(module):
-        made = type(module)  # by torch for the source alone, and the removal takes the weight off this class
+        made = type(module)  # made by torch for `module`'s original; the removal deletes the weight from its class
         module.__class__ = type(made.__name__, made.__bases__, dict(vars(made)))
         for name in list(module.parametrizations):  # type: ignore[arg-type]
             parametrize.remove_parametrizations(module, name)
 
 
 def logits_in_float32(module: nn.Module, digits: Intensities) -> NDArray[np.float32]:
-    """Run the module as it was trained, and see that it answers each digit by itself, and always alike.
+    """Run the module as it was trained, and check that its answers depend on each digit alone and do not vary.
 
     Raises:
         ExportError: the module cannot be run, is random, mixes the digits of a batch, or does not compute finite
@@ -177,7 +177,7 @@ _BY_ITSELF = (
 
 
 def logits_in_float64(module: nn.Module, digits: Intensities) -> Logits | None:
-    """Run a copy of the module with float64 wherever it says float32; None if it cannot run so."""
+    """Run a copy of the module with float64 in place of float32; return None if it cannot run so."""
     try:
         with _float64():
             logits: Logits = _run(copy.deepcopy(module).double(), digits, torch.float64)
@@ -187,7 +187,7 @@ def logits_in_float64(module: nn.Module, digits: Intensities) -> Logits | None:
 
 
 class _Widened(TorchFunctionMode):
-    """Reads every mention of float32 in a module's code as float64."""
+    """A mode that replaces float32 in every call of a module's code by float64."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.float:
@@ -199,7 +199,7 @@ class _Widened(TorchFunctionMode):
 
 @contextmanager
 def _float64() -> Iterator[None]:
-    """Make float64 what torch.zeros and its like return, too."""
+    """Make float64 the default dtype, of torch.zeros for example."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:

@@ -1,4 +1,4 @@
-"""The normalisation that a network was trained with, told by the user: mean and deviation of the pixels."""
+"""The normalisation that a network was trained with, which the user states: mean and deviation of the pixels."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from mnist_runtime.errors import OptionError
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Mean and standard deviation of pixels in [0, 1], which are intensity / 255, as torchvision's ToTensor makes them.
+    """Mean and standard deviation of pixels in [0, 1], intensity / 255, as of torchvision's ToTensor.
 
     >>> Normalisation(0.1307, 0.3081)
     Normalisation(mean=0.1307, std=0.3081)

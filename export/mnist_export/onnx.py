@@ -35,7 +35,7 @@ OPSET = 18
 IR_VERSION = 8
 """Newest IR version that onnxruntime 1.15 reads; it refuses 10, the exporter's default."""
 OLDEST_ONNXRUNTIME = "1.15.1"
-"""Oldest onnxruntime in which `make compat` has seen every ONNX format load and pass."""
+"""Oldest onnxruntime in which every ONNX format loads and passes in `make compat`."""
 
 
 class Onnx(Recipe):
@@ -91,10 +91,10 @@ def to_graph(module: nn.Module, opset: int = OPSET) -> ModelProto:
 
 
 def trace(module: nn.Module) -> tuple[ModelProto, ModelProto]:
-    """Trace `module`, float32 `[N, 784]` to logits, into a bare ONNX graph: the program and nothing else.
+    """Trace `module`, float32 `[N, 784]` to logits, into a bare ONNX graph: the program without metadata.
 
     Returns:
-        The graph as it was traced, and as PyTorch's exporter optimises it (it folds BatchNorm into weights).
+        The graph as traced, and as PyTorch's exporter optimises it (for example, with BatchNorm folded into weights).
 
     Raises:
         ExportError: PyTorch's exporter cannot follow the module, or the module draws random numbers.
@@ -144,11 +144,11 @@ def to_onnx(graph: ModelProto, properties: Mapping[str, str]) -> bytes:
 
 
 def uint8_graph(float_graph: ModelProto) -> ModelProto:
-    """Return the same graph for raw uint8 pixels: one Cast, and 1/256 folded into what the pixels are multiplied by.
+    """Return the same graph for raw uint8 pixels: one Cast, and 1/256 folded into the factors of the pixels.
 
     1/256 is a power of two, so scaling the first linear layer's weights, or the factor of a normalisation, instead of
-    the pixels changes no bit of any logit. If the pixels meet another operator first, or a weight is too small to be
-    divided exactly, a Mul scales the pixels instead.
+    the pixels changes no bit of any logit. If another operator takes the pixels, or a weight is too small to be divided
+    exactly, a Mul scales the pixels instead.
     """
     model = _copy(float_graph)
     graph = model.graph
@@ -182,7 +182,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _bare(model: ModelProto) -> ModelProto:
-    """Remove traces of the exporting machine: source paths, stack traces, doc strings, shapes seen while tracing."""
+    """Remove traces of the exporting machine: source paths, stack traces, doc strings, shapes recorded in tracing."""
     for part in (model, *model.functions):
         part.ClearField("doc_string")
         part.ClearField("metadata_props")
@@ -206,7 +206,7 @@ def _strip_nodes(nodes: Iterable[NodeProto]) -> None:
     for node in nodes:
         node.ClearField("doc_string")
         node.ClearField("metadata_props")
-        for attribute in node.attribute:  # the branches of an If, the body of a Loop
+        for attribute in node.attribute:  # graphs: the branches of an If, the body of a Loop
             for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
                 _strip(graph)
 
@@ -228,7 +228,7 @@ def for_opset(model: ModelProto, opset: int) -> ModelProto:
 
 
 def _largest_layer(model: ModelProto) -> int:
-    """Return the bytes, in float32, of the largest layer of one digit: the runtime chooses its batches by it."""
+    """Return the size, in bytes of float32, of one digit's largest layer, by which the runtime chooses its batches."""
     layers = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph.value_info
     shapes = [[size.dim_value for size in layer.type.tensor_type.shape.dim] for layer in layers]
     of_a_digit: list[int] = [math.prod(sizes) for free, *sizes in filter(None, shapes) if free == 0]
@@ -236,7 +236,7 @@ def _largest_layer(model: ModelProto) -> int:
 
 
 def _fold_scale(graph: GraphProto) -> bool:
-    """Divide by 256 the weights that the pixels meet; return False if that is impossible or inexact."""
+    """Divide the weights that multiply the pixels by 256; return False if that is impossible or inexact."""
     readers = [node for node in graph.node if "pixels" in node.input]
     if len(readers) != 1 or readers[0].op_type not in {"Gemm", "MatMul", "Mul"} or readers[0].input[0] != "pixels":
         return False

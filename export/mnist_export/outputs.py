@@ -1,4 +1,4 @@
-"""Outputs of every ONNX artifact: the digits' logits, their probabilities, and perhaps the probability of no digit."""
+"""Outputs of every ONNX artifact: logits, probabilities and, from eleven logits, the probability of no digit."""
 
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper

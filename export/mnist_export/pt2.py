@@ -1,7 +1,7 @@
 """The format `pt2`: the archive of `torch.export`, TorchScript's successor; module in, canonical bytes out.
 
-Each node of the graph carries the stack trace it was traced at, with the machine's source paths; without those, and
-packed canonically, equal modules give equal bytes here too.
+Each node of the graph carries a stack trace with the machine's source paths. Without these traces, and packed
+canonically, equal modules give equal bytes.
 """
 
 import io
@@ -19,6 +19,7 @@ from mnist_export.formats import Recipe
 from mnist_export.gate import Compute, compute_of
 from mnist_export.golden import Expected
 from mnist_runtime.digits import PIXELS
+from mnist_runtime.errors import first_line
 
 if TYPE_CHECKING:
     from mnist_export.bundle import Bundle
@@ -49,12 +50,11 @@ def to_pt2(module: nn.Module) -> bytes:
             (torch.zeros(2, PIXELS),),  # not 1: torch.export takes a dimension of 1 for a constant
             dynamic_shapes=({0: torch.export.Dim("batch")},),
         )
-        with warnings.catch_warnings():  # of weights in channels_last order, which are saved whole all the same
+        with warnings.catch_warnings():  # about weights in channels_last order, which are saved whole nevertheless
             warnings.filterwarnings("ignore", message="No complete tensor found")
             torch.export.save(program, saved)
     except Exception as error:  # torch.export's exceptions have no common base but Exception
-        reason = str(error).strip().splitlines()[0]
-        raise ExportError(f"torch.export cannot follow this module: {reason}") from error
+        raise ExportError(f"torch.export cannot follow this module: {first_line(error)}") from error
     return canonical(saved.getvalue(), _without_traces)
 
 

@@ -1,6 +1,6 @@
-"""Publishing: the files of one export appear in a folder together, or the folder says that they did not.
+"""Publishing: the files of one export appear in a folder together, or the manifest says that they did not.
 
-All paths are checked and all files staged first, so that a folder in the way or a full disk changes nothing. Then
+All paths are checked and all files staged first, so that an obstacle or a full disk changes nothing. Then
 manifest.json is replaced by one marked `incomplete`, which every reader refuses; the files are renamed into place,
 obsolete files are removed, and the new manifest is written last. A process that is killed in between leaves the old
 files, the new files, or a manifest marked `incomplete`. A lock admits one exporter to a folder at a time.
@@ -44,7 +44,7 @@ class File:
 
 
 def publish(folder: str | os.PathLike[str], made_from: Mapping[str, Any], files: Iterable[File]) -> Manifest:
-    """Publish `files` into `folder`, and keep the files of an earlier export that was made from the same.
+    """Publish `files` into `folder`, and keep the files of an earlier export that was made from the same checkpoint.
 
     Args:
         folder: Folder of the files and their manifest, made if missing.
@@ -81,7 +81,7 @@ def publish(folder: str | os.PathLike[str], made_from: Mapping[str, Any], files:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other exporter is publishing into `folder`, and keep others waiting."""
+    """Wait until no other exporter is publishing into `folder`, and make others wait during the block."""
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=_TIMEOUT)
@@ -104,7 +104,7 @@ def _manifest_before(folder: Path) -> Manifest | None:
 
 
 def _kept(before: Manifest, made_from: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the records of the intact files of a complete export that was made from the same."""
+    """Return the records of the intact files of an earlier, complete export if it was made from the same."""
     records = dict(before.document)
     listed, _ = records.pop("files"), records.pop("schema")
     return {name: listed[name] for name in before.files if _is_intact(before, name)} if records == made_from else {}

@@ -1,4 +1,4 @@
-"""Risk: how often an answer is wrong that has some confidence, and the thresholds that keep to a stated risk."""
+"""Risk: the share of wrong answers above a confidence, and the thresholds that keep to a stated risk."""
 
 import math
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ LOST = 0.001
 
 @dataclass(frozen=True)
 class Confidences:
-    """Labels of a network for N digits, and how sure it is of each."""
+    """Labels of a network for N digits, and its confidence in each."""
 
     labels: NDArray[np.int64]
     """Most probable digits, int64 `[N]`."""
@@ -33,7 +33,7 @@ class Confidences:
         labels = logits[:, :TEN].argmax(axis=1)
         rows = np.arange(len(logits))
         margin = logits[:, TEN] - logits[rows, labels] if logits.shape[1] > TEN else np.full(len(logits), -np.inf)
-        # P(digit) over all classes is the label's probability among the ten, times that of any digit
+        # The softmax over all classes is the label's probability among the ten, times that of any digit.
         return cls(labels, softmax(logits)[rows, labels], margin)
 
     def are_none(self, odds: float) -> NDArray[np.bool_]:
@@ -51,7 +51,7 @@ def choose_thresholds(logits: Logits, truth: NDArray[Any], unit: float = 0.0) ->
         logits: Logits of N digits that the network was not trained on, float64 `[N, 10]` or `[N, 11]`.
         truth: Labels of these digits, `[N]`.
         unit: Unit of an exact network's logits, 2 to the power of its exponent; the logarithm of the odds then lies
-            midway between two multiples of it, and integers decide alike.
+            midway between two multiples of the unit, so that integers give the same verdicts.
     """
     answers = Confidences.of(logits)
     odds = 1.0

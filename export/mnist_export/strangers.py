@@ -1,6 +1,6 @@
-"""Pictures that a report shows to a model: what is no digit, and digits that other people than MNIST's wrote.
+"""Pictures that a report shows to a model: what is no digit, and digits by other writers than MNIST's.
 
-All of them are generated, or come with a package, and are read as photographs are.
+All are generated, or come with a package, and are read as photographs are.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,10 +27,10 @@ Draw = Callable[[np.random.Generator], no_digit.Drawing]
 
 
 def strangers(validation: Split, seed: int = 0) -> dict[str, Intensities]:
-    """Return digits as the image recipe reads them, uint8 `[N, 784]`, by kind; pictures that it refuses are missing.
+    """Return pictures as the image recipe reads them, uint8 `[N, 784]`, by kind, without those that it refuses.
 
     Args:
-        validation: Digits of which two at once, and halves, are no digit.
+        validation: Digits for the pictures of two digits and of halves.
         seed: Seed of the pictures.
     """
     drawings: dict[str, Draw] = {

@@ -1,4 +1,4 @@
-"""The table over the formats that an export ends with: size, speed, accuracy, certified labels and proof."""
+"""The table of formats at the end of an export: size, speed, accuracy, certified labels and proof."""
 
 import statistics
 import time
@@ -19,7 +19,7 @@ NOTE = f"µs per digit: median of onnxruntime {ENGINE_VERSION}, one digit at a t
 
 _BUDGET = 0.2  # seconds of measurement per artifact, in which most networks run thousands of times
 _FEWEST, _MOST = 20, 2000
-"""Calls that are timed."""
+"""Least and largest number of timed calls."""
 
 
 def summarise(gated: Sequence["Gated"]) -> Table:
@@ -50,7 +50,7 @@ def microseconds(artifact: "Gated") -> float:
 
 
 def to_text(table: Table) -> str:
-    """Align a table for a terminal: names to the left, numbers to the right."""
+    """Return a table aligned for a terminal, names to the left and numbers to the right."""
     heading, rows = table
     lines = [heading, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(heading))]

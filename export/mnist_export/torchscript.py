@@ -15,12 +15,13 @@ from mnist_export.errors import ExportError
 from mnist_export.formats import Recipe
 from mnist_export.gate import Compute, compute_of
 from mnist_export.golden import Expected
+from mnist_runtime.errors import first_line
 
 if TYPE_CHECKING:
     from mnist_export.bundle import Bundle
 
 _CONSTANTS = re.compile(rb"(?:^  \w+ : Final\[.*\n)+", re.MULTILINE)
-"""Neighbouring declarations of constants in a class of TorchScript's code, a line each."""
+"""Adjacent declarations of constants in a class of TorchScript's code, one per line."""
 
 
 class TorchScript(Recipe):
@@ -46,8 +47,7 @@ def to_torchscript(module: nn.Module) -> bytes:
         with _not_deprecated():
             torch.jit.save(torch.jit.script(module), saved)
     except Exception as error:  # the compiler's exceptions have no common base but Exception
-        reason = next(line for line in str(error).splitlines() if line.strip())
-        raise ExportError(f"TorchScript's compiler cannot follow this module: {reason.strip()}") from error
+        raise ExportError(f"TorchScript's compiler cannot follow this module: {first_line(error)}") from error
     return canonical(saved.getvalue(), _sorted_constants)
 
 
@@ -59,14 +59,14 @@ def from_torchscript(data: bytes) -> Callable[[Tensor], Tensor]:
 
 @contextlib.contextmanager
 def _not_deprecated() -> Iterator[None]:
-    """Keep from the user that torch.jit is deprecated: who asks for this format has a reason, and `pt2` is there."""
+    """Suppress the warning that torch.jit is deprecated, because the user asked for this format and knows of `pt2`."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
         yield
 
 
 def _sorted_constants(record: str, content: bytes) -> bytes:
-    """A class declares its constants in an order that varies with the hash seed; here it does not."""
+    """Sort the constants that a class declares, because their order varies with the hash seed."""
     if not (record.startswith("code/") and record.endswith(".py")):
         return content
     return _CONSTANTS.sub(lambda found: b"".join(sorted(found[0].splitlines(keepends=True))), content)

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 CONFIG_FILE = "triton/mnist/config.pbtxt"
 
 MAX_BATCH_SIZE = 1024
-"""Digits that the server may join into one call: 3 MB of float32 pixels."""
+"""Digits that the server may batch in one call: 3 MB of float32 pixels."""
 MAX_QUEUE_DELAY = 100
-"""Microseconds that a request may wait for others to join it."""
+"""Microseconds that a request may wait to be batched with others."""
 
 
 class Triton(Onnx):
@@ -32,9 +32,9 @@ class Triton(Onnx):
 
 
 def to_config(*, knows_no_digit: bool) -> bytes:
-    """Describe the model to Triton, which adds the batch dimension and joins requests.
+    """Return the model's description for Triton, which adds the batch dimension and batches requests.
 
-    Triton has no tensors of the batch dimension alone: clients get `no_digit` as `[batch, 1]`.
+    Triton has no tensors of the batch dimension alone, so clients get `no_digit` as `[batch, 1]`.
     """
     names = ("logits", "probabilities")
     outputs = [f'{{ name: "{name}" data_type: TYPE_FP32 dims: [ {len(CLASSES)} ] }}' for name in names]

@@ -1,4 +1,4 @@
-"""Weights of any origin: state dicts by `torch.save` and safetensors files, loaded into a class that the user names."""
+"""Weights of any origin: state dicts of `torch.save` and safetensors files, for a class that the user names."""
 
 import difflib
 import hashlib
@@ -24,13 +24,13 @@ from mnist_train.models import build, unwrapped
 
 _SAVE = 'save its weights alone: torch.save(model.state_dict(), "mnist.pt")'
 _NESTED = ("model", "state_dict", "model_state_dict")
-"""Keys under which training scripts keep the state dict among other things."""
+"""Keys under which training scripts save the state dict beside other things."""
 _PREFIXES = ("module.", "_orig_mod.")
 """Prefixes of the names that DataParallel and torch.compile add."""
 _NEAR = 0.7
 """Least similarity of a name that an error suggests: that of "fc.weight" and "fc1.weight" is 0.95."""
 _SHOWN = 3
-"""Names that an error lists of each kind."""
+"""Most names of each kind that an error lists."""
 
 Weights = Mapping[str, Any]
 """A state dict: tensors by name, and whatever `get_extra_state` returned."""
@@ -59,7 +59,7 @@ def load_weights(path: str | os.PathLike[str], model: str) -> Checkpoint:
         _require_fit(path, weights, model, wanted)
     else:
         _require_state_dict(path, data)
-        claimed = _without_prefixes(_unpickled(path, data, "meta"), wanted)  # no memory is taken for what it claims
+        claimed = _without_prefixes(_unpickled(path, data, "meta"), wanted)  # takes no memory for its tensors
         _require_fit(path, claimed, model, wanted)
         weights = _without_prefixes(_unpickled(path, data, "cpu"), wanted)
     try:
@@ -82,7 +82,7 @@ def _safetensors(path: Path, data: bytes) -> Weights:
 def _require_state_dict(path: Path, data: bytes) -> None:
     """Raise if the archive `data` is a program, or unpacks to more than a checkpoint may take."""
     if not data.startswith(b"PK"):
-        return  # the format of torch before 1.6, or nothing of torch's: torch.load tells
+        return  # the format of torch before 1.6, or none of torch's, which torch.load finds out
     try:
         members = zipfile.ZipFile(io.BytesIO(data)).infolist()
     except zipfile.BadZipFile as error:
@@ -101,7 +101,7 @@ def _unpickled(path: Path, data: bytes, device: str) -> Weights:
     """Return the state dict in a file of `torch.save`, on `device`."""
     try:
         found = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
-    except Exception as error:  # torch.load raises whatever its parsing ran into
+    except Exception as error:  # torch.load lets every error of its parsing through
         if isinstance(error, pickle.UnpicklingError) and (named := re.search(r"GLOBAL (\S+)", str(error))):
             raise CheckpointError(
                 f"{path} holds an object of {named[1]}, as torch.save(model) writes it, and loading that could run any "
@@ -118,7 +118,7 @@ def _unpickled(path: Path, data: bytes, device: str) -> Weights:
 
 
 def _claimed(value: object) -> int:
-    """Return the bytes that the tensors in `value` take, however deep they lie in it."""
+    """Return the size in bytes of all tensors in `value`, at any depth."""
     if isinstance(value, Tensor):
         return value.untyped_storage().nbytes()
     if isinstance(value, Mapping):
@@ -127,7 +127,7 @@ def _claimed(value: object) -> int:
 
 
 def _without_prefixes(weights: Weights, wanted: Weights) -> Weights:
-    """Remove prefixes that all names have, as long as none of the names is known."""
+    """Remove prefixes that all names have, until one of the names is known."""
     while not weights.keys() & wanted.keys():
         prefix = next((each for each in _PREFIXES if all(str(name).startswith(each) for name in weights)), None)
         if prefix is None:
@@ -137,7 +137,7 @@ def _without_prefixes(weights: Weights, wanted: Weights) -> Weights:
 
 
 def _require_fit(path: Path, weights: Weights, model: str, wanted: Weights) -> None:
-    """Raise if names or shapes differ from those of the class, and tell the nearest names."""
+    """Raise if names or shapes differ from those of the class; the error suggests the nearest names."""
     missing = [name for name in wanted if name not in weights]
     unexpected = [str(name) for name in weights if name not in wanted]
     others = [
@@ -150,9 +150,9 @@ def _require_fit(path: Path, weights: Weights, model: str, wanted: Weights) -> N
         "unexpected": [_with_nearest(name, missing) for name in unexpected],
         "of another shape": others,
     }
-    told = [f"{what} {_listed(names)}" for what, names in parts.items() if names]
-    if told:
-        raise CheckpointError(f"{path} does not fit {model}: {'; '.join(told)}; give the class that it was saved from")
+    differences = "; ".join(f"{what} {_listed(names)}" for what, names in parts.items() if names)
+    if differences:
+        raise CheckpointError(f"{path} does not fit {model}: {differences}; give the class that it was saved from")
 
 
 def _with_nearest(name: str, others: Sequence[str]) -> str:

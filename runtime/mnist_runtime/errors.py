@@ -46,12 +46,12 @@ class ExtraMissingError(MnistRuntimeError, ImportError):
 
 
 def first_line(error: BaseException) -> str:
-    r"""Return the first line of an exception's text, or the name of its type if that is empty.
+    r"""Return the first line of an exception's text that is not blank, or the name of its type if there is none.
 
-    >>> first_line(ValueError("no such layer\nTraceback...")), first_line(KeyboardInterrupt())
+    >>> first_line(ValueError("\n  no such layer\nTraceback...")), first_line(KeyboardInterrupt())
     ('no such layer', 'KeyboardInterrupt')
     """
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
+    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
 
 
 def printable(text: str) -> str:

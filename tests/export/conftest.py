@@ -1,4 +1,4 @@
-"""What the export room's tests share: modules that are not linear, and an export of every format."""
+"""Fixtures of the export room's tests: modules that are not linear, and an export of every format."""
 
 import functools
 import importlib.util
@@ -46,13 +46,13 @@ def expected(checkpoint: Checkpoint, validation: Split) -> Expected:
 
 @pytest.fixture(scope="session")
 def everything(run, trained: Path, make_once) -> Path:
-    """The folder of a real export of every format; without node, of all but JavaScript's."""
+    """The folder of a real export of every format; without node, of all but the JavaScript ones."""
 
     def export(folder: Path) -> None:
         formats = ["all"] if shutil.which("node") else [name for name in FORMATS if name not in {"js", "html"}]
         options = [word for name in formats for word in ("--format", name)]
         result = run("mnist-export", trained / "mnist.safetensors", *options, "--output-dir", folder)
         assert result.returncode == 0, result.stderr
-        assert result.stderr == b"", "the exporters' own talk does not reach the user"
+        assert result.stderr == b"", "messages of torch's exporters must not reach the user"
 
     return make_once("everything", export)

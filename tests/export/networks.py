@@ -1,4 +1,4 @@
-"""Modules to export that are not the linear one."""
+"""Modules to export that are not linear."""
 
 from typing import Final
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 class Perceptron(nn.Module):
-    """Two hidden layers with dropout: what evaluation mode must switch off."""
+    """A perceptron of two hidden layers, with dropout that evaluation mode must switch off."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class Perceptron(nn.Module):
 
 
 class Convolutions(nn.Module):
-    """Pixels that meet a reshape before any weight, a norm to fold, and constants of several types."""
+    """A convolutional network that first reshapes its pixels, with a norm to fold and constants of several types."""
 
     side: Final[int]
     gain: Final[float]

@@ -1,26 +1,12 @@
-"""Gate, then publish: what passes is written whole, what does not is not written at all."""
+"""Bundles: artifacts that pass the gate are published together; if one fails, none is."""
 
-import copy
-import dataclasses
 import hashlib
 import json
 
-import pytest
-import torch
 from torch import nn
 
-from mnist_export import export
-from mnist_export.bundle import Bundle
-from mnist_export.formats import DEFAULT, FORMATS
-from mnist_export.gate import ParityError
 from mnist_export.golden import VALIDATION, Proof, expect, single_pixels
 from mnist_export.onnx import trace
-from mnist_train import checkpoint
-
-
-@pytest.fixture(scope="module")
-def bundle(trained, validation) -> Bundle:
-    return Bundle(checkpoint.load(trained / "mnist.safetensors"), validation)
 
 
 def test_the_manifest_ties_the_files_together(exported, trained):
@@ -41,23 +27,6 @@ def test_all_labels_of_this_model_are_certified(exported):
         assert [part["certified"] for part in entry["parity"]] == [23, 784, 10_000]
 
 
-@pytest.fixture(scope="module", params=[1.001, 0.999])
-def damaged(request, bundle, validation) -> Bundle:
-    """A bundle of the module with one weight changed by a thousandth, held against the module without."""
-    module = copy.deepcopy(bundle.checkpoint.module)
-    with torch.no_grad():
-        module.lin.weight[3, 10 * 28 + 12] *= request.param
-    damaged = Bundle(dataclasses.replace(bundle.checkpoint, module=module), validation)
-    damaged.expected = bundle.expected
-    return damaged
-
-
-@pytest.mark.parametrize("form", DEFAULT)
-def test_a_thousandth_of_one_weight_is_noticed(damaged, form):
-    with pytest.raises(ParityError, match="nothing was published"):
-        damaged.build(FORMATS[form])
-
-
 def test_an_operator_without_a_rule_is_named_and_the_tolerance_is_derived(validation):
     module = nn.Sequential(nn.Linear(784, 32), nn.Softplus(), nn.Linear(32, 10)).eval()
     expected = expect(module, validation, lambda: trace(module)[0])
@@ -70,9 +39,3 @@ def test_an_operator_without_a_rule_is_named_and_the_tolerance_is_derived(valida
 
 def test_every_single_pixel_digit_has_one_lit_pixel():
     assert (single_pixels() > 0).sum(axis=1).tolist() == [1] * 784
-
-
-def test_publishing_only_one_format_lists_only_that(bundle, tmp_path):
-    export(bundle.checkpoint, ["torchscript"], tmp_path / "new")
-    assert {path.name for path in (tmp_path / "new").glob("m*")} == {"mnist.torchscript.pt", "manifest.json"}
-    assert list(json.loads((tmp_path / "new" / "manifest.json").read_text())["files"]) == ["mnist.torchscript.pt"]

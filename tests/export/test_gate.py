@@ -1,4 +1,4 @@
-"""The checker is checked: the gate catches every damage done to an artifact, and lists the one that is none."""
+"""The gate catches damaged artifacts, except for changes that are smaller than rounding."""
 
 import copy
 import io
@@ -30,7 +30,7 @@ def _graph(everything: Path, name: str = "mnist.onnx") -> ModelProto:
 
 
 def _sealed(model: ModelProto) -> bytes:
-    """As an exporter with a fault would write it: the seal fits, the computation does not."""
+    """Return the model as a faulty exporter would write it: with a valid seal and a wrong computation."""
     for entry in model.metadata_props:
         if entry.key == f"{PREFIX}sha256":
             entry.value = "0" * 64
@@ -48,7 +48,7 @@ def _edit_weight(model: ModelProto, edit: Callable[[np.ndarray], np.ndarray]) ->
 
 
 def _complaint(data: bytes, expected: Expected) -> str | None:
-    """What the gate says of an ONNX artifact; None if it lets it pass."""
+    """Return the gate's failures for an ONNX artifact; None if it passes."""
     try:
         failure = judge(_run(data), expected).failure
     except ExportError as error:
@@ -76,6 +76,7 @@ def _swap_classes(weight: np.ndarray) -> np.ndarray:
 
 WEIGHT_DAMAGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "one weight changed by 0.1 %": lambda weight: _scale_one(weight, (3, 14 * 28 + 14)),
+    "one weight changed by -0.1 %": lambda weight: _scale_one(weight, (3, 10 * 28 + 12), 0.999),
     "transposed weight": _transpose_pictures,
     "swapped class": _swap_classes,
     "NaN weight": lambda weight: _scale_one(weight, (7, 0), np.nan),
@@ -95,7 +96,7 @@ def test_damaged_weights_in_a_graph_are_caught(everything: Path, expected: Expec
 
 @pytest.mark.parametrize("name", WEIGHT_DAMAGES)
 @pytest.mark.parametrize("form", ["torchscript", "pt2"])
-def test_damaged_weights_in_a_programme_are_caught(checkpoint: Checkpoint, expected: Expected, form: str, name: str):
+def test_damaged_weights_in_a_program_are_caught(checkpoint: Checkpoint, expected: Expected, form: str, name: str):
     module = copy.deepcopy(checkpoint.module)
     weight = module.lin.weight.detach().numpy()
     module.lin.weight = nn.Parameter(torch.from_numpy(WEIGHT_DAMAGES[name](weight).astype(np.float32)))
@@ -149,7 +150,7 @@ def test_a_baked_in_batch_that_is_not_declared_is_caught(everything: Path, expec
     assert _complaint(_sealed(model), expected)
 
 
-def test_a_baked_in_batch_of_a_programme_is_caught(checkpoint: Checkpoint, expected: Expected):
+def test_a_baked_in_batch_of_a_program_is_caught(checkpoint: Checkpoint, expected: Expected):
     saved = io.BytesIO()
     torch.export.save(torch.export.export(checkpoint.module, (torch.zeros(1, 784),)), saved)
     assert "cannot be run" in judge(FORMATS["pt2"].load(saved.getvalue()), expected).failure.failures[0]
@@ -184,7 +185,7 @@ def test_probabilities_along_the_wrong_axis_are_caught(everything: Path, expecte
 
 
 def test_weights_in_another_file_are_refused(everything: Path, expected: Expected, tmp_path: Path, monkeypatch):
-    """Who swaps that file swaps the model: onnxruntime would run what it finds beside."""
+    """onnxruntime would run whatever the other file holds."""
     model = _graph(everything)
     onnx.save(_edit_weight(_graph(everything), _swap_classes), tmp_path / "other.onnx", save_as_external_data=True,
               location="weights", size_threshold=0, convert_attribute=False)  # fmt: skip

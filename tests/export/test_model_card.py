@@ -1,4 +1,4 @@
-"""--report writes a page that people can read, with pictures that are there, and tables for a model card."""
+"""--report writes a page with pictures, and tables for a model card."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Modules as people write them: exported if they are functions of a digit, refused in one sentence if not."""
+"""Modules as people write them: exported if they are functions of each digit, otherwise refused in one sentence."""
 
 from collections.abc import Callable
 
@@ -77,17 +77,17 @@ def digits(validation) -> np.ndarray:
         (Linear(after=lambda x: x / 0), "not finite"),
     ],
 )
-def test_what_is_no_function_of_a_digit_to_logits_is_refused(module: nn.Module, sentence: str, digits):
+def test_a_module_that_is_no_function_from_a_digit_to_logits_is_refused(module: nn.Module, sentence: str, digits):
     with pytest.raises(ExportError, match=sentence):
         logits_in_float32(module.eval(), digits)
 
 
-def test_log_softmax_as_the_last_layer_is_taken(digits):
+def test_log_softmax_as_the_last_layer_is_accepted(digits):
     logits_in_float32(Linear(after=lambda x: torch.log_softmax(x, -1)).eval(), digits)
 
 
 def _used(module: nn.Module) -> nn.Module:
-    """Run a module in training, which leaves computed weights with a gradient in it."""
+    """Run a module in training, which leaves computed weights with gradients in the module."""
     module(torch.rand(2, 784)).sum().backward()
     return module
 
@@ -121,7 +121,7 @@ def test_recurrent_layers_are_exported_and_answer_no_digits_too(kind: type[nn.RN
     assert Classifier(tmp_path / "mnist.onnx").decision_function(np.empty((0, 784), np.uint8)).shape == (0, 10)
 
 
-def test_a_module_that_asks_for_float32_runs_in_float64_all_the_same(digits):
+def test_a_module_that_casts_to_float32_runs_in_float64_nevertheless(digits):
     torch.manual_seed(0)
     module = Linear(before=lambda x: x.float()).eval()
     logits = logits_in_float64(module, digits)
@@ -146,7 +146,7 @@ def test_a_module_that_asks_for_float32_runs_in_float64_all_the_same(digits):
     ],
     ids=["lazy", "meta", "state dict", "script", "quantised", "number"],
 )
-def test_what_has_no_float_weights_is_refused_with_what_to_do(make: Callable[[], object], sentence: str, tmp_path):
+def test_an_object_without_float_weights_is_refused_with_advice(make: Callable[[], object], sentence: str, tmp_path):
     with pytest.raises(ExportError, match=sentence):
         export(make(), ["onnx"], tmp_path)
     assert not list(tmp_path.iterdir())

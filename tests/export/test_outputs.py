@@ -1,4 +1,4 @@
-"""A network of eleven logits: what is no digit travels in every format, and integers and probabilities decide alike."""
+"""Networks of eleven logits: every format gives "no digit", and integers and probabilities give the same verdicts."""
 
 import json
 import shutil
@@ -58,7 +58,7 @@ def built(bundle: Bundle) -> Callable[[str], Gated]:
 
 @pytest.fixture(scope="module")
 def digits(validation: Split) -> np.ndarray:
-    """Validation digits, and pictures that are none."""
+    """Validation digits and pictures of noise."""
     noise = np.random.default_rng(0).integers(0, 256, (500, 784)).astype(np.uint8)
     return np.concatenate([validation.images.reshape(-1, 784), noise, np.zeros((1, 784), np.uint8)])
 
@@ -131,7 +131,7 @@ def test_a_header_whose_rule_is_broken_does_not_pass_the_gate(built, bundle):
 
 
 def _damaged(data: bytes, tensor: str, place: tuple[int, ...], value: float) -> bytes:
-    """Change a number of an initialiser, and seal the model as an exporter with a fault would."""
+    """Change a number of an initialiser, and seal the model as a faulty exporter would."""
     model = onnx.load_from_string(data)
     found = next(each for each in model.graph.initializer if each.name == tensor)
     values = numpy_helper.to_array(found).copy()
@@ -189,7 +189,7 @@ def test_unreadable_metadata_are_refused(built, name, value, sentence):
         Classifier(model.SerializeToString())
 
 
-def test_triton_is_told_of_the_third_output(built):
+def test_the_triton_configuration_describes_the_third_output(built):
     (config,) = built("triton").side_files
     assert b'{ name: "no_digit" data_type: TYPE_FP32 dims: [ 1 ] reshape: { shape: [ ] } }' in config.data
 

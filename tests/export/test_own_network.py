@@ -1,4 +1,4 @@
-"""A network of somebody's own: trained in plain PyTorch, saved by torch.save, exported, proved and run."""
+"""A user's network: trained in plain PyTorch, saved by torch.save, exported, proved and run."""
 
 import json
 import sys
@@ -51,7 +51,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with somebody's own network in it, importable."""
+    """A folder with a user's network in it, importable."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "own_network.py").write_text(NETWORK)
     sys.path.insert(0, str(folder))
@@ -87,7 +87,7 @@ def saved(net: nn.Module, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def published(saved: Path, run, folder: Path) -> Path:
-    """The folder of an export by the command, and what it said."""
+    """The folder of an export by the command."""
     formats = [word for name in ("onnx", "onnx-uint8", "onnx-exact") for word in ("--format", name)]
     own = ["--model", "own_network:Net", "--mean", MEAN, "--std", STD, "--max-accuracy-drop", 1]
     result = run("mnist-export", saved.name, *own, *formats, "--output-dir", "out", cwd=folder, timeout=300)
@@ -95,7 +95,7 @@ def published(saved: Path, run, folder: Path) -> Path:
     return folder / "out"
 
 
-def test_it_is_published_with_a_proof_and_certified_labels(published: Path):
+def test_an_own_network_is_published_with_a_proof_and_certified_labels(published: Path):
     files = json.loads((published / "manifest.json").read_text())["files"]
     assert [files[f"mnist{kind}.onnx"]["bound"] for kind in ("", ".uint8", ".exact")] == ["analytic"] * 2 + ["exact"]
     *_, validation = files["mnist.onnx"]["parity"]
@@ -115,7 +115,7 @@ def test_mnist_parity_holds_and_mnist_infer_reads_digits(published: Path, run, t
         assert np.mean([a["label"] == label for a, label in zip(answers, test_split.labels, strict=False)]) > 0.9
 
 
-def test_the_device_need_not_know_the_normalisation(net: nn.Module, published: Path, test_split):
+def test_the_artifacts_contain_the_normalisation(net: nn.Module, published: Path, test_split):
     digits = test_split.images[:100].reshape(-1, 784)
     with torch.no_grad():
         wanted = net((torch.from_numpy(digits).reshape(-1, 1, 28, 28).float() / 255 - MEAN) / STD).numpy()
@@ -196,7 +196,7 @@ def _renamed(weights: dict) -> dict:
     ],
     ids=["whole", "TorchScript", "pt2", "names", "shape", "no weights", "tensor", "other", "cut"],
 )  # fmt: skip
-def test_what_holds_no_weights_for_the_class_is_refused_with_what_to_do(
+def test_a_file_without_weights_for_the_class_is_refused_with_advice(
     save: Callable, sentence: str, net: nn.Module, folder: Path, tmp_path: Path
 ):
     save(net, tmp_path / "mnist.pt")
@@ -229,7 +229,7 @@ def test_a_file_takes_no_more_memory_than_its_bytes(net: nn.Module, folder: Path
 @pytest.mark.parametrize(
     ("mean", "std"), [(0.1307, None), (None, 0.3081), (33.3, 78.6), (0.1, 0), (float("nan"), 1), (0, float("inf"))]
 )
-def test_a_normalisation_that_is_none_is_refused(mean: float | None, std: float | None, run, tmp_path: Path):
+def test_an_impossible_normalisation_is_refused(mean: float | None, std: float | None, run, tmp_path: Path):
     with pytest.raises(OptionError, match=r"give both|must be those of pixels in \[0, 1\]"):
         export(nn.Linear(784, 10), ["onnx"], tmp_path, mean=mean, std=std)
     options = [

@@ -1,4 +1,4 @@
-"""mnist-parity catches every damage to a published file, and says whether the digests or the numbers found it."""
+"""mnist-parity catches damage to published files, and says whether the integrity or the numbers check found it."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def _flip(path: Path, place: int) -> bytes:
 
 
 def _with_weights(path: Path, edit) -> bytes:
-    """The model with other weights and a seal that fits them, as no accident leaves it."""
+    """Return the model with other weights and a valid seal, which no accident leaves."""
     model = onnx.load(path)
     tensor = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 2)
     tensor.CopyFrom(numpy_helper.from_array(edit(numpy_helper.to_array(tensor).copy()), tensor.name))
@@ -44,7 +44,7 @@ def test_a_published_folder_is_verified_without_torch(everything: Path, run):
     assert b"Parity holds" in result.stdout
 
 
-def test_a_model_that_the_manifest_does_not_list_is_told(folder: Path, run):
+def test_a_model_that_the_manifest_does_not_list_is_reported(folder: Path, run):
     shutil.copy(folder / "mnist.onnx", folder / "stray.onnx")
     result = run("mnist-parity", folder)
     assert result.returncode == 0
@@ -137,7 +137,7 @@ def test_other_weights_under_a_fitting_seal_are_caught_by_the_numbers(folder: Pa
 
 
 def test_one_weight_under_a_fitting_seal_is_caught_by_the_manifest(folder: Path):
-    """Too little for 23 golden digits to see in every place; the folder's manifest sees it in any."""
+    """The 23 golden digits do not find so small a change in every place, but the manifest does."""
     path = folder / "mnist.onnx"
 
     def edit(weight: np.ndarray) -> np.ndarray:
@@ -148,7 +148,7 @@ def test_one_weight_under_a_fitting_seal_is_caught_by_the_manifest(folder: Path)
     assert [found.failed_check for found in verify_folder(folder) if found.problem] == ["integrity"]
 
 
-def test_the_numbers_speak_with_the_worst_digit_drawn(folder: Path, run):
+def test_a_failed_comparison_draws_the_worst_digit(folder: Path, run):
     path = folder / "mnist.onnx"
     path.write_bytes(_with_weights(path, WRONG_WEIGHTS["swapped class"]))
     result = run("mnist-parity", path)
@@ -161,7 +161,7 @@ def test_the_numbers_speak_with_the_worst_digit_drawn(folder: Path, run):
     assert b"Parity holds" not in result.stdout
 
 
-def test_findings_come_as_json_too(folder: Path, run):
+def test_findings_can_be_printed_as_json(folder: Path, run):
     assert all(found["passed"] for found in json.loads(run("mnist-parity", folder, "--format", "json").stdout))
     path = folder / "mnist.onnx"
     path.write_bytes(_with_weights(path, WRONG_WEIGHTS["NaN"]))
@@ -173,7 +173,7 @@ def test_findings_come_as_json_too(folder: Path, run):
 
 
 def test_a_model_of_another_checkpoint_in_the_folder_is_caught(folder: Path, bundled: Path):
-    """Even where a hand-made manifest lists it."""
+    """Even if a hand-made manifest lists it."""
     document = json.loads((folder / "manifest.json").read_text())
     document["checkpoint"]["sha256"] = "0" * 64
     (folder / "manifest.json").write_text(json.dumps(document))
@@ -181,13 +181,13 @@ def test_a_model_of_another_checkpoint_in_the_folder_is_caught(folder: Path, bun
     assert "is of another checkpoint" in problems[0]
 
 
-def test_a_folder_without_a_manifest_is_told(tmp_path: Path, run):
+def test_a_folder_without_a_manifest_is_reported(tmp_path: Path, run):
     result = run("mnist-parity", tmp_path)
     assert result.returncode == 1
     assert b"manifest.json does not exist; give a folder that mnist-export wrote" in result.stderr
 
 
-def test_a_model_whose_golden_digits_cannot_be_read_is_told(folder: Path):
+def test_unreadable_golden_digits_are_reported(folder: Path):
     path = folder / "mnist.onnx"
     model = onnx.load(path)
     next(entry for entry in model.metadata_props if entry.key == f"{PREFIX}golden").value = "none"

@@ -1,4 +1,4 @@
-"""A published folder is the old set or the new one, or says that it is neither; whoever is killed, and whenever."""
+"""A published folder holds the old set or the new one, or its manifest says neither, whenever an exporter is killed."""
 
 import hashlib
 import json
@@ -56,13 +56,13 @@ def _publish_and_die(folder: Path, checkpoint: str, contents: dict[str, str], at
 
 
 def _verified(folder: Path) -> dict[str, str]:
-    """What a reader of the whole folder gets; raises if that is not what was published together."""
+    """Return the contents of the listed files; raise if they were not published together."""
     manifest = read_manifest(folder)
     return {name: manifest.read(name).decode() for name in manifest.files}
 
 
 def _state(folder: Path) -> str:
-    """ "old" or "new" if that set verifies, else how the reader is told that neither is there."""
+    """Return "old" or "new" if that set verifies, otherwise the state that a reader is told."""
     try:
         found = _verified(folder)
     except FileMissingError:
@@ -76,7 +76,7 @@ def _visible(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
 
 
-def test_what_was_published_is_listed_and_verifies(tmp_path: Path):
+def test_published_files_are_listed_and_verify(tmp_path: Path):
     manifest = publish(tmp_path / "made", _made_from("a"), _files(OLD))
     assert _verified(tmp_path / "made") == OLD
     assert manifest.checkpoint == "a" * 64
@@ -96,7 +96,7 @@ def test_files_of_the_same_checkpoint_stay_listed(tmp_path: Path):
     assert _verified(tmp_path) == {**OLD, **NEW}
 
 
-def test_a_damaged_file_of_the_same_checkpoint_does_not(tmp_path: Path):
+def test_a_damaged_file_of_the_same_checkpoint_is_removed(tmp_path: Path):
     publish(tmp_path, _made_from("a"), _files(OLD))
     (tmp_path / "mnist.uint8.onnx").write_text("old, bad")
     publish(tmp_path, _made_from("a"), _files(NEW))
@@ -128,7 +128,7 @@ def test_killed_at_any_write_the_folder_holds_the_old_set_or_the_new_or_neither(
         publish(folder, _made_from("b"), _files(NEW))
         assert _verified(folder) == NEW, f"publishing again after a kill at write {at}"
         assert _visible(folder) == {*NEW, "manifest.json"}
-        assert not list(folder.glob(".mnist*.tmp")), f"a kill at write {at} left rubbish that nobody removes"
+        assert not list(folder.glob(".mnist*.tmp")), f"temporary files of a kill at write {at} are not removed"
     assert status == 0
     assert outcomes == sorted(outcomes, key=["old", "interrupted", "new"].index)
     assert {"old", "interrupted", "new"} == set(outcomes)
@@ -163,8 +163,10 @@ export()
 """
 
 
-def test_mnist_export_killed_as_a_process_leaves_a_whole_set_or_says_so_and_runs_again(run, trained, tmp_path: Path):
-    """Kill it while it stages, between two renames, before the last, and after the last."""
+def test_a_killed_mnist_export_leaves_a_whole_set_or_an_interrupted_manifest_and_can_run_again(
+    run, trained, tmp_path: Path
+):
+    """Kill it while it stages, between two renames, before the last rename, and after it."""
     command = (trained / "mnist.safetensors", "--format", "onnx", "--output-dir")
     publish(tmp_path / "folder", _made_from("a"), _files(OLD))
     for event, name, at, wanted in (
@@ -192,7 +194,7 @@ def test_two_exporters_at_once_do_not_interleave(tmp_path: Path):
     assert _verified(tmp_path) in sets.values()
 
 
-def test_an_exporter_that_waits_in_vain_says_for_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_exporter_that_waits_too_long_names_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     holder = subprocess.Popen(
         [sys.executable, "-c", "import sys; from filelock import FileLock\n"
          "with FileLock(sys.argv[1]): print('held', flush=True); sys.stdin.read()", str(tmp_path / LOCK)],
@@ -228,8 +230,8 @@ def test_nothing_behind_a_link_out_of_the_folder_is_removed_verified_or_replaced
 
 
 @pytest.mark.parametrize("name", ["mnist.onnx", "mnist.uint8.onnx", "mnist.pt2", "manifest.json"])
-def test_a_folder_in_the_place_of_a_file_is_told_before_anything_changes(tmp_path: Path, name: str):
-    """Put the folder in the place of a file that stays, goes or comes."""
+def test_a_folder_in_the_place_of_a_file_is_reported_before_anything_changes(tmp_path: Path, name: str):
+    """The folder is in the place of a file that is kept, removed or new."""
     publish(tmp_path, _made_from("a"), _files(OLD))
     (tmp_path / name).unlink(missing_ok=True)
     (tmp_path / name).mkdir()
@@ -242,7 +244,7 @@ def test_a_folder_in_the_place_of_a_file_is_told_before_anything_changes(tmp_pat
     assert _verified(tmp_path) == NEW
 
 
-def test_what_is_no_file_does_not_hold_up_an_export(tmp_path: Path):
+def test_pipes_and_files_in_the_wrong_place_do_not_stop_an_export(tmp_path: Path):
     """A pipe instead of the manifest, a file instead of a listed file's folder, a folder named as a temporary file."""
     publish(tmp_path, _made_from("a"), _files({**OLD, "sub/mnist.onnx": "deep"}))
     (tmp_path / "sub" / "mnist.onnx").unlink()
@@ -266,7 +268,7 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path):
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-def test_a_lock_that_cannot_be_made_is_told(tmp_path: Path):
+def test_a_lock_that_cannot_be_made_is_reported(tmp_path: Path):
     (tmp_path / LOCK).mkdir()
     with pytest.raises(FileWriteError, match="cannot lock"):
         publish(tmp_path, _made_from("a"), _files(OLD))

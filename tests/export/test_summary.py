@@ -1,4 +1,4 @@
-"""The table over the formats: measured, aligned, and no wider than a terminal."""
+"""The table of formats: measured, aligned, and no wider than a terminal."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def gated(checkpoint, tmp_path_factory: pytest.TempPathFactory) -> list[Gated]:
     return export(checkpoint, ["onnx", "onnx-exact", "torchscript"], tmp_path_factory.mktemp("gated"))
 
 
-def test_a_row_tells_size_speed_accuracy_certified_labels_and_proof(gated: list[Gated]):
+def test_a_row_shows_size_speed_accuracy_certified_labels_and_proof(gated: list[Gated]):
     heading, rows = summarise(gated)
     assert heading == ["format", "bytes", "µs per digit", "accuracy", "certified labels", "proof"]
     assert [row[0] for row in rows] == ["onnx", "onnx-exact", "torchscript"]

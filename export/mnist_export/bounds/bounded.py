@@ -1,7 +1,7 @@
 """A tensor of exact values with a bound on the error of each value computed in float32.
 
-Values are float64. Bounds are float32, which is enough for them and four times as fast in a convolution: every rule
-that computes a bound rounds it up by more than float32 can have rounded it down.
+Values are float64. Bounds are float32, which is precise enough and four times as fast in a convolution, because every
+rule rounds its bound up by more than float32 can have rounded it down.
 """
 
 import math
@@ -16,14 +16,14 @@ from mnist_runtime.model.comparison import SMALLEST_NORMAL, UNIT_ROUNDOFF
 LAMBDA = 8.0
 """Lambda of Higham and Mary (2019)."""
 _UP = 1 + 2.0**-16
-"""Room for 256 roundings of a bound in float32, and for those of the values in float64, which are 2**-29 as large."""
+"""Factor that covers 256 roundings of a bound in float32, and those of values in float64, 2**-29 as large."""
 _TOWARDS_ZERO = 1 - 2.0**-22
 """Factor that makes a rounded float32 number no larger, in absolute value, than the number that was rounded."""
 
 
 @dataclass(frozen=True)
 class Bounded:
-    """Values, and how far from them an engine's float32 values may be."""
+    """Values, and bounds on the errors of an engine's float32 values."""
 
     value: Tensor
     """Exact values, float64."""
@@ -35,9 +35,9 @@ class Bounded:
         """Return a tensor that float32 holds exactly."""
         return cls(value.double(), torch.zeros(2, *value.shape))
 
-    def each(self, move: Callable[[Tensor], Tensor]) -> "Bounded":
-        """Apply an operator that only moves or picks elements."""
-        return Bounded(move(self.value), torch.stack([move(self.error[0]), move(self.error[1])]))
+    def each(self, function: Callable[[Tensor], Tensor]) -> "Bounded":
+        """Apply `function` to the values and to either bound."""
+        return Bounded(function(self.value), torch.stack([function(self.error[0]), function(self.error[1])]))
 
     @property
     def magnitude(self) -> Tensor:
@@ -64,7 +64,7 @@ def gamma(n: Tensor) -> Tensor:
 
 
 def underflow(terms: int) -> float:
-    """Return a magnitude whose rounding, in `summed`, is the error of so many products that underflow.
+    """Return a magnitude whose rounding, in `summed`, bounds the error of `terms` products that underflow.
 
     Each is off by the smallest normal number at most, and n <= min(8 sqrt(n), n) * (1 + sqrt(terms)) for n terms.
     """
@@ -78,8 +78,8 @@ def summed(value: Tensor, error: Tensor, magnitude: Tensor, n: Tensor, terms: in
         value: Exact sums, float64.
         error: Error of the exact sum of the computed terms, float32 `[2, *value.shape]`; it is overwritten.
         magnitude: Exact sums of the terms' absolute values, with the bias and `underflow(terms)`, float32.
-        n: Terms that are not surely zero, and further roundings; broadcasts to `value`.
-        terms: Terms that were added in float32 to make `error` and `magnitude`, for rounding up.
+        n: Number of terms that are not surely zero, plus further roundings; broadcasts to `value`.
+        terms: Number of terms added in float32 to compute `error` and `magnitude`, for rounding up.
     """
     n = n.reshape(*[1] * (value.ndim - n.ndim), *n.shape)
     up = _UP + 2 * terms * UNIT_ROUNDOFF
@@ -88,12 +88,12 @@ def summed(value: Tensor, error: Tensor, magnitude: Tensor, n: Tensor, terms: in
 
 
 def clipped(x: Bounded, low: Tensor | float, high: Tensor | float) -> Bounded:
-    """Clip to constants; what is surely outside them has no error any more."""
+    """Clip to constants; an element that is surely outside them has no error."""
     value = x.value.clamp(low, high)  # type: ignore[arg-type]  # both numbers or both tensors
     outside = (x.value - value).float().abs_().mul_(_TOWARDS_ZERO)
     return Bounded(value, x.error.sub(outside).clamp_(min=0.0).mul_(_UP))
 
 
 def curved(x: Bounded, function: Callable[[Tensor], Tensor], slope: float, absolute: float) -> Bounded:
-    """Apply a function of largest slope `slope` that engines compute with an error of at most `absolute`."""
+    """Apply a function of largest slope `slope`, which engines compute with an error of at most `absolute`."""
     return Bounded(function(x.value), x.error * (slope * _UP) + absolute)

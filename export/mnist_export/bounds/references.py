@@ -1,4 +1,4 @@
-"""References: logits in float64, and a tolerance for each that is derived and never picked."""
+"""References: logits in float64, each with a derived tolerance."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ def analytic_reference(digits: Intensities, walked: Walk, logits: Logits) -> Ref
 
 
 def derived_reference(digits: Intensities, logits: Logits, logits32: NDArray[np.float32]) -> Reference:
-    """Return the reference of a module without an analytic bound, from running it in float64 and in float32.
+    """Return the reference of a module without an analytic bound, from its runs in float64 and in float32.
 
     Each logit may differ by 8 times (the lambda of Higham and Mary) the largest difference between the two runs over
     `digits`, or by 8 u times the largest logit if that is more, because another machine rounds the same sums in
@@ -39,7 +39,7 @@ def derived_reference(digits: Intensities, logits: Logits, logits32: NDArray[np.
 
 
 def _certify(logits: Logits, worst_case: Logits) -> NDArray[np.bool_]:
-    """Mark the digits whose largest logit, at its least, is above every other logit at its most."""
+    """Mark the digits whose largest logit minus its bound is above every other logit plus its bound."""
     rows, best = np.arange(len(logits)), logits.argmax(axis=1)
     rivals = logits + worst_case
     rivals[rows, best] = -np.inf

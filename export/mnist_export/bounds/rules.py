@@ -28,16 +28,16 @@ approximations were seen to be off by less than half of it."""
 
 
 class NoRuleError(Exception):
-    """An operator, or a use of it, that the walk has no rule for; the message names the operator."""
+    """An operator, or a use of one, without a rule; the message names the operator."""
 
 
 @dataclass(frozen=True)
 class Affine:
     """A map of a linear operator's output, channel by channel: `scale * output + offset`.
 
-    Constant operators that follow a linear one make it: Add, Sub, Mul, Div and BatchNormalization. An engine computes
-    them one after the other, or folds them into the weights, as onnxruntime does. Either way each term of the sum, and
-    of the offset, is rounded at most `roundings` times more, so one bound covers both.
+    The map stands for the constant Add, Sub, Mul, Div and BatchNormalization that follow the operator. An engine
+    computes them one after the other, or folds them into the weights, as onnxruntime does. Either way each term of the
+    sum, and of the offset, is rounded at most `roundings` times more, so one bound covers both.
     """
 
     scale: Tensor
@@ -45,7 +45,7 @@ class Affine:
     offset: Tensor
     """Summands, float64 `[channels]` or `[1]`."""
     magnitude: Tensor
-    """Sums of the absolute values that the offsets are made of, float64 `[channels]` or `[1]`."""
+    """Sums of the absolute values of the offsets' terms, float64 `[channels]` or `[1]`."""
     roundings: int
     """Further roundings of each term."""
 
@@ -55,26 +55,26 @@ class Affine:
         return cls(torch.ones(1).double(), torch.zeros(1).double(), torch.zeros(1).double(), 0)
 
     def times(self, factor: Tensor, roundings: int) -> "Affine":
-        """Return this map, then a product."""
+        """Return this map followed by a product."""
         size = factor.abs()
         return Affine(self.scale * factor, self.offset * factor, self.magnitude * size, self.roundings + roundings)
 
     def plus(self, summand: Tensor, roundings: int) -> "Affine":
-        """Return this map, then a sum."""
+        """Return this map followed by a sum."""
         magnitude = self.magnitude + summand.abs()
         return Affine(self.scale, self.offset + summand, magnitude, self.roundings + roundings)
 
 
 @dataclass(frozen=True)
 class Node:
-    """Node as a rule sees it, beside its inputs."""
+    """A node as a rule sees it; its inputs are arguments of the rule."""
 
     operator: str
-    """Operator of the node: "Conv"."""
+    """Name of the operator: "Conv"."""
     attributes: Mapping[str, Any]
     """Attributes by name."""
     after: Affine
-    """Map that follows a linear operator, and is computed with it."""
+    """Map that follows a linear operator and is computed with it."""
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return an attribute, or `default` if the node has none of that name."""
@@ -125,7 +125,7 @@ def _linear(node: Node, x: Bounded, weight: Tensor, bias: Tensor | None) -> Boun
 
 
 def _bias(node: Node, bias: Tensor | None, terms: int) -> tuple[Tensor, Tensor]:
-    """Return the bias after the map that follows, float64, and its magnitude with that of underflow, float32."""
+    """Return the bias under the map that follows, float64, and its magnitude including underflow, float32."""
     after = node.after
     bias = torch.zeros(1) if bias is None else bias
     magnitude = (bias.double().abs() + underflow(terms)) * after.scale.abs() + after.magnitude + underflow(terms)
@@ -188,19 +188,18 @@ def affine_of_batch_norm(
     return scale.double() / (variance.double() + epsilon).sqrt(), bias.double(), mean.double()
 
 
-# Averages: linear maps whose weights are all 1/n
+# Averages: linear maps with weights 1/n
 
 
 def _mean(x: Bounded, average: Callable[[Tensor], Tensor], count: int) -> Bounded:
-    value, error = average(x.value), torch.stack([average(x.error[0]), average(x.error[1])])
-    return summed(value, error, average(x.magnitude).add_(underflow(count)), torch.tensor(count + 1), count)
+    mean, magnitude = x.each(average), average(x.magnitude).add_(underflow(count))
+    return summed(mean.value, mean.error, magnitude, torch.tensor(count + 1), count)
 
 
 def _average_pool(node: Node, x: Value) -> Bounded:
     kernel = node.get("kernel_shape")
     pads = node.get("pads", [0] * 2 * len(kernel))
-    symmetric = pads[: len(kernel)] == pads[len(kernel) :]
-    node.require(len(kernel) == 2 and symmetric and set(node.get("dilations", [1])) == {1})
+    node.require(len(kernel) == 2 and pads[:2] == pads[2:] and set(node.get("dilations", [1])) == {1})
     how = {
         "stride": node.get("strides", [1, 1]),
         "padding": pads[:2],
@@ -256,7 +255,7 @@ def _div(node: Node, a: Value, b: Value) -> Value:
 
 
 def _aligned(a: Value, b: Value) -> tuple[Bounded, Bounded]:
-    """Give both operands as many dimensions, because the errors have a further one in front."""
+    """Give both operands the same number of dimensions, because errors have one more in front."""
     a, b = _bounded(a), _bounded(b)
     dims = max(a.value.ndim, b.value.ndim)
 
@@ -330,7 +329,7 @@ def _gelu(node: Node, x: Value) -> Bounded:
 
 
 def _smooth(x: Bounded, function: Callable[[Tensor], Tensor], slope: float) -> Bounded:
-    """Apply a function of that largest slope, at most |x| in absolute value, computed with a few roundings."""
+    """Apply a function of largest slope `slope` and at most |x| in absolute value, computed with a few roundings."""
     curve = curved(x, function, slope, 0.0)
     return curve.rounded(2 * _FEW_ULPS / UNIT_ROUNDOFF, x.magnitude)
 
@@ -353,7 +352,7 @@ def _log_softmax(node: Node, x: Value) -> Bounded:
 
 
 def _exponentials(x: Bounded, axis: int) -> tuple[Tensor, Tensor]:
-    """Return how far the inputs can move the logarithm of a softmax, and how far rounding can, `[2, ...]`."""
+    """Return how far errors of the inputs, and how far rounding, can move the logarithm of a softmax, `[2, ...]`."""
     after = axis if axis < 0 else axis + 1
     moved = 2 * x.error.double().amax(after, keepdim=True)
     spread = (x.value.amax(axis, keepdim=True) - x.value.amin(axis, keepdim=True)) + moved
@@ -382,7 +381,7 @@ def _largest(x: Tensor, size: int, stride: int) -> Tensor:
     return functools.reduce(torch.maximum, (x[..., start : start + last : stride] for start in range(size)))
 
 
-# Elements that only move
+# Operators that only move elements
 
 
 def _moved(x: Value, move: Callable[[Tensor], Tensor]) -> Value:
@@ -464,16 +463,18 @@ def _identity(_: Node, x: Value, *__: Value) -> Value:
 
 
 def _cast(node: Node, x: Value) -> Value:
-    if isinstance(x, Bounded):
-        node.require(node.get("to") in {TensorProto.FLOAT, TensorProto.DOUBLE})
-        return x
-    return _plain(x).double() if node.get("to") in {TensorProto.FLOAT, TensorProto.DOUBLE} else _plain(x).long()
+    return _converted(node, x, to_float=node.get("to") in {TensorProto.FLOAT, TensorProto.DOUBLE})
 
 
 def _cast_like(node: Node, x: Value, like: Value) -> Value:
-    floats = isinstance(like, Bounded) or _plain(like).is_floating_point()
-    node.require(floats or isinstance(x, Tensor))
-    return x if isinstance(x, Bounded) else _plain(x).double() if floats else _plain(x).long()
+    return _converted(node, x, to_float=isinstance(like, Bounded) or _plain(like).is_floating_point())
+
+
+def _converted(node: Node, x: Value, *, to_float: bool) -> Value:
+    if isinstance(x, Bounded):
+        node.require(to_float)
+        return x
+    return _plain(x).double() if to_float else _plain(x).long()
 
 
 def _shape(node: Node, x: Value) -> Tensor:
@@ -483,8 +484,12 @@ def _shape(node: Node, x: Value) -> Tensor:
 
 def _gather(node: Node, x: Value, indices: Value) -> Value:
     axis, where = node.get("axis", 0), _plain(indices)
-    return _moved(x, lambda tensor: tensor.index_select(axis, where.reshape(-1)).reshape(
-        *tensor.shape[:axis], *where.shape, *tensor.shape[axis + 1 :]))  # fmt: skip
+
+    def gather(tensor: Tensor) -> Tensor:
+        shape = (*tensor.shape[:axis], *where.shape, *tensor.shape[axis + 1 :])
+        return tensor.index_select(axis, where.reshape(-1)).reshape(shape)
+
+    return _moved(x, gather)
 
 
 def _expand(node: Node, x: Value, shape: Value) -> Value:

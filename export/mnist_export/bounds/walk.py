@@ -28,7 +28,7 @@ from mnist_runtime.digits import LEVELS, Intensities
 from mnist_runtime.model.comparison import Logits
 
 _CHUNK = 32
-"""Digits walked together: the values and bounds of a small network's layers then take some 50 MB."""
+"""Digits that are walked together; values and bounds of a small network's layers then take some 50 MB."""
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
 _AFFINE = {
     "Conv": {*_ARITHMETIC, "BatchNormalization"},
@@ -45,9 +45,9 @@ class Walk:
     logits: Logits
     """Logits of the graph in float64."""
     probable: Logits
-    """Bound on a float32 engine's error, with high probability."""
+    """Bounds on a float32 engine's errors, with high probability."""
     worst_case: Logits
-    """Bound on a float32 engine's error, in any order of direct summation."""
+    """Bounds on a float32 engine's errors, in any order of direct summation."""
 
 
 def walk(model: ModelProto, digits: Intensities) -> Walk:
@@ -67,7 +67,7 @@ def walk(model: ModelProto, digits: Intensities) -> Walk:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Give each chunk one thread: torch's own threads spin while they wait, and small operators wait a lot."""
+    """Give each chunk one thread, because torch's own threads spin while they wait, and small operators wait often."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -77,7 +77,7 @@ def _one_thread() -> Iterator[None]:
 
 
 class _Graph:
-    """An ONNX graph, prepared for many walks."""
+    """An ONNX graph, prepared for walks over many chunks."""
 
     def __init__(self, model: ModelProto) -> None:
         self.constants = {tensor.name: _tensor(numpy_helper.to_array(tensor)) for tensor in model.graph.initializer}
@@ -91,7 +91,7 @@ class _Graph:
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
         self.steps: list[tuple[Node, list[str], str]] = []
-        """Nodes with the names of their inputs and of their output."""
+        """Nodes, each with the names of its inputs and its output."""
         followed: set[str] = set()
         for node in nodes:
             if node.output[0] not in followed:
@@ -131,9 +131,9 @@ class _Graph:
             (reader,) = readers
             constants = [self.constants.get(name) for name in reader.input if name != outputs[-1]]
             known = [constant.double() for constant in constants if constant is not None]
-            further = None
-            if len(known) == len(constants) and reader.op_type in _AFFINE[node.op_type]:
-                further = _then(after, reader, known, axis, first=reader.input[0] == outputs[-1])
+            if len(known) < len(constants) or reader.op_type not in _AFFINE[node.op_type]:
+                break
+            further = _then(after, reader, known, axis, first=reader.input[0] == outputs[-1])
             if further is None:
                 break
             after = further
@@ -142,7 +142,7 @@ class _Graph:
 
 
 def _then(after: Affine, node: NodeProto, constants: list[Tensor], axis: int, *, first: bool) -> Affine | None:
-    """Return the map `after` with one more node; None if that is not affine, channel by channel.
+    """Return the map `after` followed by one more node; None if that is not affine, channel by channel.
 
     Args:
         after: Map so far.

@@ -1,4 +1,4 @@
-"""C of an exact network: one header for every compiler, with golden digits that prove it where it runs."""
+"""C of an exact network: one header for every compiler, with golden digits for a self-test on the device."""
 
 import itertools
 import math
@@ -23,10 +23,10 @@ def to_header(
     """Print `network` as `mnist.h`.
 
     Args:
-        network: What to print.
+        network: Network to print.
         golden: Digits of the self-test, uint8 `[N, 784]`, N from 1 to 99.
-        thresholds: Thresholds whose odds tell what is no digit, if the network has eleven logits.
-        origin: What the network was made from, for the head comment.
+        thresholds: Thresholds of the verdicts; their odds are used if the network has eleven logits.
+        origin: Origin of the network, for the head comment.
         logits_sha256: SHA-256 of the logits of the validation digits, for the head comment.
     """
     layers = stages(network)
@@ -38,9 +38,10 @@ def to_header(
 
 
 def no_digit_threshold(network: ExactNetwork, thresholds: Thresholds) -> int | None:
-    """Return the integer that the eleventh logit minus the label's passes for what is no digit; None without one.
+    """Return the threshold on the eleventh logit minus the label's, above which a picture is no digit, or None.
 
-    The logarithm of the odds lies midway between two multiples of the logits' unit, so both decide alike.
+    The logarithm of the odds lies midway between two multiples of the logits' unit, so integers and probabilities give
+    the same verdicts.
     """
     if network.outputs == len(CLASSES):
         return None
@@ -100,7 +101,7 @@ def _stack_bytes(stage: Stage) -> int:
 
 
 def _buffer_size(stages: Sequence[Stage]) -> int:
-    """Return the most bytes that a layer's inputs and outputs take together; pixels are the caller's."""
+    """Return the largest size in bytes of a layer's inputs and outputs together; pixels are in the caller's memory."""
     sizes = [0, *(stage.size for stage in stages)]
     return max(1, *(one + other for one, other in itertools.pairwise(sizes)))  # C has no empty arrays
 
@@ -173,14 +174,14 @@ int32_t sum = mnist_bias{n}[i];
 
 
 def _convolution(stage: Stage, layer: Convolution) -> str:
-    """Copy each window into one piece, where it lies ready for every output, and take the sums of products."""
+    """Print loops that copy each window into one piece of memory and add up its products for every output."""
     n, (outputs, height, width), size = stage.number, stage.outputs, stage.weight[0].size
     sums = f"""\
 int32_t sum = mnist_bias{n}[i];
 {_loop("k", size, f"sum += mnist_weight{n}[{size} * i + k] * window[k];")}
 {"sums[i] = sum > sums[i] ? sum : sums[i];" if layer.pool > 1 else "sums[i] = sum;"}"""
     body = f"{_window(stage, layer)}\n{_loop('i', outputs, sums)}"
-    if layer.pool > 1:  # no sum below 0 outlives the activation
+    if layer.pool > 1:  # sums start at 0, because the activation makes every negative sum 0
         body = _loop("v", layer.pool, _loop("u", layer.pool, body))
         body = f"{_loop('i', outputs, 'sums[i] = 0;')}\n{body}"
     body += "\n" + _loop("i", outputs, f"*out++ = mnist_activation(sums[i], mnist_shift{n}[i]);")

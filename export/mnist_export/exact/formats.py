@@ -1,4 +1,4 @@
-"""The formats of exact networks: one network, printed in several languages, and every print held to equality."""
+"""The formats of exact networks: one network, printed in several languages; every print must compute equal logits."""
 
 import math
 from abc import abstractmethod
@@ -55,7 +55,7 @@ class OnnxExact(Onnx):
 
 
 class _Printed(Recipe):
-    """The exact network as a program, which is run here before it is published."""
+    """The exact network as a program, which the gate runs before it is published."""
 
     def expect(self, bundle: "Bundle") -> Expected:
         """Return the logits of the exact network, each without tolerance."""
@@ -66,7 +66,7 @@ class _Printed(Recipe):
         return _description(bundle)
 
     def load(self, data: bytes) -> Compute:
-        """Make a program of `data`, let it test itself, and run it as a process."""
+        """Make a program of `data`, run its self-test, and return the function that runs it as a process."""
         program = self.program(data)
         if program.selftest():
             raise ExportError(f"its self-test returns {program.selftest()}")
@@ -148,7 +148,7 @@ def network(bundle: "Bundle") -> ExactNetwork:
 
 
 def expect_exactly(bundle: "Bundle") -> Expected:
-    """Return what every print of the exact network must compute: its own integers, scaled, on all sets of digits."""
+    """Return what every print of the exact network must compute for all sets of digits: its integers, scaled."""
     rounded = bundle.once(network)
 
     def reference(digits: Intensities) -> Reference:

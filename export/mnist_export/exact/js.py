@@ -1,4 +1,4 @@
-"""JavaScript of an exact network: mnist.mjs beside this file, with the network printed into it."""
+"""JavaScript of an exact network: the template mnist.mjs beside this file, with the network printed into it."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ def to_module(
     """Print `network` as `mnist.mjs`.
 
     Args:
-        network: What to print.
+        network: Network to print.
         golden: Digits of the self-test, uint8 `[N, 784]`.
         thresholds: Thresholds of the verdicts.
         checkpoint: SHA-256 of the checkpoint that the network was made from.

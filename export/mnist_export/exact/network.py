@@ -1,4 +1,4 @@
-"""The exact network: integers, and what they compute.
+"""The exact network: a network of integers, and its logits.
 
 Pixels and activations are the integers 0 to 255, weights have 8 bits. A hidden layer computes
 
@@ -22,11 +22,11 @@ from mnist_export.errors import ExportError
 from mnist_runtime.digits import HEIGHT, WIDTH, Intensities
 
 LIMIT = 2**24
-"""The least integer that a sum must not reach: up to here float32 holds all of them."""
+"""Bound that no sum may reach, because float32 holds all integers up to here only."""
 TOP = 255
 """Largest pixel and largest activation."""
 LARGEST_SHIFT = 24
-"""A sum below `LIMIT` is 0 after this shift; C leaves shifts by 32 and more undefined."""
+"""Largest shift in bits, after which any sum below `LIMIT` is 0; C leaves shifts by 32 or more undefined."""
 
 _CHUNK = 250  # digits computed at a time, because the windows of a convolution take about 0.5 MB per digit
 
@@ -46,7 +46,7 @@ class Linear:
     weight: NDArray[np.int8]
     """int8 `[outputs, inputs]`."""
     bias: NDArray[np.int32]
-    """int32 `[outputs]`; in a hidden layer with the half that makes the shift round."""
+    """int32 `[outputs]`; in a hidden layer, includes the half that makes the shift round."""
     shift: NDArray[np.uint8] | None
     """Bits that each output loses, uint8 `[outputs]`; None in the last layer, which keeps its sums."""
 
@@ -68,7 +68,7 @@ class Convolution:
     weight: NDArray[np.int8]
     """int8 `[outputs, channels, height, width]`."""
     bias: NDArray[np.int32]
-    """int32 `[outputs]`, with the half that makes the shift round."""
+    """int32 `[outputs]`; includes the half that makes the shift round."""
     shift: NDArray[np.uint8]
     """Bits that each output loses, uint8 `[outputs]`."""
     stride: int = 1
@@ -76,7 +76,7 @@ class Convolution:
     padding: int = 0
     """Rows and columns of zeros around the input."""
     pool: int = 1
-    """Rows and columns of the window of activations that the largest is taken of; 1 without pooling."""
+    """Rows and columns of the window whose largest activation is taken; 1 without pooling."""
     pool_stride: int = 1
     """Step of that window in rows and columns."""
 
@@ -108,12 +108,12 @@ Layer: TypeAlias = Linear | Convolution
 
 @dataclass(frozen=True)
 class ExactNetwork:
-    """A network of integers; one that float32 might not compute exactly cannot be made."""
+    """A network of integers that float32 computes exactly; any other is refused."""
 
     layers: tuple[Layer, ...]
     """The layers in order; the last one is linear and has no shift."""
     exponent: int
-    """A logit of the trained module is about the integer logit times `2**exponent`."""
+    """Exponent of the logits' unit: a logit of the trained module is about the integer logit times `2**exponent`."""
 
     def __post_init__(self) -> None:
         """Prove that the network is exact.
@@ -149,7 +149,7 @@ class ExactNetwork:
             yield x
 
     def bounds(self) -> list[int]:
-        """Return the largest magnitude that any sum, or part of a sum, can have in each layer, for any pixels."""
+        """Return the largest magnitude of any sum, or part of a sum, in each layer, for any pixels."""
         return [int(sum_bounds(layer.weight, layer.bias).max()) for layer in self.layers]
 
     def shapes(self) -> list[Shape]:
@@ -183,7 +183,7 @@ def _windows(x: NDArray[Any], size: tuple[int, ...], stride: int) -> NDArray[Any
 
 
 def _multiply(x: NDArray[Any], weight: NDArray[np.int8]) -> Integers:
-    """Multiply integer matrices as float64, which holds every integer below 2**53, because BLAS does so quickly."""
+    """Multiply integer matrices as float64, because BLAS is fast and float64 holds every integer below 2**53."""
     return np.asarray((x.astype(np.float64, copy=False) @ weight.astype(np.float64)).astype(np.int64))
 
 

@@ -1,4 +1,4 @@
-"""ONNX of an exact network: float32 operators of opset 13 alone, and weights that lie in the file as int8."""
+"""ONNX of an exact network: float32 operators of opset 13 only, and weights stored as int8."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from mnist_export.outputs import with_outputs
 from mnist_runtime.digits import HEIGHT, PIXELS, WIDTH
 
 OPSET = 13
-"""The oldest with every operator in the form used here; engines that stopped at it run the graph."""
+"""Oldest opset with every operator in the form used here, so that old engines run the graph."""
 
 
 def to_graph(network: ExactNetwork) -> ModelProto:
@@ -33,7 +33,7 @@ def to_graph(network: ExactNetwork) -> ModelProto:
 
 
 def _layer(graph: "_Graph", x: str, layer: Layer, name: str) -> str:
-    """Add the nodes of one layer, and return the name of what they compute."""
+    """Add the nodes of one layer, and return the name of their output."""
     weight = graph.node("Cast", graph.tensor(f"{name}.weight", layer.weight), to=TensorProto.FLOAT)
     bias = graph.tensor(f"{name}.bias", layer.bias.astype(np.float32))
     if isinstance(layer, Convolution):
@@ -52,7 +52,7 @@ def _layer(graph: "_Graph", x: str, layer: Layer, name: str) -> str:
 
 
 class _Graph:
-    """Nodes and initialisers as they are added; the name of a node is that of its output."""
+    """A graph under construction; the name of a node is that of its output."""
 
     def __init__(self) -> None:
         self._nodes: list[NodeProto] = []

@@ -1,8 +1,8 @@
-"""Rounding: a trained module to the exact network that answers as it does.
+"""Rounding: from a trained module to the exact network that gives the same answers.
 
-Every scale is a power of two. Those of the weights are least squares of the weights, one for each output channel of a
-hidden layer and one for the whole last layer, whose logits must compare. Those of the activations are least squares of
-what the module computes for calibration digits. No digit's label is looked at.
+Every scale is a power of two that minimises the squared error of rounding. Weights have one scale per output channel of
+a hidden layer, and one for the whole last layer, because logits are compared with one another. Scales of activations
+are chosen on calibration digits, without their labels.
 """
 
 import copy
@@ -34,11 +34,11 @@ from mnist_runtime.errors import first_line
 from mnist_train.models import Pictures
 
 CALIBRATION_DIGITS = 1000
-"""Training digits, from the first, that choose the scales of the activations."""
+"""Number of training digits, from the first, on which the scales of the activations are chosen."""
 
 _LARGEST_WEIGHT = 127
 _PIXEL_EXPONENT = LEVELS.bit_length() - 1  # a pixel is its intensity times 2**-8
-_CANDIDATES = range(-6, 3)  # exponents tried around that at which the largest weight becomes 127
+_CANDIDATES = range(-6, 3)  # exponents to try, relative to the one that makes the largest weight 127
 _POSSIBLE = (
     "Linear and Conv2d (without groups and dilation), BatchNorm and then ReLU after each but the last, MaxPool2d, "
     "Flatten, Dropout and a final LogSoftmax can"
@@ -48,17 +48,17 @@ _RESHAPES = {"contiguous", "flatten", "reshape", "squeeze", "unflatten", "unsque
 
 @dataclass(frozen=True)
 class _Step:
-    """One operation of the module, and what it made of the calibration digits."""
+    """One operation of the module, with its input and output for the calibration digits."""
 
     name: str
     operation: str
     """Class of the module, or name of the function or method."""
     module: nn.Module | None
-    """The module, or the one that does what the function or method does; None if there is none."""
+    """The module, or one that does the same as the function or method; None if there is none."""
     before: Tensor
     after: Tensor
     in_a_row: bool
-    """True if the operation takes what the one before it made, and no other tensor."""
+    """True if the operation takes the output of the one before it, and no other tensor."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,10 @@ def exact(module: nn.Module, digits: Intensities) -> ExactNetwork:
     Args:
         module: Linear, Conv2d, ReLU, MaxPool2d, Flatten, BatchNorm and Dropout in a row, as `nn.Sequential` or as a
             `forward` that calls these layers or the functions of their names. It is run in evaluation mode, on a copy.
-        digits: Training digits, uint8 `[N, 784]`, that choose the scales of the activations.
+        digits: Training digits, uint8 `[N, 784]`, on which the scales of the activations are chosen.
 
     Raises:
-        ExportError: the module holds something else; it names the layer.
+        ExportError: the module holds something else; the sentence names the layer.
         InexactError: a layer has too many inputs for its sums to stay below 2**24.
     """
     layers: list[Layer] = []
@@ -144,7 +144,7 @@ def _round_weights(
 
 
 def _activation_exponent(activations: NDArray[np.float64]) -> int:
-    """Return the exponent at which activations, rounded and clipped at 255, lose least."""
+    """Return the exponent of the least squared error of activations rounded and clipped at 255."""
 
     def error(exponent: int) -> float:
         rounded = np.clip(np.rint(np.ldexp(activations, exponent)), 0, TOP)
@@ -179,7 +179,7 @@ def _layers(module: nn.Module, pixels: Tensor) -> list[_Affine]:
                 shape = tuple(step.after.shape[1:])
             case nn.BatchNorm1d() | nn.BatchNorm2d() if last and last.activations is None:
                 layers[-1] = _fold(last, step)
-            case nn.ReLU() if last:  # after the pooling it does the same, because both keep the order of numbers
+            case nn.ReLU() if last:  # before or after the pooling, because both keep the order of numbers
                 layers[-1] = replace(last, activations=_array(step.after))
             case nn.MaxPool2d() if last and last.pool == 1:
                 _check_shape(step, shape)
@@ -190,7 +190,7 @@ def _layers(module: nn.Module, pixels: Tensor) -> list[_Affine]:
             case nn.LogSoftmax(dim=dim) if step is steps[-1] and dim in {1, -1}:
                 pass
             case _ if step.operation in _RESHAPES:
-                pass  # none of them changes the order of the numbers, and the next layer checks the shape
+                pass  # keeps the order of the elements, and the next layer checks the shape
             case _:
                 _refuse(step)
     if not layers or layers[-1].activations is not None or layers[-1].weight.ndim != 2:
@@ -199,7 +199,7 @@ def _layers(module: nn.Module, pixels: Tensor) -> list[_Affine]:
 
 
 def _fold_normalisation(layer: _Affine, normalised: Normalised) -> _Affine:
-    """Let the first layer take the pixels as they are."""
+    """Fold the normalisation into the first layer, which then takes the pixels as they are."""
     if layer.padding and normalised.offset:
         raise ExportError(
             f"the layer {layer.name!r} pads normalised pixels with 0, which is no pixel, and cannot be made exact; "
@@ -234,12 +234,12 @@ def _check_affine(step: _Step, shape: tuple[int, ...], before: _Affine | None) -
 
 
 def _fold(layer: _Affine, step: _Step) -> _Affine:
-    """Multiply a batch norm, which in evaluation mode is affine, into the layer before it."""
+    """Fold a batch norm, which is affine in evaluation mode, into the layer before it."""
     norm: Any = step.module
     if norm.running_mean is None:
         _refuse(step, "without running statistics")
     gain = 1 / np.sqrt(_array(norm.running_var) + norm.eps) * (1 if norm.weight is None else _array(norm.weight))
-    if layer.pool > 1 and not (gain > 0).all():  # a negative gain would make the largest number the least
+    if layer.pool > 1 and not (gain > 0).all():  # because a negative gain would turn the largest into the smallest
         _refuse(step, f"of negative gains after the pooling of {layer.name!r}")
     offset = 0 if norm.bias is None else _array(norm.bias)
     weight = layer.weight * gain.reshape(-1, *[1] * (layer.weight.ndim - 1))
@@ -274,7 +274,7 @@ def _refuse(step: _Step, why: str = "") -> NoReturn:
 
 
 def _steps(module: nn.Module, pixels: Tensor) -> list[_Step]:
-    """Run a float64 copy of the module on `pixels`, and return its operations in the order they ran in."""
+    """Run a float64 copy of the module on `pixels`, and return its operations in order."""
     try:
         traced = fx.symbolic_trace(copy.deepcopy(module).double().eval())
     except Exception as error:  # tracing runs the module's own code
@@ -317,7 +317,7 @@ class _Recorder(fx.Interpreter):
 
 
 def _as_module(function: str, args: Sequence[Any], options: Mapping[str, Any]) -> nn.Module | None:
-    """Return the module that does what a function does; torch.fx passes arguments by their names in `F`'s signature."""
+    """Return the module that does the same as a function; torch.fx passes arguments by their names in `F`."""
     match function, args, options:
         case (("relu" | "relu_"), _, _):
             return nn.ReLU()

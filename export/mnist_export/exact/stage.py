@@ -1,4 +1,4 @@
-"""Stages: the layers of an exact network as programs compute them, and the checksums that prove them there."""
+"""Stages: the layers of an exact network as programs compute them, and the checksums of their self-test."""
 
 import itertools
 import math
@@ -26,9 +26,9 @@ class Stage:
     layer: Layer
     """Layer of the network."""
     inputs: Shape
-    """Shape of the activations it reads."""
+    """Shape of the activations that the layer reads."""
     outputs: Shape
-    """Shape of the activations it writes."""
+    """Shape of the activations that the layer writes."""
 
     @property
     def weight(self) -> NDArray[np.int8]:
@@ -76,7 +76,7 @@ def golden_checksums(network: ExactNetwork, golden: Intensities) -> list[list[in
 
 
 def fnv1a(values: NDArray[np.integer[Any]], start: int = HASH_START) -> int:
-    """Return the FNV-1a hash of integers of up to 32 bits, with which any one that changes changes the hash."""
+    """Return the FNV-1a hash of integers of up to 32 bits; a change of any one integer changes the hash."""
     for value in values.ravel().tolist():
         start = ((start ^ (value & 0xFFFFFFFF)) * HASH_FACTOR) & 0xFFFFFFFF
     return start
@@ -88,11 +88,8 @@ def pack(digits: Intensities) -> bytes:
     for digit in digits.tolist():
         for ink, run in itertools.groupby(digit):
             n = len(list(run))
-            packed += (
-                bytes([ink] * n)
-                if ink
-                else b"".join(bytes([0, min(n - i, _LONGEST_RUN)]) for i in range(0, n, _LONGEST_RUN))
-            )
+            zeros = (bytes([0, min(n - i, _LONGEST_RUN)]) for i in range(0, n, _LONGEST_RUN))
+            packed += bytes([ink] * n) if ink else b"".join(zeros)
     return bytes(packed)
 
 

@@ -1,4 +1,4 @@
-"""The walk: bounds that hold in exact arithmetic and in every engine, and that find a changed weight."""
+"""The walk: its bounds hold in exact arithmetic and in engines, and reveal a changed weight."""
 
 from fractions import Fraction
 
@@ -53,7 +53,7 @@ class Every(nn.Module):
 
 
 class Affines(nn.Module):
-    """Constants after linear layers, a norm after none, poolings that overlap and pad, and a softmax within."""
+    """Constants after linear layers, a norm without one before it, poolings that overlap and pad, an inner softmax."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,8 +134,8 @@ def test_onnxruntime_stays_within_the_bound(network, digits, walked, level: str,
         assert 0 < _share(session.run(["logits"], {"pixels": _pixels(digits)})[0], walked) < 1
 
 
-def test_the_values_are_exact_to_the_last_digits_of_float64(digits):
-    """Rational arithmetic has no rounding at all."""
+def test_the_values_agree_with_rational_arithmetic(digits):
+    """Rational arithmetic does not round."""
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(784, 4), nn.ReLU(), nn.Linear(4, 10)).eval()
     first, _, last = module
@@ -153,7 +153,7 @@ def test_the_values_are_exact_to_the_last_digits_of_float64(digits):
 
 @pytest.mark.parametrize(("name", "by_bound", "by_margin"), [("mlp", 95, 140), ("convolutional", 0, 180)])
 def test_single_weight_changes_of_a_thousandth_are_found(name: str, by_bound: int, by_margin: int, test_split):
-    """Of 200; the margin is what the gate holds an artifact to besides its bounds."""
+    """Count those found of 200; the margin is the gate's second limit beside the bounds."""
     module = _network(name)
     traced, _ = trace(module)
     digits = np.concatenate([test_split.images[:50].reshape(-1, 784), single_pixels()])

@@ -1,4 +1,4 @@
-"""mnist.h: what it computes, what its self-test finds, and what it asks of a machine."""
+"""mnist.h: its logits, its self-test, and its requirements on a machine."""
 
 import re
 import shutil
@@ -50,7 +50,7 @@ def test_c_computes_the_integers_of_the_network(network, header, golden):
     assert (compiled.selftest(), compiled.outputs, compiled.exponent) == (0, 10, network.exponent)
 
 
-def test_a_network_of_one_layer_and_of_eleven_outputs_is_printed_too(golden):
+def test_a_network_of_one_layer_and_eleven_outputs_is_printed(golden):
     weight = np.random.default_rng(0).integers(-99, 99, (11, 784)).astype(np.int8)
     network = ExactNetwork((Linear(weight, np.arange(11, dtype=np.int32), None),), -10)
     compiled = Header(_print(network, golden), "mnist.h")
@@ -67,13 +67,13 @@ def test_equal_networks_give_equal_bytes_that_a_person_can_read(network, header,
 
 @pytest.mark.parametrize("language", [["-std=c99"], ["-x", "c++", "-std=c++17"]])
 @pytest.mark.parametrize("define", [[], ["-DMNIST_NO_SELFTEST"]])
-def test_it_compiles_without_a_warning(tmp_path, header, language, define):
+def test_the_header_compiles_without_a_warning(tmp_path, header, language, define):
     source = BARE if not define else BARE.replace(" + mnist_selftest()", "")
     _compile(tmp_path, header, source, *language, *define, *STRICT, "-O3", "-c")
 
 
 @pytest.mark.parametrize("level", ["-O0", "-Os", "-O3"])
-def test_it_asks_nothing_of_a_library(tmp_path, header, level):
+def test_the_header_needs_no_library(tmp_path, header, level):
     compiled = _compile(tmp_path, header, BARE, "-ffreestanding", "-fno-stack-protector", level, "-c")
     undefined = subprocess.run(["nm", "-u", compiled], capture_output=True, text=True, check=True).stdout
     assert undefined.replace("_GLOBAL_OFFSET_TABLE_", "").replace("U", "").strip() == ""
@@ -118,7 +118,7 @@ def test_the_self_test_names_the_layer_whose_table_is_damaged(header, table, fou
 
 
 def test_every_changed_bit_of_a_weight_is_found(tmp_path, network, header):
-    """A thousand bits drawn at random, each flipped in the compiled program, as a worn flash would."""
+    """Flip a thousand random bits of the compiled program, one at a time, as worn flash memory does."""
     program = bytearray(_compile(tmp_path, header, PROGRAM, "-std=c99", "-O2").read_bytes())
     layers = [number for number, layer in enumerate(network.layers, start=1) for _ in layer.weight.flat]
     tables = [np.frombuffer(_table(header, f"mnist_weight{n}"), np.uint8) for n in range(1, len(network.layers) + 1)]

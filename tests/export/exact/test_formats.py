@@ -1,4 +1,4 @@
-"""mnist-export writes every print of one exact network, or a sentence."""
+"""mnist-export publishes every format of an exact network, or fails in one sentence."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ def test_both_prints_compute_the_integers_whose_digest_the_manifest_holds(everyt
     assert max(exact["largest_sums"]) < 2**24
 
 
-def test_the_linear_model_loses_no_accuracy_worth_a_tenth_of_a_point(everything):
+def test_the_linear_model_loses_at_most_a_tenth_of_a_point(everything):
     record = read_manifest(everything).document["files"]["mnist.exact.onnx"]
     assert record["module_accuracy"] - record["accuracy"] <= 0.001
     assert record["agreement"] > 0.99
@@ -89,7 +89,7 @@ def test_a_header_whose_self_test_fails_is_not_published(everything):
         FORMATS["c"].load(header.replace(b"mnist_bias1[10] = {\n    ", b"mnist_bias1[10] = {\n    1"))
 
 
-def test_a_module_that_cannot_be_exact_is_refused_and_nothing_published(tmp_path):
+def test_a_module_without_an_exact_form_is_refused_and_nothing_published(tmp_path):
     with pytest.raises(ExportError, match=r"the layer '0' \(Tanh\) cannot be made exact"):
         export(nn.Sequential(nn.Tanh(), nn.Linear(784, 10)), ["onnx", "onnx-exact"], tmp_path)
     assert not (tmp_path / "manifest.json").exists()
@@ -97,7 +97,7 @@ def test_a_module_that_cannot_be_exact_is_refused_and_nothing_published(tmp_path
 
 def test_a_rounding_that_costs_too_much_is_refused(tmp_path, checkpoint):
     class Fragile(nn.Module):
-        """Weights of which 8 bits keep nothing: those of a pixel that is never lit are a million times the others."""
+        """A module whose weights lose everything in 8 bits, because those of a dark pixel are far larger."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -131,7 +131,7 @@ def test_without_node_no_module_is_published(run, trained, tmp_path):
     assert not (tmp_path / "manifest.json").exists()
 
 
-def test_json_tells_the_digest_to_programs(run, trained, tmp_path):
+def test_json_names_the_bound_exact(run, trained, tmp_path):
     result = run(
         "mnist-export", trained / "mnist.safetensors", "--format", "onnx-exact", "--output-dir", tmp_path, "--json"
     )

@@ -15,7 +15,7 @@ def test_equal_networks_give_equal_bytes_of_a_module_that_names_its_layers(netwo
     assert ("a" * 64 in text, "b" * 64 in text) == (True, True)
 
 
-def test_it_asks_nothing_of_an_engine_but_the_language(network, golden):
+def test_the_module_uses_the_language_only(network, golden):
     text = to_module(network, golden, Thresholds(), checkpoint="", validation_sha256="").decode()
     code = re.sub(r"/\*.*?\*/|//[^\n]*|\"[^\"\n]*\"", "", text, flags=re.DOTALL)
     used = r"\b(import|require|eval|Function|WebAssembly|atob|document|window|globalThis|fetch|async|class)\b"

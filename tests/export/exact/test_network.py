@@ -1,4 +1,4 @@
-"""The exact network computes its integers, and one that float32 might not hold cannot be made."""
+"""The exact network computes integers, and one whose sums float32 might not hold is refused."""
 
 from dataclasses import replace
 
@@ -75,6 +75,6 @@ def test_layers_that_do_not_fit_one_another_are_refused(network, drop):
         replace(network, layers=network.layers[:drop] + network.layers[drop + 1 :])
 
 
-def test_it_counts_its_weights_and_outputs(network):
+def test_a_network_counts_its_weights_and_outputs(network):
     assert (network.outputs, network.shapes()[0], network.shapes()[-1]) == (10, (1, 28, 28), (10, 1, 1))
     assert network.weights == 6 * 25 + 6 + 10 * 54 + 10 + 90 * 20 + 20 + 200 + 10

@@ -1,4 +1,4 @@
-"""The exact graph: old float32 operators, small weights, and equal bits however it is run."""
+"""The exact graph: old float32 operators, small weights, and equal bits at every setting."""
 
 import numpy as np
 import onnx

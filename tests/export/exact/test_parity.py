@@ -15,7 +15,7 @@ FILES = ["mnist.exact.onnx", "mnist.h", *(pytest.param(file, marks=needs_node) f
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_it_demands_equality_and_says_so(run, everything, file):
+def test_parity_of_an_exact_network_is_equality(run, everything, file):
     result = run("mnist-parity", everything / file)
     assert result.returncode == 0, result.stderr
     assert f"ok    {file}: ".encode() in result.stdout
@@ -38,14 +38,14 @@ def test_json_holds_the_proof_and_the_digest(run, everything, tmp_path, validati
     assert finding["proof"].endswith("equal, bit for bit")
 
 
-def test_a_folder_s_header_is_compiled_where_there_is_a_compiler(run, everything):
+def test_the_header_of_a_folder_is_compiled_where_there_is_a_compiler(run, everything):
     assert b"mnist.h: compiled by " in run("mnist-parity", everything).stdout
     without = run("mnist-parity", everything, env={"CC": "no-such-compiler"})
     assert (without.returncode, b"mnist.h: as published" in without.stdout) == (0, True)
 
 
 @needs_node
-def test_a_folder_s_module_is_run_where_there_is_node(run, everything, tmp_path):
+def test_the_module_of_a_folder_is_run_where_there_is_node(run, everything, tmp_path):
     whole = run("mnist-parity", everything).stdout
     without = run("mnist-parity", everything, env={"PATH": str(tmp_path)})
     assert without.returncode == 0
@@ -55,9 +55,7 @@ def test_a_folder_s_module_is_run_where_there_is_node(run, everything, tmp_path)
 
 
 @needs_node
-def test_a_folder_s_programs_and_pages_are_held_against_their_digests_where_nothing_can_run_them(
-    run, everything, tmp_path
-):
+def test_files_that_nothing_can_run_are_compared_with_their_digests(run, everything, tmp_path):
     folder = shutil.copytree(everything, tmp_path / "folder")
     damaged = ["mnist.h", "mnist.html", "mnist.mjs", "mnist.webmanifest", "mnist.worker.js"]
     for name in damaged:
@@ -77,7 +75,7 @@ def test_a_folder_s_programs_and_pages_are_held_against_their_digests_where_noth
         (b"export const about = {};", b"does not run here (SyntaxError"),
     ],
 )
-def test_what_is_no_module_of_ours_is_one_sentence(run, tmp_path, source, sentence):
+def test_a_foreign_module_is_refused_in_one_sentence(run, tmp_path, source, sentence):
     (tmp_path / "mnist.mjs").write_bytes(source)
     result = run("mnist-parity", tmp_path / "mnist.mjs")
     assert (result.returncode, result.stderr.count(b"\n")) == (1, 1)
@@ -86,7 +84,7 @@ def test_what_is_no_module_of_ours_is_one_sentence(run, tmp_path, source, senten
 
 @needs_node
 @pytest.mark.parametrize("length", [1, 30_000, -2])
-def test_a_page_cut_short_is_one_sentence(run, everything, tmp_path, length):
+def test_a_truncated_page_is_refused_in_one_sentence(run, everything, tmp_path, length):
     (tmp_path / "mnist.html").write_bytes((everything / "mnist.html").read_bytes()[:length])
     result = run("mnist-parity", tmp_path / "mnist.html")
     assert (result.returncode, result.stderr.count(b"\n")) == (1, 1)
@@ -103,7 +101,7 @@ def test_a_damaged_module_is_found_and_the_layer_named(run, everything, tmp_path
     assert b"its self-test says that layer 1 is damaged" in result.stderr
 
 
-def test_a_machine_without_node_is_told_so(run, tmp_path):
+def test_a_missing_node_is_reported_in_one_sentence(run, tmp_path):
     (tmp_path / "mnist.mjs").write_text("//")
     result = run("mnist-parity", tmp_path / "mnist.mjs", env={"PATH": str(tmp_path)})
     assert (result.returncode, result.stderr.count(b"\n")) == (1, 1)
@@ -118,7 +116,7 @@ def test_a_damaged_header_is_found_and_the_layer_named(run, everything, tmp_path
     assert b"its self-test says that layer 1 is damaged" in result.stderr
 
 
-def test_what_cannot_be_done_is_one_sentence(run, everything, tmp_path):
+def test_a_missing_compiler_and_a_broken_header_are_reported_in_one_sentence(run, everything, tmp_path):
     result = run("mnist-parity", everything / "mnist.h", env={"CC": "no-such-compiler"})
     assert (result.returncode, result.stderr.count(b"\n")) == (1, 1)
     assert b"has no compiler 'no-such-compiler'; install one" in result.stderr

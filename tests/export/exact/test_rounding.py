@@ -1,4 +1,4 @@
-"""Rounding keeps what a module answers, reads it however it is written, and refuses the rest by name."""
+"""Rounding keeps a module's answers, reads modules in several forms, and refuses other layers by name."""
 
 import numpy as np
 import pytest
@@ -130,13 +130,13 @@ def test_a_norm_after_the_pooling_rounds_as_one_before_it(training_digits, golde
         (_pooled_first(gain=-1), "'3' .BatchNorm2d of negative gains after the pooling of '1'"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_exact_is_refused_by_the_name_of_its_layer(module, sentence, training_digits):
+def test_a_layer_without_an_exact_form_is_refused_by_its_name(module, sentence, training_digits):
     with pytest.raises(ExportError, match=sentence) as error:
         exact(module.eval(), training_digits[:20])
     assert "\n" not in str(error.value)
 
 
-def test_dropout_that_evaluation_mode_does_not_stop_is_refused(training_digits):
+def test_dropout_in_evaluation_mode_is_refused(training_digits):
     class Restless(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -149,7 +149,7 @@ def test_dropout_that_evaluation_mode_does_not_stop_is_refused(training_digits):
         exact(Restless(), training_digits[:20])
 
 
-def test_biases_that_no_rounding_can_hold_are_refused(training_digits):
+def test_biases_too_large_for_any_rounding_are_refused(training_digits):
     module = nn.Sequential(nn.Linear(784, 10))
     with torch.no_grad():
         module[0].weight *= 1e-9
