@@ -1,4 +1,4 @@
-"""What the training room's tests share: the lab's file made from the bundled digits, and a server that misbehaves."""
+"""Fixtures of the training room's tests: the lab's file, made of the bundled digits, and a server with faults."""
 
 import contextlib
 import gzip
@@ -54,7 +54,7 @@ def few(tmp_path_factory: pytest.TempPathFactory, train_split: Split, validation
 
 
 class Faults:
-    """Faults that the server shows, one per request, and the requests that it got."""
+    """Faults of the server, one per request, and the requests that it received."""
 
     def __init__(self, content: bytes) -> None:
         self.content = content
@@ -101,7 +101,7 @@ class FaultyHandler(http.server.BaseHTTPRequestHandler):
         self.answer(200, body[:sent], length=length)
         if fault == "stall":
             faults.stalled.set()
-            self.server.released.wait(30)  # until the test is over; the client gives up long before
+            self.server.released.wait(30)  # until the test is over; the client times out long before
 
     def answer(self, status: int, body: bytes, length: int | None = None, **headers: str) -> None:
         self.send_response(status)
@@ -115,7 +115,7 @@ class FaultyHandler(http.server.BaseHTTPRequestHandler):
             self.wfile.flush()
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Print no log."""
 
 
 @dataclass
@@ -126,7 +126,7 @@ class FaultyServer:
 
 @pytest.fixture
 def server(lab_pickle: Path) -> Iterator[FaultyServer]:
-    """The lab's file behind a real HTTP server on this machine, which fails as it is told to."""
+    """Serve the lab's file by a real HTTP server on this machine, with the faults of its plan."""
     faults = Faults(lab_pickle.read_bytes())
     handler = type("Handler", (FaultyHandler,), {"faults": faults})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as http_server:

@@ -1,4 +1,4 @@
-"""Checkpoints: whole, honest, and unable to run code."""
+"""Checkpoints: they are restored exactly, damage is refused, and no code in them can run."""
 
 import json
 import pickle
@@ -14,7 +14,7 @@ from mnist_train.models import MNISTLogistic
 RECORD = {"model": "linear", "hyperparameters": {"lr": 0.5}}
 
 
-def test_weights_and_record_come_back_to_the_bit(tmp_path):
+def test_weights_and_record_are_restored_exactly(tmp_path):
     model = MNISTLogistic()
     digest = checkpoint.save(tmp_path / "model.safetensors", model, RECORD)
     loaded = checkpoint.load(tmp_path / "model.safetensors")
@@ -31,7 +31,7 @@ def test_equal_runs_write_equal_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("kept", [1, 7, 8, 100, 400, 31_000, -1])
-def test_a_checkpoint_cut_short_is_refused_and_named(tmp_path, kept):
+def test_a_truncated_checkpoint_is_refused_and_named(tmp_path, kept):
     path = tmp_path / "model.safetensors"
     checkpoint.save(path, MNISTLogistic(), RECORD)
     path.write_bytes(path.read_bytes()[:kept])

@@ -1,4 +1,4 @@
-"""Devices: the one asked for, or a sentence; in a group, one per process."""
+"""Devices: the chosen one or an error; in a group, one per process."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Training by torchrun: real processes over gloo reach the weights of one process, and survive the loss of any."""
+"""Training by torchrun: real processes over gloo reach the weights of one process, and recover from the loss of any."""
 
 import json
 import random
@@ -100,9 +100,9 @@ def gamma(count: torch.Tensor | int) -> torch.Tensor | float:
 
 
 def exactly(batches: Batches) -> tuple[torch.Tensor, float]:
-    """Where plain descent leads in float64, and how far from there float32 may end, whoever adds up in any order.
+    """Return the weights of plain descent in float64, and a bound on the distance of float32 in any order of summation.
 
-    docs/scale.md derives it, step by step; both to first order in U.
+    docs/scale.md derives the bound, to first order in U.
     """
     weights, bound = first_weights(), 0.0
     for epoch in range(1, EPOCHS + 1):
@@ -125,7 +125,7 @@ def exactly(batches: Batches) -> tuple[torch.Tensor, float]:
 
 
 def mean_of_means(batches: Batches, size: int) -> torch.Tensor:
-    """Where it would lead to take the mean of the ranks' mean gradients, as if their shares were even."""
+    """Return the weights of descent by the mean of the ranks' mean gradients, which is wrong for uneven shares."""
     weights = first_weights().requires_grad_()
     for epoch in range(1, EPOCHS + 1):
         for pixels, labels in batches.epoch(epoch, BATCH):
@@ -152,12 +152,12 @@ DiskArray.rows = rows
 atexit.register(lambda: open(f"{os.environ['COUNTS']}.{os.environ['RANK']}", "w").write(repr(dict(read))))
 train()
 """
-"""mnist-train, which tells how many rows of each file it mapped."""
+"""A program that runs mnist-train and counts the rows that it reads of each file."""
 
 
 @pytest.fixture(scope="module")
 def recipe(folder, archive) -> Callable[[int], tuple[Path, tuple[object, ...]]]:
-    """Data and options of the run with so many processes: from memory and disk, in file order and shuffled."""
+    """Data and options by number of processes: in memory and on disk, in file order and shuffled."""
     recipes = {1: (folder, ("--shuffle",)), 2: (folder, ("--shuffle",)), 3: (archive, ())}
     return recipes.__getitem__
 
@@ -195,11 +195,13 @@ def only_rank_0_speaks(done, alone, folder: Path) -> None:
 
 
 def metrics_are_of_all_ranks(run: Path, alone: Path, data: Path) -> None:
-    """Of the weights that were saved, on all the digits: counts exactly, sums of 500 positive terms within rounding."""
+    """Compare with the saved weights on all digits: counts exactly, sums of 500 positive terms within rounding."""
     metrics, of_one = (
         json.loads((folder / "metrics.jsonl").read_text().splitlines()[EPOCHS - 1]) for folder in (run, alone)
     )
-    assert metrics["train_loss"] == pytest.approx(of_one["train_loss"], rel=1e-5)  # one rank's share is 1 % from there
+    assert metrics["train_loss"] == pytest.approx(
+        of_one["train_loss"], rel=1e-5
+    )  # one rank's share alone differs by 1 %
     model = load(run / CHECKPOINT).module
     with np.load(data.parent / "digits.npz" if data.is_file() else data / "digits.npz") as arrays:
         loss, accuracy = evaluate(model, Split(arrays["x_valid"], arrays["y_valid"]).tensors())
@@ -218,7 +220,7 @@ def each_rank_read_its_part(folder: Path, size: int) -> None:
 
 @pytest.fixture
 def on_disk(folder, monkeypatch) -> Callable[..., OnDisk]:
-    """Digits on disk in small blocks, so that there are many."""
+    """Digits on disk, in many small blocks."""
     monkeypatch.setattr(room, "_BLOCK_BYTES", 784 * 128)
     monkeypatch.setattr(room, "_BUFFER_BYTES", 4 * 784 * 128)
     x, y = (DiskArray.open(folder / f"{axis}_train.npy") for axis in "xy")
@@ -246,7 +248,7 @@ def test_the_ranks_shares_make_up_every_batch(folder, on_disk, kind, shuffle, st
 
 
 @pytest.mark.parametrize("shuffle", [None, 3])
-def test_a_rank_reads_the_rows_that_no_other_reads(on_disk, shuffle, monkeypatch):
+def test_each_row_is_read_by_one_rank_only(on_disk, shuffle, monkeypatch):
     read: list[list[int]] = []
     original = DiskArray.rows
 
@@ -283,11 +285,11 @@ def step(self, lr):
 optimizers.TorchOptimizer.step = step
 train()
 """
-"""mnist-train, one rank of which is killed in the middle of a step of its choice, the first time."""
+"""A program that runs mnist-train and, in its first start, kills a rank in a step."""
 
 
 def test_a_killed_rank_changes_no_byte(torchrun, archive, folder, tmp_path):
-    """An MLP with dropout, whose gradients come in several pieces and whose every rank draws its own numbers."""
+    """Kill a rank of an MLP, whose gradients come in several pieces, and whose dropout differs between ranks."""
     size, steps, every, seed = 3, 16, 3, random.randrange(2**32)
     draw = random.Random(seed)
     rank, step, data = draw.randrange(size), draw.randrange(1, 3 * steps + 1), draw.choice([archive, folder])
@@ -326,7 +328,7 @@ def save(self):
 run.TrainingRun._save = save
 train()
 """
-"""mnist-train, one rank of which is told to stop once the first epoch is saved."""
+"""A program that runs mnist-train and stops one rank once the first epoch is saved."""
 
 
 @pytest.fixture
@@ -341,7 +343,7 @@ def said_where_it_stopped(stderr: str, state: Path) -> None:
 
 
 def test_a_signal_stops_all_ranks_after_the_same_step(run, endless, tmp_path):
-    """SIGINT to torchrun, as from Ctrl-C: it hands it on, and any number of processes goes on from there."""
+    """Send SIGINT to torchrun, which forwards it, as on Ctrl-C; any number of processes can continue the run."""
     command, *words = launch(2, "-m", "mnist_train", *endless)
     with subprocess.Popen(
         [BIN / command, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -360,7 +362,7 @@ def test_a_signal_stops_all_ranks_after_the_same_step(run, endless, tmp_path):
     assert f"resumed     at step {state.step} of epoch {state.epoch}".encode() in resumed.stdout
 
 
-def test_a_signal_to_one_rank_stops_all_and_all_go_on(torchrun, endless, tmp_path):
+def test_a_signal_to_one_rank_stops_all_and_all_can_continue(torchrun, endless, tmp_path):
     script = tmp_path / "stop.py"
     script.write_text(STOP)
     stopped = torchrun(3, *endless, script=script)
@@ -383,7 +385,7 @@ train()
 """
 
 
-def test_what_stops_one_rank_stops_all_in_one_sentence(torchrun, archive, tmp_path):
+def test_an_error_of_one_rank_stops_all_in_one_sentence(torchrun, archive, tmp_path):
     script = tmp_path / "elsewhere.py"
     script.write_text(ELSEWHERE)
     (tmp_path / "elsewhere").mkdir()
@@ -395,7 +397,7 @@ def test_what_stops_one_rank_stops_all_in_one_sentence(torchrun, archive, tmp_pa
     assert complaint.startswith("Error: rank 1: here.npz does not exist")
 
 
-def test_a_refusal_is_said_once(torchrun, tmp_path):
+def test_an_error_of_all_ranks_is_printed_once(torchrun, tmp_path):
     refused = torchrun(2, "--device", "cuda", env={"CUDA_VISIBLE_DEVICES": ""}, cwd=tmp_path)
     assert refused.returncode == 1
     assert refused.stdout == b""
@@ -412,7 +414,7 @@ def test_an_environment_that_contradicts_itself_is_refused_in_one_line(run, tmp_
 
 
 class Unconnected(ProcessGroup):
-    """A group that fails without asking the other ranks."""
+    """A group whose errors do not wait for the other ranks."""
 
     together = staticmethod(nullcontext)
 
@@ -437,7 +439,7 @@ def torchrun_environment(monkeypatch) -> None:
 
 @pytest.fixture
 def group(torchrun_environment) -> Iterator[ProcessGroup]:
-    """This very process as a group of one."""
+    """This process as a group of one."""
     with join() as group:
         yield group
 
@@ -447,7 +449,7 @@ def test_without_torchrun_a_process_is_alone():
         assert group is ALONE
 
 
-def test_a_group_of_one_computes_what_one_process_computes(group):
+def test_a_group_of_one_computes_as_a_single_process(group):
     assert (group.size, group.run_id) == (1, "none")
     values = torch.arange(3.0)
     assert torch.equal(group.sum(values), values)
@@ -466,7 +468,7 @@ def threads() -> list[str]:
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at the threads in /proc")
 @pytest.mark.parametrize("error", [None, GroupError("it")])
 def test_a_group_leaves_no_threads_behind(torchrun_environment, error):
-    """PyTorch's thread that still holds a tensor when the interpreter ends aborts the process."""
+    """A thread of PyTorch that still holds a tensor when the interpreter ends aborts the process."""
 
     def train(group: ProcessGroup) -> None:
         wrapped = group.wrap(build("linear"))
@@ -487,7 +489,7 @@ import torch
 from torch import nn
 
 class Moody(nn.Module):
-    \"\"\"Of its four branches one has no part in anything, one in training alone, and one by chance.\"\"\"
+    \"\"\"A module with a branch that is never used, one used in training only, and one used at random.\"\"\"
 
     def __init__(self):
         super().__init__()
@@ -505,7 +507,7 @@ class Moody(nn.Module):
 """
 
 
-def test_a_module_of_ones_own_may_use_its_parameters_as_it_likes(torchrun, archive, tmp_path):
+def test_a_users_module_may_leave_parameters_unused(torchrun, archive, tmp_path):
     (tmp_path / "moody.py").write_text(MODULES)
     args = ("--data", archive, "--device", "cpu", "--model", "moody:Moody", "--lr", 0.02, "--epochs", 2)
     done = torchrun(2, *args, "--batch-size", COUNT // 5, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
@@ -516,7 +518,7 @@ def test_a_module_of_ones_own_may_use_its_parameters_as_it_likes(torchrun, archi
 
 @pytest.fixture
 def start(torchrun_environment, monkeypatch, archive, tmp_path) -> Callable[[str, int, float], int]:
-    """Start a run as torchrun would, save it in its second epoch; return the epoch that it began in."""
+    """Start a run as torchrun would, save it in its second epoch, and return the epoch that it began in."""
 
     def start(run_id: str, restarts: int, lr: float) -> int:
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", run_id)
@@ -538,11 +540,11 @@ def start(torchrun_environment, monkeypatch, archive, tmp_path) -> Callable[[str
         (("job-7", 0, LR), ("job-7", 0, LR), True),  # a torchrun that joined several machines late counts from 0
         (("job-7", 0, LR), ("job-8", 0, LR), False),
         (("job-7", 0, LR), ("job-7", 1, 2 * LR), False),
-        (("none", 0, LR), ("none", 0, LR), False),  # torchrun's own default says nothing
+        (("none", 0, LR), ("none", 0, LR), False),  # torchrun's default, which does not tell runs apart
         (("none", 0, LR), ("none", 1, LR), True),
     ],
 )
-def test_only_what_the_same_run_left_is_taken_up(start, before, now, taken_up):
+def test_a_run_continues_only_from_its_own_checkpoint(start, before, now, taken_up):
     assert start(*before) == 1
     assert start(*now) == (2 if taken_up else 1)
 

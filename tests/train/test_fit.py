@@ -26,12 +26,57 @@ def model(device):
 
 
 def test_fit_learns_real_digits(model, train_split, validation, device):
-    untrained, _ = evaluate(model, validation.tensors(device))
+    untrained, right = evaluate(model, validation.tensors(device))
     assert untrained == pytest.approx(CHANCE_LOSS, abs=0.1)
+    assert right < 0.25
     history = fit(model, train_split.tensors(device), validation.tensors(device))
     assert [epoch.epoch for epoch in history] == [1, 2]
     assert history[1].valid_loss < history[0].valid_loss < untrained
     assert history[1].valid_accuracy > 0.91
+
+
+def labs_loop(model, pixels, labels, lr, epochs, bs) -> list[float]:
+    """Train as the lab does; return the mean loss per digit of each epoch."""
+    means = []
+    for _ in range(epochs):
+        total = 0.0
+        for i in range((len(pixels) - 1) // bs + 1):
+            xb, yb = pixels[i * bs : i * bs + bs], labels[i * bs : i * bs + bs]
+            loss = F.cross_entropy(model(xb), yb)
+            total += loss.item() * len(xb)
+            loss.backward()
+            with torch.no_grad():
+                for p in model.parameters():
+                    p -= p.grad * lr
+                model.zero_grad()
+        means.append(total / len(pixels))
+    return means
+
+
+@pytest.mark.parametrize("batch_size", [1, 64, 300, 1000, 5000])
+def test_fit_equals_the_labs_loop_bit_for_bit(validation, batch_size):
+    pixels, labels = validation.part(0, 1000).tensors()
+    model, twin = MNISTLogistic(), MNISTLogistic()
+    twin.load_state_dict(model.state_dict())
+    history = fit(model, (pixels, labels), (pixels, labels), lr=0.1, epochs=2, batch_size=batch_size)
+    losses = labs_loop(twin, pixels, labels, lr=0.1, epochs=2, bs=batch_size)
+    assert torch.equal(model.lin.weight, twin.lin.weight)
+    assert torch.equal(model.lin.bias, twin.lin.bias)
+    assert [epoch.train_loss for epoch in history] == pytest.approx(losses, rel=1e-5)
+
+
+def test_hooks_are_called_after_every_step_and_every_epoch(model, digits):
+    steps, epochs = [], []
+    history = fit(model, digits, digits, batch_size=300, on_step=lambda: steps.append(1), on_epoch=epochs.append)
+    assert len(steps) == 2 * 4
+    assert epochs == history
+    assert [epoch.epoch for epoch in history] == [1, 2]
+
+
+def test_evaluation_in_batches_equals_evaluation_of_the_whole(model, digits, monkeypatch):
+    whole = evaluate(model, digits)
+    monkeypatch.setattr("mnist_train.fit._EVALUATION_BATCH", 77)
+    assert evaluate(model, digits) == pytest.approx(whole, rel=1e-5)
 
 
 def test_the_record_of_an_epoch_is_correct(model, digits):

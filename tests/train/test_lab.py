@@ -1,6 +1,6 @@
-"""docs/lab.md shows the source, runs as one script without a network, and prints what it says.
+"""docs/lab.md shows the source, runs as one script without a network, and prints what the page shows.
 
-`python tests/train/test_lab.py` writes the page's blocks of the source, and the lines of their links, anew.
+`python tests/train/test_lab.py` updates the page's blocks of the source and the lines of their links.
 """
 
 import ast
@@ -54,7 +54,7 @@ def _shown(name: str, path: str) -> str:
 
 
 def _lines(body: list[ast.stmt], name: str) -> tuple[int, int]:
-    """Return the first and the last line of a function or class; of "imports", of all before the first of them."""
+    """Return the first and last line of a function or class; for "imports", of all code before the first of them."""
     defined = [node for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     if name == "imports":
         shown = [node for node in body[1:] if node.lineno < defined[0].lineno]
@@ -78,7 +78,7 @@ def lab_server(lab_pickle: Path) -> Iterator[str]:
 
 
 def test_the_page_shows_the_source_and_links_its_lines(page: str):
-    assert with_source(page) == page  # python tests/train/test_lab.py writes it anew
+    assert with_source(page) == page  # python tests/train/test_lab.py updates it
 
 
 def test_the_command_on_the_page_extracts_its_script(page: str):
@@ -96,7 +96,7 @@ def test_the_script_runs_without_a_network_and_prints_what_the_page_says(page: s
     assert done.stdout == printed(page).replace(SAME, SKIPPED)
 
 
-def test_the_download_is_the_same_data(page: str, lab_server: str, tmp_path: Path):
+def test_the_download_holds_the_bundled_digits(page: str, lab_server: str, tmp_path: Path):
     blocks = [block["code"] for block in BLOCK.finditer(page)]
     until = next(index for index, code in enumerate(blocks) if LAB_URL in code)
     code = "".join(blocks[: until + 1]).replace(LAB_URL, lab_server)

@@ -1,4 +1,4 @@
-"""Every model: built, trained, saved and loaded by one road, and refused in one sentence."""
+"""Models: all are built, trained, saved and loaded alike, or refused in one sentence."""
 
 import sys
 from itertools import pairwise
@@ -76,7 +76,7 @@ def function(pixels):
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with somebody's own models in it."""
+    """The current folder, with a user's models in it."""
     (tmp_path / "own_models.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -85,7 +85,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("name", ["linear", "mlp", "cnn", "own_models:Convolutional", "own_models:Images"])
-def test_one_loop_trains_every_model_and_the_checkpoint_brings_it_back(own, name, train_split, validation):
+def test_every_model_is_trained_saved_and_loaded(own, name, train_split, validation):
     torch.manual_seed(0)
     model = build(name)
     x, y = train_split.tensors()
@@ -98,7 +98,7 @@ def test_one_loop_trains_every_model_and_the_checkpoint_brings_it_back(own, name
     assert evaluate(loaded.module, valid) == evaluate(model, valid)
 
 
-def test_the_mlp_is_the_labs():
+def test_the_mlp_has_the_labs_layers():
     layers = [(layer.in_features, layer.out_features) for layer in MLP().layers if hasattr(layer, "in_features")]
     assert layers == [(784, 1024), (1024, 128), (128, 10)]
     assert [layer.p for layer in MLP().layers if isinstance(layer, torch.nn.Dropout)] == [0.5, 0.5]
@@ -129,7 +129,7 @@ def test_dropout_is_on_in_training_and_off_in_evaluation(validation):
         ("own_models:Broken", r"for \(2, 784\) it fails \(AttributeError.*for \(2, 1, 28, 28\) it fails"),
     ],
 )
-def test_what_does_not_classify_digits_is_refused_in_a_sentence(own, name, sentence):
+def test_a_name_of_no_digit_classifier_is_refused_in_a_sentence(own, name, sentence):
     with pytest.raises(ModelError, match=sentence) as caught:
         build(name)
     assert isinstance(caught.value, MnistEdgeError)
@@ -138,7 +138,7 @@ def test_what_does_not_classify_digits_is_refused_in_a_sentence(own, name, sente
 @pytest.mark.parametrize(
     ("name", "names"), [("Images", {"0.weight", "0.bias", "3.weight", "3.bias"}), ("Rows", None), ("Extra", None)]
 )
-def test_a_class_of_pictures_is_found_out_by_trying_and_keeps_the_names_of_its_weights(own, name, names):
+def test_a_module_of_pictures_is_detected_and_keeps_the_names_of_its_weights(own, name, names):
     model = build(f"own_models:{name}")
     assert model(torch.zeros(3, 784)).shape == (3, 10)
     if names:
@@ -150,7 +150,7 @@ def test_a_class_of_pictures_is_found_out_by_trying_and_keeps_the_names_of_its_w
     ("name", "sentence"),
     [("Extra", "_extra_state in its state dict.*remove get_extra_state"), ("Frozen", "no parameter to train")],
 )
-def test_what_could_not_be_trained_or_saved_is_refused_before_the_first_step(own, few, name, sentence):
+def test_a_module_that_cannot_be_trained_or_saved_is_refused_before_the_first_step(own, few, name, sentence):
     settings = TrainingSettings(model=f"own_models:{name}", data=str(few), output_dir=str(own / "out"))
     with pytest.raises(ModelError, match=sentence):
         TrainingRun(settings)
@@ -163,7 +163,7 @@ def test_the_command_trains_a_class_of_the_current_folder(own, run, few):
     assert checkpoint.load(own / "out" / "mnist.safetensors").record["model"] == "own_models:Convolutional"
 
 
-def test_the_cnn_is_small_and_made_of_layers_that_have_an_exact_form():
+def test_the_cnn_is_small_and_has_only_layers_with_an_exact_form():
     model = CNN()
     assert sum(weights.numel() for weights in model.parameters() if weights.requires_grad) <= 25_000
     exact = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.Flatten, nn.Linear)
@@ -185,5 +185,5 @@ def test_the_activations_of_the_cnn_fit_eight_kib_when_poolings_are_fused():
 
 
 @pytest.mark.parametrize(("name", "knows"), [("linear", False), ("mlp", False), ("cnn", True)])
-def test_the_cnn_alone_knows_what_is_no_digit(name, knows):
+def test_only_the_cnn_has_a_logit_for_no_digit(name, knows):
     assert knows_no_digit(build(name)) == knows

@@ -1,4 +1,4 @@
-"""Optimizers and schedules: ours is torch's in the plain case, and the others are torch's own."""
+"""Optimizers and schedules: all compute what torch's own compute."""
 
 import pytest
 import torch
@@ -64,7 +64,7 @@ def test_cosine_is_torchs(batch):
 
 
 @pytest.mark.parametrize("name", ["plain", "sgd", "adamw"])
-def test_an_optimizer_takes_up_what_it_remembered(batch, name):
+def test_a_restored_optimizer_has_the_saved_buffers(batch, name):
     x, y = batch
     model = MNISTLogistic()
     options = {"momentum": 0.9} if name == "sgd" else {}

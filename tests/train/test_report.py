@@ -1,4 +1,4 @@
-"""Reports and trackers: what a person looks at after a run."""
+"""Reports and trackers of a training run."""
 
 import re
 import struct
@@ -15,7 +15,7 @@ from mnist_train.report import examine
 from mnist_train.trackers import first_weights, weight_images
 
 
-def test_a_report_is_a_page_and_its_pictures(run, few, tmp_path):
+def test_a_report_consists_of_a_page_and_its_pictures(run, few, tmp_path):
     pictures = {"curves.png", "confusion.png", "samples.png", "templates.png", "errors.png"}
     folder = tmp_path / "report"
     result = run("mnist-train", "--data", few, "--output-dir", tmp_path, "--report", folder)
@@ -46,7 +46,7 @@ def test_the_worst_errors_come_first_and_the_confusions_add_up(validation):
     assert all(label != said for label, said, _ in outcome.captions)
 
 
-def test_weight_images_are_red_for_and_blue_against():
+def test_positive_weights_are_red_and_negative_ones_blue():
     model = MNISTLogistic()
     with torch.no_grad():
         model.lin.weight.zero_()
@@ -58,7 +58,7 @@ def test_weight_images_are_red_for_and_blue_against():
     assert first_weights(torch.nn.Conv2d(1, 1, 3)) is None
 
 
-def test_tensorboard_gets_curves_weights_and_digits(run, few, tmp_path):
+def test_tensorboard_shows_curves_weights_and_digits(run, few, tmp_path):
     result = run("mnist-train", "--data", few, "--output-dir", tmp_path, "--tracker", "tensorboard")
     assert result.returncode == 0, result.stderr
     script = (
@@ -73,7 +73,7 @@ def test_tensorboard_gets_curves_weights_and_digits(run, few, tmp_path):
     assert read.stdout.split()[-1] == b"64"  # 32 steps an epoch, a point each
 
 
-def test_wandb_works_offline(run, few, tmp_path):
+def test_wandb_logs_offline(run, few, tmp_path):
     offline = {"WANDB_MODE": "offline"}
     result = run("mnist-train", "--data", few, "--output-dir", tmp_path, "--tracker", "wandb", env=offline)
     assert result.returncode == 0, result.stderr
@@ -93,7 +93,7 @@ def test_wandb_works_offline(run, few, tmp_path):
     ],
 )
 def test_a_missing_package_is_named(run, tmp_path, package, flags):
-    """A package of that name that cannot be imported stands before the real one."""
+    """A package of that name that cannot be imported hides the real one."""
     (tmp_path / f"{package}.py").write_text("raise ImportError('not installed')")
     result = run("mnist-train", *flags, "--output-dir", tmp_path, env={"PYTHONPATH": str(tmp_path)}, cwd=tmp_path)
     assert result.returncode == 1

@@ -1,4 +1,4 @@
-"""The lab's stages, each held to the one before: same first weights, same batches, 100 steps."""
+"""The lab's stages, each compared with the one before: same initial weights, same batches, 100 steps."""
 
 import math
 from pathlib import Path
@@ -17,7 +17,7 @@ from mnist_train.models import MLP, MNISTLogistic, build
 LR, BATCH, STEPS = 0.5, 64, 100
 
 BOUND = 100 * 2**-24
-"""How far two stages' weights, all below 1, may drift apart: a rounding of float32 (u = 2**-24) at every step."""
+"""Largest difference of two stages' weights, all below 1: one rounding of float32 (u = 2**-24) per step."""
 
 Trace = list[tuple[torch.Tensor, torch.Tensor]]
 """Weights [784, 10] and bias [10] after each step."""
@@ -124,13 +124,13 @@ def with_functional(first, batches) -> Trace:
     ],
     ids=["F.cross_entropy", "nn.Parameter", "nn.Linear", "torch.optim", "DataLoader", "fit()"],
 )
-def test_a_stage_walks_the_path_of_the_one_before(first, batches, before, after):
+def test_each_stage_computes_the_weights_of_the_stage_before(first, batches, before, after):
     expected, got = before(first, batches), after(first, batches)
     assert len(expected) == len(got) == STEPS
     for (w, b), (w2, b2) in zip(expected, got, strict=True):
         assert (w - w2).abs().max() <= BOUND
         assert (b - b2).abs().max() <= BOUND
-    assert (expected[0][0] - expected[-1][0]).abs().max() > 1000 * BOUND  # and it went somewhere
+    assert (expected[0][0] - expected[-1][0]).abs().max() > 1000 * BOUND  # and the weights changed
 
 
 def steps_of_mlp(batches, walk) -> list[torch.Tensor]:
@@ -141,7 +141,7 @@ def steps_of_mlp(batches, walk) -> list[torch.Tensor]:
     return [p.detach().clone() for p in model.parameters()]
 
 
-def test_the_loop_trains_the_mlp_as_steps_by_hand_do(batches):
+def test_the_loop_trains_the_mlp_as_single_steps_do(batches):
     def by_steps(model, optimizer):
         for batch in batches[:10]:
             scratch.step_optimizer(model, batch, optimizer)
@@ -153,7 +153,7 @@ def test_the_loop_trains_the_mlp_as_steps_by_hand_do(batches):
     assert all(map(torch.equal, steps_of_mlp(batches, by_steps), steps_of_mlp(batches, by_loop)))
 
 
-def test_a_data_module_shuffles_by_the_seed_and_its_validation_digits_measure_progress(monkeypatch, validation):
+def test_a_data_module_shuffles_by_the_seed_and_measures_progress(monkeypatch, validation):
     few = {"train": validation.part(0, 640), "valid": validation.part(640, 1000)}
     monkeypatch.setattr(scratch, "load_split", few.__getitem__)
 
@@ -169,13 +169,13 @@ def test_a_data_module_shuffles_by_the_seed_and_its_validation_digits_measure_pr
     assert after[1] > 0.6
 
 
-def test_validation_is_that_of_fit(batches):
+def test_validate_computes_as_evaluate_does(batches):
     model, valid = as_linear(scratch.init()), digits(batches[:3])
     loader = DataLoader(valid, batch_size=50)  # the last batch is smaller
     assert scratch.validate(model, loader) == pytest.approx(evaluate(model, (valid.pixels, valid.labels)), rel=1e-5)
 
 
-def test_the_solution_of_the_second_exercise_is_a_model_for_mnist_train():
+def test_mnist_train_takes_the_solution_of_the_second_exercise():
     assert isinstance(build("mnist_train.scratch:ConvolutionsWithSkip"), scratch.ConvolutionsWithSkip)
 
 
@@ -188,7 +188,7 @@ def test_untrained_weights_guess(batches):
     assert loss.item() == pytest.approx(CHANCE_LOSS, abs=0.1)
 
 
-def test_the_hand_written_pair_is_pytorchs(batches):
+def test_log_softmax_and_cross_entropy_are_those_of_pytorch(batches):
     x, y = batches[0]
     logits = scratch.linear(x, *scratch.init())
     ours = scratch.cross_entropy(scratch.log_softmax(logits), y)
@@ -208,12 +208,12 @@ def test_accuracy_has_no_gradient(batches):
         accuracy.backward()
 
 
-def test_download_does_not_fetch_what_is_there(tmp_path: Path):
+def test_download_keeps_an_existing_file(tmp_path: Path):
     (tmp_path / "mnist.pkl.gz").write_bytes(b"here already")
     assert scratch.download("http://127.0.0.1:1/mnist.pkl.gz", tmp_path).read_bytes() == b"here already"
 
 
-def test_download_leaves_nothing_when_the_server_is_not_there(tmp_path: Path):
+def test_a_failed_download_leaves_no_file(tmp_path: Path):
     with pytest.raises(requests.ConnectionError):
         scratch.download("http://127.0.0.1:1/mnist.pkl.gz", tmp_path / "new")
     assert list((tmp_path / "new").iterdir()) == []

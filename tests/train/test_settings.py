@@ -1,4 +1,4 @@
-"""Settings: every number is an option, a file can hold them, and flags win."""
+"""Settings: every one is an option, a TOML file can hold them, and flags win over the file."""
 
 import tomllib
 from dataclasses import asdict
@@ -60,7 +60,7 @@ def test_flags_win_over_the_file(run, tmp_path):
         (None, 1, b"does not exist"),
     ],
 )
-def test_a_wrong_file_is_one_sentence(run, tmp_path, content, code, sentence):
+def test_a_wrong_file_is_refused_in_one_sentence(run, tmp_path, content, code, sentence):
     path = tmp_path / "train.toml"
     if content is not None:
         path.write_text(content)
@@ -81,14 +81,14 @@ def test_a_wrong_file_is_one_sentence(run, tmp_path, content, code, sentence):
         (("--device", "cuda:x"), b"is not auto|cpu|cuda|cuda:N|mps"),
     ],
 )
-def test_a_wrong_command_line_is_2(run, flags, sentence):
+def test_a_wrong_command_line_exits_with_2(run, flags, sentence):
     result = run("mnist-train", *flags)
     assert result.returncode == 2
     assert sentence in result.stderr
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "mps"])
-def test_a_device_that_is_not_there_is_one_sentence(run, device, tmp_path):
+def test_a_missing_device_is_refused_in_one_sentence(run, device, tmp_path):
     import torch
 
     if device == "mps" and torch.backends.mps.is_available():
@@ -99,7 +99,7 @@ def test_a_device_that_is_not_there_is_one_sentence(run, device, tmp_path):
     assert result.stderr.count(b"\n") == 1
 
 
-def test_the_recipe_of_the_cnn_is_one_that_mnist_train_takes(run):
+def test_mnist_train_takes_the_recipe_of_the_cnn(run):
     recipe = Path(__file__).parents[2] / "recipes" / "cnn.toml"
     result = run("mnist-train", "--config", recipe, "--print-config")
     assert result.returncode == 0, result.stderr

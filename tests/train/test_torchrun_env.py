@@ -1,4 +1,4 @@
-"""The environment of torchrun: complete and consistent, or refused at once, because connecting would wait in vain."""
+"""The environment of torchrun: complete and consistent, or refused at once, because connecting would time out."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def test_without_rank_and_size_a_process_is_alone(environ):
     assert Rank.from_environment(environ) is None
 
 
-def test_half_an_environment_names_what_is_set_and_what_is_missing():
+def test_an_incomplete_environment_names_what_is_set_and_what_is_missing():
     with pytest.raises(GroupError, match=r"^the environment sets LOCAL_RANK, RANK, as for one of several") as caught:
         Rank.from_environment({"RANK": "1", "LOCAL_RANK": "1", "PATH": "/bin"})
     assert "not WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT" in str(caught.value)

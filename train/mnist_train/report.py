@@ -1,8 +1,10 @@
-"""The report of a training run: learning curves, confusions, weight templates and errors as PNG, on one HTML page."""
+"""The report of a training run: curves, confusions, training pictures, weights and errors as PNG, on an HTML page."""
 
+import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,25 +83,19 @@ def write_report(
 
 @torch.no_grad()
 def examine(model: nn.Module, digits: Batches) -> Outcome:
-    """Run `model` in evaluation mode over `digits`; keep no more digits than the report shows."""
+    """Run `model` in evaluation mode over `digits`; keep only the digits that the report shows."""
     model.eval()
     confusion = np.zeros((len(CLASSES), len(CLASSES)), dtype=np.int64)
-    worst: list[tuple[float, int, int, NDArray[np.float32]]] = []
+    worst: list[tuple[Any, ...]] = []
     for pixels, labels in digits.epoch(0, _BATCH):
         confidence, prediction = torch.softmax(model(pixels)[:, : len(CLASSES)], dim=1).max(dim=1)
         np.add.at(confusion, (labels.cpu().numpy(), prediction.cpu().numpy()), 1)
-        wrong = (prediction != labels).nonzero().flatten()
-        wrong = wrong[confidence[wrong].argsort(descending=True)[:_WRONG]]
-        rows = (
-            confidence[wrong].tolist(),
-            labels[wrong].tolist(),
-            prediction[wrong].tolist(),
-            pixels[wrong].cpu().numpy(),
-        )
-        worst = sorted(chain(worst, zip(*rows, strict=True)), key=lambda row: -row[0])[:_WRONG]
-    images = [row[3].reshape(HEIGHT, WIDTH) for row in worst]
-    captions = tuple((label, prediction, confidence) for confidence, label, prediction, _ in worst)
-    return Outcome(confusion, np.array(images, dtype=np.float32).reshape(-1, HEIGHT, WIDTH), captions)
+        wrong = prediction != labels
+        columns = (each[wrong].cpu().numpy() for each in (confidence, labels, prediction, pixels))
+        worst = heapq.nlargest(_WRONG, chain(worst, zip(*columns, strict=True)), key=itemgetter(0))
+    images = np.array([row[3] for row in worst], dtype=np.float32).reshape(-1, HEIGHT, WIDTH)
+    captions = tuple((int(label), int(prediction), float(confidence)) for confidence, label, prediction, _ in worst)
+    return Outcome(confusion, images, captions)
 
 
 def _curves(history: Sequence[Epoch]) -> "Figure":

@@ -1,4 +1,4 @@
-"""Batches: every digit once an epoch, in an order that the seed fixes, from memory or from disk alike."""
+"""Batches: every digit once per epoch, in an order that the seed determines, from memory and from disk."""
 
 import math
 from pathlib import Path
@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, train_split: Split) -> Path
 
 @pytest.fixture
 def make(folder, train_split, monkeypatch):
-    """Make batches in memory or on disk; blocks are small, so that there are many."""
+    """Make batches in memory or on disk, in many small blocks."""
     monkeypatch.setattr(room, "_BLOCK_BYTES", 784 * 128)
     monkeypatch.setattr(room, "_BUFFER_BYTES", 4 * 784 * 128)
 
@@ -55,7 +55,7 @@ KINDS = pytest.mark.parametrize("kind", [InMemory, OnDisk])
 
 
 @KINDS
-def test_file_order_is_file_order(make, kind, train_split):
+def test_without_a_shuffle_digits_come_in_file_order(make, kind, train_split):
     x, y = whole(make(kind))
     wanted = train_split.tensors()
     assert torch.equal(x, wanted[0][:COUNT])
@@ -83,7 +83,7 @@ def test_the_seed_fixes_the_order_and_every_epoch_has_its_own(make, kind):
 
 @KINDS
 @pytest.mark.parametrize("shuffle", [None, 3])
-def test_an_epoch_can_be_taken_up_at_any_batch(make, kind, shuffle):
+def test_an_epoch_can_start_at_any_batch(make, kind, shuffle):
     x, y = whole(make(kind, shuffle))
     for start in (0, 1, 7, 8, 9, 77, math.ceil(COUNT / 64) - 1):
         rest_x, rest_y = whole(make(kind, shuffle), start=start)
@@ -107,7 +107,7 @@ def test_a_shuffle_on_disk_reads_whole_blocks_only(make, monkeypatch):
     assert reads != sorted(reads)
 
 
-def test_float_images_are_taken_as_they_are(folder, tmp_path, train_split):
+def test_float_images_are_not_scaled(folder, tmp_path, train_split):
     pixels = train_split.images[:100].reshape(100, 784) / np.float32(255)
     np.save(tmp_path / "x.npy", pixels)
     np.save(tmp_path / "y.npy", train_split.labels[:100].astype(np.int64))
@@ -116,7 +116,7 @@ def test_float_images_are_taken_as_they_are(folder, tmp_path, train_split):
     assert y.dtype == torch.int64
 
 
-def test_part_and_digest_are_of_the_rows_alone(folder, train_split):
+def test_a_part_and_its_digest_cover_its_rows_only(folder, train_split):
     import hashlib
 
     part = DiskArray.open(folder / "x.npy").part(10, 30)

@@ -19,7 +19,7 @@ def test_the_labs_split_is_complete(name, count):
     assert set(split.labels.tolist()) == set(range(10))
 
 
-def test_tensors_are_the_labs(validation):
+def test_tensors_have_the_labs_values_and_dtypes(validation):
     pixels, labels = validation.tensors()
     assert (pixels.shape, pixels.dtype) == ((10_000, 784), torch.float32)
     assert (labels.shape, labels.dtype) == ((10_000,), torch.int64)
@@ -34,7 +34,7 @@ def altered(path, change) -> None:
     np.savez(path, **content)
 
 
-def test_one_changed_pixel_is_noticed(tmp_path):
+def test_a_changed_pixel_is_refused(tmp_path):
     def change(content):
         content["x_test"][5000, 14, 14] ^= 1
 
@@ -44,19 +44,19 @@ def test_one_changed_pixel_is_noticed(tmp_path):
         load_split("test", tmp_path / "mnist.npz")
 
 
-def test_an_array_that_is_missing_is_noticed(tmp_path):
+def test_a_missing_array_is_refused(tmp_path):
     altered(tmp_path / "mnist.npz", lambda content: content.pop("y_valid"))
     with pytest.raises(DataError, match="y_valid"):
         load_split("valid", tmp_path / "mnist.npz")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"<html>"])
-def test_what_is_no_npz_is_refused(tmp_path, content):
+def test_a_file_that_is_no_npz_is_refused(tmp_path, content):
     (tmp_path / "mnist.npz").write_bytes(content)
     with pytest.raises(DataError, match="install mnist-edge again"):
         load_split("test", tmp_path / "mnist.npz")
 
 
-def test_the_digests_are_of_the_arrays_bytes():
+def test_the_digests_are_those_of_the_arrays_bytes():
     for name in SPLITS:
         assert hashlib.sha256(load_split(name).labels.tobytes()).hexdigest() == DIGESTS[f"y_{name}"]

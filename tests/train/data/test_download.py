@@ -1,4 +1,4 @@
-"""Downloads from a real server with every fault a server can have."""
+"""Downloads from a real server, with the faults that servers have."""
 
 import hashlib
 import io
@@ -26,21 +26,21 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def left_in(cache: Path) -> list[str]:
-    """The files in the cache, but for locks."""
+    """Return the names of the files in the cache without locks."""
     return sorted(path.name for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock")
 
 
 def accept(path: Path) -> None:
-    """Any content will do."""
+    """Accept any content."""
 
 
-def test_the_labs_file_trains_as_the_bundled_digits_do(server):
+def test_the_labs_file_holds_the_bundled_digits(server):
     fetched, bundled = open_source(server.url), open_source("bundled")
     assert fetched.digests() == bundled.digests()
     np.testing.assert_array_equal(fetched.train.images, bundled.train.images)
 
 
-def test_what_is_in_the_cache_is_not_fetched_again(server, cache):
+def test_a_cached_file_is_not_downloaded_again(server, cache):
     first = fetch_source(server.url)
     assert fetch_source(server.url) == first
     assert len(server.faults.requests) == 1
@@ -55,7 +55,7 @@ def test_a_download_that_fails_once_is_tried_again(server, cache, fault):
     assert left_in(cache) == ["mnist.pkl.gz"]
 
 
-def test_a_download_is_tried_no_more_often_than_it_says(server, monkeypatch):
+def test_a_download_is_retried_only_as_often_as_stated(server, monkeypatch):
     monkeypatch.setattr("mnist_train.data.download.RETRIES", 1)
     server.faults.plan = ["503"] * 3
     with pytest.raises(DownloadError, match="answers 503"):
@@ -63,7 +63,7 @@ def test_a_download_is_tried_no_more_often_than_it_says(server, monkeypatch):
     assert len(server.faults.requests) == 2
 
 
-def test_what_a_killed_process_left_is_removed(server, cache):
+def test_files_that_a_killed_process_left_are_removed(server, cache):
     server.faults.plan = ["stall"]
     script = f"from mnist_train.data.download import fetch\nfetch({server.url!r}, verify=print)"
     with subprocess.Popen([sys.executable, "-c", script]) as process:
@@ -89,7 +89,7 @@ def test_what_a_killed_process_left_is_removed(server, cache):
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_a_dead_link_is_one_sentence_and_names_the_bundled_digits(server, cache, plan, sentence, monkeypatch):
+def test_a_failed_download_is_one_sentence_that_names_the_bundled_digits(server, cache, plan, sentence, monkeypatch):
     monkeypatch.setattr("mnist_train.data.download.RETRIES", 0)
     server.faults.plan = plan
     with pytest.raises(DownloadError, match=sentence) as caught:
@@ -99,14 +99,14 @@ def test_a_dead_link_is_one_sentence_and_names_the_bundled_digits(server, cache,
     assert left_in(cache) == []
 
 
-def test_nobody_there_names_the_bundled_digits(monkeypatch):
+def test_a_refused_connection_names_the_bundled_digits(monkeypatch):
     monkeypatch.setattr("mnist_train.data.download.RETRIES", 0)
     with pytest.raises(DownloadError, match=r"refused.*--data bundled"):
         fetch_source("http://127.0.0.1:1/mnist.pkl.gz")
 
 
 @pytest.mark.parametrize("plan", [[], ["claims more"]])
-def test_what_is_larger_than_the_limit_stops(server, cache, plan):
+def test_a_download_larger_than_the_limit_is_stopped(server, cache, plan):
     server.faults.plan = plan
     with pytest.raises(DownloadError, match=r"larger than the limit of 1,000,000 bytes"):
         fetch_source(server.url, limit=1_000_000)
@@ -137,7 +137,7 @@ def test_a_wrong_sha256_keeps_nothing(server, cache):
     assert left_in(cache) == []
 
 
-def test_two_processes_fetch_once(server, run):
+def test_two_processes_download_a_file_once(server, run):
     command = [BIN / "mnist-data", "fetch", server.url]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
     outcomes = [process.communicate(timeout=60) for process in both]
@@ -146,7 +146,7 @@ def test_two_processes_fetch_once(server, run):
     assert len(server.faults.requests) == 1
 
 
-def test_the_command_says_in_one_line_what_went_wrong(server, run, cache):
+def test_the_command_reports_a_failed_download_in_one_line(server, run, cache):
     server.faults.plan = ["404"]
     result = run("mnist-train", "--data", server.url, "--output-dir", cache, env={"MNIST_EDGE_CACHE": str(cache)})
     assert result.returncode == 1
@@ -155,20 +155,20 @@ def test_the_command_says_in_one_line_what_went_wrong(server, run, cache):
     assert b"--data bundled" in result.stderr
 
 
-def test_a_cache_that_cannot_be_written_says_so(tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_reported(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("MNIST_EDGE_CACHE", str(tmp_path / "file"))
     with pytest.raises(OSError, match="MNIST_EDGE_CACHE"):
         fetch("http://127.0.0.1:1/x", verify=accept)
 
 
-def test_the_cache_is_the_users(monkeypatch, tmp_path):
+def test_the_cache_lies_in_the_users_cache_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("MNIST_EDGE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "mnist-edge" or sys.platform != "linux"
 
 
-def test_a_gzip_bomb_stops_at_the_limit(tmp_path, monkeypatch):
+def test_a_gzip_bomb_is_stopped_at_the_limit(tmp_path, monkeypatch):
     import gzip
 
     monkeypatch.setattr("mnist_train.data.unpickle.LIMIT", 2**20)
@@ -186,7 +186,7 @@ def test_an_npz_that_claims_too_much_is_refused(tmp_path, monkeypatch):
         open_source(str(tmp_path / "bomb.npz"))
 
 
-def test_a_table_that_unpacks_to_too_much_is_read_no_further(tmp_path, monkeypatch):
+def test_a_table_that_unpacks_to_too_much_is_stopped_at_the_limit(tmp_path, monkeypatch):
     import gzip
 
     monkeypatch.setattr("mnist_train.data.sources._UNPACKED_LIMIT", 2**20)

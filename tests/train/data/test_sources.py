@@ -1,4 +1,4 @@
-"""Data sources: every form of the same digits trains the same, and what is no digits is refused in a sentence."""
+"""Data sources: every format of the same digits gives the same data set, and anything else is refused in a sentence."""
 
 import gzip
 import re
@@ -33,7 +33,7 @@ def test_the_canonical_idx_files_are_the_bundled_digits(tmp_path, sixty_thousand
     assert open_source(str(tmp_path)).digests() == DIGESTS
 
 
-def test_keras_npz_is_split_as_the_lab_splits(tmp_path, sixty_thousand, test_split):
+def test_the_npz_of_keras_is_split_as_in_the_lab(tmp_path, sixty_thousand, test_split):
     arrays = dict(zip(("x_train", "y_train"), sixty_thousand, strict=True))
     np.savez(tmp_path / "mnist.npz", **arrays, x_test=test_split.images, y_test=test_split.labels)
     assert open_source(str(tmp_path / "mnist.npz")).digests() == DIGESTS
@@ -51,7 +51,7 @@ def test_a_folder_of_npy_stays_on_disk_and_has_the_same_digits(tmp_path, sixty_t
     assert open_source(str(tmp_path)).digests() == DIGESTS
 
 
-def test_pixels_scaled_by_255_are_taken_as_they_are(tmp_path, test_split):
+def test_pixels_scaled_by_255_are_kept(tmp_path, test_split):
     scaled = test_split.images[:60].reshape(60, 784) / np.float32(255)
     np.savez(tmp_path / "x.npz", x_train=scaled, y_train=test_split.labels[:60])
     data = open_source(str(tmp_path / "x.npz"))
@@ -78,7 +78,7 @@ WRONG = {
 
 @pytest.mark.parametrize("form", ["npz", "npy"])
 @pytest.mark.parametrize(("change", "sentence"), WRONG.values(), ids=list(WRONG))
-def test_what_is_no_digits_is_refused(tmp_path, change, sentence, form):
+def test_arrays_that_are_no_digits_with_labels_are_refused(tmp_path, change, sentence, form):
     arrays = {"x_train": IMAGES, "y_train": LABELS} | change
     arrays = {name: array for name, array in arrays.items() if array is not None}
     if form == "npz":
@@ -144,7 +144,7 @@ def test_a_truncated_gz_is_refused(tmp_path, lab_pickle):
         open_source(str(tmp_path / "cut.pkl.gz"))
 
 
-def test_nothing_there_says_what_to_give(tmp_path):
+def test_a_missing_source_says_what_to_give(tmp_path):
     with pytest.raises(FileNotFoundError, match="give bundled, lab, a URL"):
         open_source(str(tmp_path / "missing"))
     with pytest.raises(DataError, match=r"neither x_train.npy, train-images-idx3-ubyte nor train.csv"):
@@ -159,21 +159,21 @@ def test_nothing_there_says_what_to_give(tmp_path):
         (["x_train", "y_train", "x_test"], "holds x_train, y_train, x_test, and no y_test"),
     ],
 )
-def test_an_npz_without_an_array_that_is_needed_names_the_file_and_what_is_there(tmp_path, names, said):
+def test_an_npz_with_a_missing_array_names_the_arrays_it_has(tmp_path, names, said):
     np.savez(tmp_path / "mine.npz", **{name: np.zeros(1, np.uint8) for name in names})
     with pytest.raises(DataError, match=f"mine.npz {said}; save digits as x_train"):
         open_source(str(tmp_path / "mine.npz"))
 
 
 @pytest.mark.parametrize("below", ["MNIST/raw", "raw"])
-def test_torchvisions_root_is_found(tmp_path, below):
+def test_idx_files_are_found_in_torchvisions_root(tmp_path, below):
     (tmp_path / below).mkdir(parents=True)
     write_idx(tmp_path / below / "train-images-idx3-ubyte", IMAGES)
     write_idx(tmp_path / below / "train-labels-idx1-ubyte.gz", LABELS)
     assert len(open_source(str(tmp_path)).train) == 10
 
 
-def test_a_folder_named_as_the_file_is_looked_into(tmp_path):
+def test_idx_files_are_found_in_folders_of_the_same_name(tmp_path):
     for name, array in (("train-images.idx3-ubyte", IMAGES), ("train-labels.idx1-ubyte", LABELS)):
         above = tmp_path / name.replace(".", "-")
         above.mkdir()
@@ -182,7 +182,7 @@ def test_a_folder_named_as_the_file_is_looked_into(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["train.csv", "train.csv.gz"])
-def test_a_table_with_labels_is_a_data_set(tmp_path, test_split, name):
+def test_a_csv_file_with_labels_is_a_data_set(tmp_path, test_split, name):
     images, labels = test_split.images[:60], test_split.labels[:60]
     rows = np.concatenate([labels[:, None], images.reshape(60, 784)], axis=1).tolist()
     text = "label," + ",".join(f"pixel{index}" for index in range(784)) + "\n"
@@ -202,7 +202,7 @@ def test_a_table_with_labels_is_a_data_set(tmp_path, test_split, name):
     assert open_source(str(tmp_path)).digests() == data.digests()
 
 
-def test_a_file_cut_short_during_training_is_one_error_and_no_crash(tmp_path):
+def test_a_file_truncated_during_training_is_an_error_and_no_crash(tmp_path):
     np.save(tmp_path / "x_train.npy", IMAGES)
     np.save(tmp_path / "y_train.npy", LABELS)
     data = open_source(str(tmp_path))
