@@ -1,4 +1,4 @@
-"""A claim of speed or size: what we do held against what somebody else would, and the bound of their ratio."""
+"""A claim of speed or size: our figure beside the alternative's, and a bound on their ratio."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Claim:
-    """A ratio and the bound it has to keep."""
+    """A ratio and its bound."""
 
     what: str
     ours: str
@@ -17,7 +17,7 @@ class Claim:
 
     @property
     def kept(self) -> bool:
-        """Whether the bound holds."""
+        """True if the bound holds."""
         return self.ratio >= self.bound if self.at_least else self.ratio <= self.bound
 
     def __str__(self) -> str:
@@ -27,7 +27,7 @@ class Claim:
 
 
 def report(claims: Sequence[Claim]) -> int:
-    """Print the claims, a line each, and return what the benchmark exits with: 1 if a bound is missed."""
+    """Print the claims, one per line, and return the exit code: 1 if a bound is missed."""
     print(f"\n{'':7}{'':44}{'ours':>11}{'theirs':>11}{'ratio':>8}  bound")
     for claim in claims:
         print(claim)

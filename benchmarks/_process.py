@@ -1,4 +1,4 @@
-"""A command run as a process of its own, and what it took."""
+"""A command as a process of its own, and its time and memory."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ if not child:
 _, status, usage = os.wait4(child, 0)
 print(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss, status)
 """
-"""A process's peak memory counts that of the process that forked it, so a small one does."""
+"""A small process that forks the command, because a process's peak memory includes that of its parent at the fork."""
 
 
 _ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
@@ -25,10 +25,10 @@ _ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PY
 
 @dataclass(frozen=True)
 class Usage:
-    """What one process took from its start to its end."""
+    """Time and memory of one process from its start to its end."""
 
     wall: float
-    """In seconds."""
+    """Time in seconds."""
     cpu: float
     """User and system time of all its threads, in seconds."""
     peak: int
@@ -36,7 +36,7 @@ class Usage:
 
 
 def measure(*command: object) -> Usage:
-    """Run a command, silently, and measure it; end this benchmark where it fails."""
+    """Run a command silently and measure it; exit if it fails."""
     launch = [sys.executable, "-I", "-S", "-c", _LAUNCHER, *map(str, command)]
     wall, cpu, peak, status = subprocess.check_output(launch, env=_ENVIRONMENT).split()
     if int(status):

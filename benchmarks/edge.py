@@ -1,7 +1,7 @@
-"""Exact networks: onnxruntime against the float graph, C and JavaScript against C and onnxruntime, and what they take.
+"""Speed and size of exact networks in onnxruntime, C and JavaScript, beside the float graph and onnxruntime-web.
 
-The convolutional network is trained for a moment, because its speed does not depend on its accuracy;
-accuracy is measured all the same. Times are the least of many, each taken in turn with its rival, on one thread.
+The convolutional network is trained briefly, because its speed does not depend on its accuracy; its accuracy is
+measured nevertheless. Times are the least of many on one thread, measured in turn with the alternative.
 """
 
 import os
@@ -122,7 +122,7 @@ def accuracy_lost(module: nn.Module, network: ExactNetwork) -> tuple[float, floa
 
 
 def best_of(*runs: Callable[[], object], repeats: int = 3000) -> list[float]:
-    """Return the least microseconds of each, measured in turn."""
+    """Return the least microseconds of each run, measured in turn."""
     best = [float("inf")] * len(runs)
     for _ in range(repeats):
         for i, run in enumerate(runs):

@@ -1,6 +1,6 @@
 """The cost of proof: mnist-export against a bare torch.onnx.export, mnist-parity against a bare onnxruntime session.
 
-Each pair runs side by side as processes, in turn; ratios are of the medians. Exits 1 when a ratio or the memory is over
+The processes of each pair run in turn; ratios are those of the medians. Exits with 1 if a ratio or the memory is above
 its ceiling.
 """
 
@@ -66,7 +66,7 @@ PARITY_CEILING = 1.5
 
 def compare(what: str, ours: list[str], theirs: list[str], ceiling: float) -> list[Claim]:
     for command in (ours, theirs):
-        measure(*command)  # bytecode and file caches are warm for both
+        measure(*command)  # so that bytecode and file caches are warm for both
     pairs = [(measure(*ours), measure(*theirs)) for _ in range(REPEATS)]
     mine, bare = (statistics.median(usage.wall for usage in column) for column in zip(*pairs, strict=True))
     return [Claim(what, f"{mine:.2f} s", f"{bare:.2f} s", mine / bare, ceiling), fits([usage for usage, _ in pairs])]

@@ -1,14 +1,14 @@
-"""Strangers' digits, corrupted ones and letters, read by the bundled models. Exits 1 if a bound is missed.
+"""Other people's digits, corrupted digits and letters, read by the bundled models. Exits with 1 if a bound is missed.
 
-`python benchmarks/handwriting.py` takes some minutes. The convolutional model stands beside the linear one. The
-bounds hold for the convolutional one. No model was trained or chosen on any of this:
+`python benchmarks/handwriting.py` takes some minutes. It shows the convolutional model, to which the bounds apply, and
+the linear one. No model was trained or chosen on any of these pictures:
 
-- UCI: the 1,797 digits of `sklearn.datasets.load_digits`, written by other people than MNIST's, 8x8 pixels of 17 greys.
+- UCI: the 1,797 digits of `sklearn.datasets.load_digits`, by other writers than MNIST's, 8x8 pixels of 17 greys.
   Each is enlarged to 160x160 (bicubic), drawn dark on light with a margin of 40 pixels, saved as PNG, and read as any
-  photograph is. What is refused counts as wrong, and as not answered.
+  photograph is. A refused picture counts as wrong and as not answered.
 - MNIST-C: the 10,000 test digits under each of fifteen corruptions (`_corruptions.py`), as arrays, in place.
-- Letters: the 52 Latin ones in five fonts of which none was trained on, as pictures. Twelve of them are no fair
-  question, because people read them as digits, too (O, l, S, ...), so the share is also told without these.
+- Letters: the 52 Latin ones, as pictures, in five fonts that no model was trained on. People read twelve of them as
+  digits, too (O, l, S, ...), so the share is also given without these.
 """
 
 import io
@@ -32,7 +32,7 @@ from mnist_train.data.bundled import load_split
 from mnist_train.no_digit import LETTERS
 
 MAX_ERROR = 0.001
-"""Share of wrong answers that is asked for; a digit is answered if its verdict is "digit"."""
+"""Stated risk: share of wrong answers; a picture is answered if its verdict is "digit"."""
 
 Digits = NDArray[np.uint8]
 
@@ -71,7 +71,7 @@ class Row:
 
 
 class Reader:
-    """A model, and what it makes of digits."""
+    """A model, and its figures."""
 
     def __init__(self, model: str) -> None:
         self.classifier = Classifier(model)
@@ -124,7 +124,7 @@ def uci() -> Pictures:
 
 
 def letters(alphabet: str) -> Pictures:
-    """Read letters of fonts that were not trained on."""
+    """Read letters of fonts that no model was trained on."""
     return read((letter(character, font), -1) for font in FONTS for character in alphabet)
 
 

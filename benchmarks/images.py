@@ -1,6 +1,6 @@
 """The cost of reading a picture: a drawing, and photographs of 12 megapixels beside Pillow's decoding of them.
 
-Exits 1 when a bound is missed. A photograph is a test digit drawn on lit paper with noise, 4000x3000, as JPEG and PNG.
+Exits with 1 if a bound is missed. A photograph is a test digit on lit paper with noise, 4000x3000, as JPEG and PNG.
 """
 
 import io
@@ -48,7 +48,7 @@ def encoded(picture: Image.Image, format_: str) -> bytes:
 
 
 def alternate(ours: Callable[[], object], theirs: Callable[[], object], number: int) -> tuple[float, float]:
-    """Median milliseconds of each, taken in turn."""
+    """Return the median milliseconds of each call, measured in turn."""
     pairs = [[timeit.timeit(call, number=number) / number for call in (ours, theirs)] for _ in range(REPEATS)]
     ours_ms, theirs_ms = (1e3 * statistics.median(column) for column in zip(*pairs, strict=True))
     return ours_ms, theirs_ms

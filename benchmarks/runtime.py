@@ -1,16 +1,16 @@
-"""How fast and how slim the runtime is, next to what you would use instead. Exits 1 when a floor is missed.
+"""Speed and size of the runtime beside the usual alternatives. Exits with 1 if a bound is missed.
 
-Every figure is a median of alternating repeats in one run of this file; the ratios are what counts, for the machine
-under it is not ours to choose. `python benchmarks/runtime.py` takes about two minutes and 5 GB of temporary disk.
+Every figure is a median of alternating repeats in one run of this file. Compare ratios, because figures depend on the
+machine. `python benchmarks/runtime.py` takes about two minutes and 5 GB of temporary disk.
 
-Of `astype(float32) / 256, session.run` for 60,000 digits. The idiom makes two arrays of 188 MB, and the C library maps
-arrays of more than 32 MiB anew each time, so every call has the system supply and clear 376 MB. That decides what it
-takes, more than arithmetic: of three calls in a row, one used 794 ms of system time, one 427 and one 44, beside 43 to
-70 ms of its own. The system's share depends on how free memory lies there, and on whether a virtual machine has touched
-it before. (NumPy asks for huge pages, which makes 1,429 faults a call; with NUMPY_MADVISE_HUGEPAGE=0 they are 91,876,
-and cost 190 ms.) Ratios of 14 and of 3.4 to `predict` were both seen, and both are true; the lower one is what a
-program can count on. So everything is warmed up and CPU time is counted, and the floor of 4 may be missed. In the table
-stands also the same work into an array that is kept, which faults no page: that much is arithmetic.
+About `astype(float32) / 256, session.run` for 60,000 digits: this idiom makes two arrays of 188 MB. The C library maps
+arrays of more than 32 MiB anew each time, so in every call the system supplies and clears 376 MB, which takes longer
+than the arithmetic: three calls in a row used 794, 427 and 44 ms of system time beside 43 to 70 ms of their own. The
+system's time depends on the state of free memory, and on whether a virtual machine has touched it before. (NumPy asks
+for huge pages, which makes 1,429 page faults per call; with NUMPY_MADVISE_HUGEPAGE=0 they are 91,876, and cost 190 ms.)
+Its ratio to `predict` was 14 in one run and 3.4 in another; a program can count on the lower one only. Everything is
+therefore warmed up, CPU time is counted, and the bound of 4 may be missed. The table also shows the same work into a
+kept array, which causes no page fault.
 """
 
 import ctypes
@@ -66,9 +66,9 @@ with torch.no_grad():
 
 
 def alternate(candidates: dict[str, Callable[[], float]]) -> dict[str, float]:
-    """Median of each candidate's measure, taken in turn, after three rounds to warm up.
+    """Return the median of each candidate's figures, measured in turn, after three rounds to warm up.
 
-    Every round has an order of its own, for whoever comes after a kin finds the digits in the processor's cache.
+    Every round has a random order, because a candidate finds the digits of a similar one before it in the cache.
     """
     samples: dict[str, list[float]] = {name: [] for name in candidates}
     for sample in (*candidates.values(),) * 3:
@@ -82,12 +82,12 @@ def alternate(candidates: dict[str, Callable[[], float]]) -> dict[str, float]:
 
 
 def timed(call: Callable[[], object], number: int) -> Callable[[], float]:
-    """CPU seconds of one call, of `number` in a row."""
+    """Return a function that measures the CPU seconds per call over `number` calls."""
     return lambda: timeit.timeit(call, timer=time.process_time, number=number) / number
 
 
 def alternatives(folder: Path) -> dict[str, Callable[[np.ndarray], object]]:
-    """The same logits from uint8 `[N, 784]` without onnxruntime, on one thread."""
+    """Return functions that compute the same logits from uint8 `[N, 784]` without onnxruntime, on one thread."""
     script = torch.jit.load(folder / "mnist.torchscript.pt")
     state = script.state_dict()
     eager = torch.nn.Linear(784, 10)
@@ -223,7 +223,7 @@ def alternate_seconds(title: str, calls: dict[str, Callable[[], object]]) -> dic
 
 
 def chunked(model: Path, X: np.ndarray) -> dict[str, Callable[[], object]]:
-    """Bare runs of a uint8 graph over all of `X`, so many digits at a time; the best of them depends on the machine."""
+    """Return bare runs of a uint8 graph over `X` in batches of several sizes; the best size depends on the machine."""
     session = bare(model)
 
     def run(size: int) -> Callable[[], object]:
@@ -258,7 +258,7 @@ def memory_of_a_large_file(folder: Path) -> list[Claim]:
 
 
 def installed_size(folder: Path) -> list[Claim]:
-    """Size of what the wheel installs, but for the bundled models; beside it, the size of what it depends on."""
+    """Compare the installed size without the bundled models with the size of the dependencies."""
     pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT / "runtime")
     subprocess.run(pip, check=True)
     (wheel,) = folder.glob("mnist_runtime-*.whl")
@@ -290,7 +290,7 @@ def mib(size: float) -> str:
 
 
 def blas_kernel() -> str:
-    """The kernel that NumPy's OpenBLAS chose for this CPU; OPENBLAS_CORETYPE would choose another."""
+    """Return the kernel that NumPy's OpenBLAS chose for this CPU; OPENBLAS_CORETYPE overrides it."""
     folder = Path(np.__file__).parent.parent / "numpy.libs"
     for library in folder.glob("libscipy_openblas64_*"):
         name = getattr(ctypes.CDLL(str(library)), "scipy_openblas_get_corename64_", None)

@@ -1,7 +1,8 @@
-"""Costs and benefits of Ray: mnist-score beside the plain runtime on 9.8 million digits. Exits 1 if a bound is missed.
+"""Costs and benefits of Ray: mnist-score beside the plain runtime on 9.8 million digits.
 
-Every figure is a median of alternating repeats in one run of this file; start-up is separate. It runs on Linux, because
-memory is read from /proc. `python benchmarks/scale.py` takes about ten minutes and 4 GB of temporary disk.
+Exits with 1 if a bound is missed. Every figure is a median of alternating repeats in one run of this file, without
+start-up. It runs on Linux only, because it reads memory from /proc. `python benchmarks/scale.py` takes about ten
+minutes and 4 GB of temporary disk.
 """
 
 import itertools
@@ -52,7 +53,7 @@ for path in sorted(folder.iterdir()):
             writer.write_batch(pa.record_batch([pa.array(column) for column in columns], schema=schema))
 print(time.perf_counter() - begun)
 """
-"""Loop that you would write without Ray: the same Parquet in and out, one process, one thread."""
+"""The loop that one would write without Ray: the same Parquet in and out, one process, one thread."""
 
 
 def make_digits(folder: Path, shards: int, shifts: int) -> Path:
@@ -174,7 +175,7 @@ def main() -> int:
             samples["read"].append(read(folder))
             samples["classify"].append(classify())
             same_answers(one, two)
-            same_answers(ours, two, ["number", "label"])  # of probabilities, other batches round the last bits
+            same_answers(ours, two, ["number", "label"])  # without probabilities, whose last bits depend on batches
         cost = {name: statistics.median(values) for name, values in samples.items()}
         print("\nmedians                                    us per digit  digits per second")
         for name, what in {

@@ -1,10 +1,11 @@
-"""How fast mnist-serve is, next to a bare route and to the server one would write first. Exits 1 if a floor is missed.
+"""Speed of mnist-serve beside a bare route and a simple FastAPI server. Exits with 1 if a bound is missed.
 
-Every figure is a median of alternating repeats in one run of this file, and the load comes from a second process; the
-ratios are what counts. All servers run on uvicorn with httptools and uvloop, and log no access. It takes two minutes.
+Every figure is a median of alternating repeats in one run of this file, under load from a second process. Compare
+ratios, because figures depend on the machine. All servers run on uvicorn with httptools and uvloop, without access
+logs. It takes two minutes.
 
 Batching is measured on the bundled convolutional model and on a network of 15 MB. A run of the linear model takes a few
-microseconds of a request's hundred, and has nothing to share.
+of a request's hundred microseconds, so that batching could save nothing.
 """
 
 import http.client
@@ -80,7 +81,7 @@ print(json.dumps({
     "busy": cpu / took,
 }))
 """
-"""Keeps each of many connections busy with one request after the other: an epoll loop with nothing else in it."""
+"""Load generator: a bare epoll loop that keeps many connections busy with one request after the other."""
 
 BARE = """
 import socket, sys, uvicorn
@@ -127,7 +128,7 @@ uvicorn.Server(config).run(sockets=[listener])
 
 @dataclass(frozen=True)
 class Measure:
-    """What the load generator saw of one server: answers a second, seconds, and its own share of a CPU."""
+    """Answers per second of one server under load, latencies in seconds, and the load generator's share of a CPU."""
 
     rate: float
     p50: float
@@ -148,7 +149,7 @@ class Server:
         return Measure(**json.loads(subprocess.check_output(list(map(str, command)))))
 
     def ask(self) -> bytes:
-        """The body of one answer."""
+        """Send one request and return the body of the answer."""
         with socket.create_connection(("127.0.0.1", self.port)) as connection:
             connection.sendall(self.request.read_bytes())
             response = http.client.HTTPResponse(connection)
@@ -157,7 +158,7 @@ class Server:
 
 
 def alternate(servers: dict[str, Server], clients: int) -> dict[str, Measure]:
-    """Medians of what each server did, taken in turn."""
+    """Return the medians of each server's figures, measured in turn."""
     for server in servers.values():
         for _ in range(5):  # TorchScript is compiled during its first runs
             server.ask()
@@ -194,13 +195,13 @@ def theirs(source: str, argument: Path, request: Path) -> Iterator[Server]:
 
 
 def post(body: bytes, *headers: str) -> bytes:
-    """An HTTP request as it goes over the wire."""
+    """Return the bytes of an HTTP request."""
     lines = ["POST /v2/models/mnist/infer HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join([*lines, "\r\n"]).encode() + body
 
 
 def binary(digit: np.ndarray, outputs: list[str]) -> bytes:
-    """A digit of the binary tensor extension, as tritonclient sends it."""
+    """Return a request with a digit in the binary tensor extension, as tritonclient sends it."""
     datatype = {"float32": "FP32", "uint8": "UINT8"}[digit.dtype.name]
     described = {"name": "pixels", "shape": [1, 784], "datatype": datatype}
     header = {
@@ -213,7 +214,7 @@ def binary(digit: np.ndarray, outputs: list[str]) -> bytes:
 
 
 def one_client(folder: Path, digit: np.ndarray) -> list[Claim]:
-    """Latency of one digit over one connection, against a route that computes nothing."""
+    """Compare the latency of one digit over one connection with that of a route that computes nothing."""
     request, answer = folder / "binary", folder / "answer"
     request.write_bytes(binary(digit, ["label", "probabilities"]))
     with ours(request, "--model", folder) as mine:
@@ -227,7 +228,7 @@ def one_client(folder: Path, digit: np.ndarray) -> list[Claim]:
 
 
 def many_clients(folder: Path, digit: np.ndarray) -> list[Claim]:
-    """Throughput of the bundled model with 64 connections, against the server that one would write first."""
+    """Compare the throughput of the bundled model with 64 connections with that of a simple FastAPI server."""
     import torch
 
     from mnist_train.models import build
@@ -263,7 +264,7 @@ def many_clients(folder: Path, digit: np.ndarray) -> list[Claim]:
 
 
 def heavy_model(folder: Path) -> list[Claim]:
-    """Throughput with 64 connections where a run is worth sharing: 15 MB of weights, read once for a whole batch."""
+    """Compare batching with none for 64 connections and 15 MB of weights, which are read once per batch."""
     import torch
     from torch import nn
 

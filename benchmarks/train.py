@@ -1,7 +1,7 @@
 """Training beside the lab's bare loop and the DataLoader idiom, and a large file on disk beside a small one.
 
-Ratios within one run: medians of alternating repeats, so that a busy machine slows both sides alike. Exits 1 when a
-floor is missed.
+Ratios are those of medians of alternating repeats in one run, so that a busy machine slows both sides alike. Exits with
+1 if a bound is missed.
 """
 
 import io
@@ -59,7 +59,7 @@ for epoch in range({EPOCHS}):
 with torch.no_grad():
     print((model(x_valid).argmax(dim=1) == y_valid).float().mean())
 """
-"""What somebody would write: import torch, load the same file, run the lab's bare loop, look at the accuracy."""
+"""The plain script: import torch, load the same file, run the lab's bare loop, print the accuracy."""
 
 EPOCH = f"""
 import numpy as np
@@ -80,7 +80,7 @@ for chosen in torch.randperm(len(x)).split(128):
 
 
 def bare_loop(x: torch.Tensor, y: torch.Tensor) -> None:
-    """The lab's loop over nn.Linear, with nothing around it."""
+    """Run the lab's loop over nn.Linear, and nothing else."""
     model = MNISTLogistic()
     for _ in range(EPOCHS):
         for start in range(0, len(x), BATCH):
@@ -98,7 +98,7 @@ def our_loop(x: torch.Tensor, y: torch.Tensor, valid: tuple[torch.Tensor, torch.
 
 
 def idiom(x: torch.Tensor, y: torch.Tensor) -> None:
-    """DataLoader and torch.optim.SGD, as tutorials have it."""
+    """Train with DataLoader and torch.optim.SGD, as tutorials do."""
     model: nn.Module = MNISTLogistic()
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
     loader = DataLoader(TensorDataset(x, y), batch_size=BATCH)
@@ -110,7 +110,7 @@ def idiom(x: torch.Tensor, y: torch.Tensor) -> None:
 
 
 def alternate(*sides: Callable[[], float], repeats: int = REPEATS) -> list[float]:
-    """The median of what each side returns, after one round to warm up."""
+    """Return the median of what each side returns, after one round to warm up."""
     rounds = [[side() for side in sides] for _ in range(repeats + 1)]
     return [statistics.median(results) for results in zip(*rounds[1:], strict=True)]
 
@@ -132,14 +132,14 @@ class Process:
         self.memory = 0.0
 
     def __call__(self) -> float:
-        """Run it once; the wall time."""
+        """Run the command once; return its wall time."""
         usage = measure(*self.command)
         self.memory = usage.peak / 2**20
         return usage.wall
 
 
 def mapped(folder: Path, size: int) -> Path:
-    """A folder of .npy with `size` bytes of images, a hole on disk, and a few digits to validate on."""
+    """Make a folder of .npy files with `size` bytes of images, sparse on disk, and 10,000 digits to validate on."""
     folder.mkdir()
     count = size // 784
     for name, shape in (("x_train", (count, 28, 28)), ("y_train", (count,))):
