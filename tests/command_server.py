@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -113,7 +114,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def run_and_exit(words: Sequence[str]) -> NoReturn:
-    """Run a command and exit as an interpreter does, but without destroying torch's modules, which takes a second."""
+    """Run a command and exit as an interpreter does, but without destroying modules, which takes torch a second."""
     code: object = 0
     try:
         run(words)
@@ -132,24 +133,41 @@ def run_and_exit(words: Sequence[str]) -> NoReturn:
     os._exit(code or 0)
 
 
-class Rank(subprocess.Popen[bytes]):
-    """A rank that torchrun starts: a fork of torchrun instead of a new interpreter."""
+class Rank:
+    """A rank that torchrun starts, forked from torchrun; it has what torchrun uses of a `subprocess.Popen`."""
 
-    def _execute_child(self, *parameters) -> None:
-        arguments, *_, env = parameters[:7]
+    def __init__(self, args: Sequence[str], env: Mapping[str, str], **_: object) -> None:
+        self.args, self.returncode = args, None
         sys.stdout.flush()
         self.pid = os.fork()
-        self._child_created = True
-        if self.pid:
-            return
-        os.setsid()
-        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-            signal.signal(number, signal.SIG_DFL)
-        change_environment(env)
-        sys.stdout.reconfigure(write_through=True)  # -u
-        run_and_exit(["python", *arguments[2:]])
+        if not self.pid:
+            run_rank(["python", *args[2:]], env)  # without -u
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self, timeout: float) -> int:
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            time.sleep(0.01)  # as subprocess.Popen does
+        return self.returncode
+
+
+def run_rank(words: Sequence[str], env: Mapping[str, str]) -> NoReturn:
+    """Run a command as a rank, in a session of its own."""
+    os.setsid()
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    change_environment(env)
+    sys.stdout.reconfigure(write_through=True)  # as -u does
+    run_and_exit(words)
 
 
 def fork_ranks() -> None:
@@ -160,7 +178,7 @@ def fork_ranks() -> None:
 
 
 def remember_operators() -> None:
-    """Build the table of ONNX operators once, which torch.onnx.export builds anew in two seconds at every call."""
+    """Build the table of ONNX operators once, because torch.onnx.export takes two seconds to build it at every call."""
     from torch.onnx._internal._lazy_import import onnxscript_apis
 
     onnxscript_apis.get_torchlib_ops = functools.cache(onnxscript_apis.get_torchlib_ops)
@@ -173,7 +191,7 @@ def main() -> None:
     remember_operators()
     fork_ranks()
     gc.collect()
-    gc.freeze()  # a child that collects garbage would copy every page of torch's objects
+    gc.freeze()  # because a child that collects garbage would copy every page of torch's objects
     run_and_exit(serve(accept(socket.socket(fileno=int(sys.argv[1])))))
 
 

@@ -1,4 +1,4 @@
-"""What every room's tests share: real digits, one real training run, its artifacts, and real processes."""
+"""Fixtures of all rooms: real digits, one real training run, its artifacts, and real processes."""
 
 import codecs
 import contextlib
@@ -44,11 +44,11 @@ SLOW_ROOMS = ("browser", "docs", "edge", "end_to_end", "examples", "export", "se
 SLOW_FILES = frozenset(
     f"test_{name}.py"
     for name in (
-        *("augment", "distributed", "fit", "lab", "labs_loop", "models", "no_digit", "report", "run", "scratch"),
+        *("augment", "distributed", "fit", "lab", "models", "no_digit", "report", "run", "scratch"),
         *("classifier_processes", "fuzz", "images", "images_papers", "ink", "limits", "local", "ray_pool"),
     )
 )
-"""Files that train networks, read pictures by the hundred, or kill what they start."""
+"""Files that train networks, read hundreds of pictures, or kill processes."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -69,7 +69,7 @@ class CommandServer:
     """Names of the commands that a fork can run; of "python", `-c PROGRAM` alone."""
 
     def __init__(self, folder: Path) -> None:
-        """Connect to the server that listens in `folder`; start it where there is none."""
+        """Connect to the server that listens in `folder`; start it if there is none."""
         self._control = socket.socket(socket.AF_UNIX)
         address = folder / "commands"
         with _lock(address):
@@ -84,7 +84,7 @@ class CommandServer:
                     self._control.connect(str(address))
                     program = Path(__file__).with_name("command_server.py")
                     words = [sys.executable, str(program), str(listener.fileno())]
-                    os.posix_spawn(sys.executable, words, os.environ)  # it outlives who started it
+                    os.posix_spawn(sys.executable, words, os.environ)  # it outlives this process
         self._answers = self._control.makefile("rb")
 
     def run(
@@ -132,7 +132,7 @@ def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def make_once(common: Path) -> Callable[[str, Callable[[Path], None]], Path]:
-    """Return a folder that the first process which asks for its name fills, and all others read."""
+    """Return a function that returns a folder by its name; the first process to ask for the folder fills it."""
 
     def make_once(name: str, fill: Callable[[Path], None]) -> Path:
         folder = common / name
@@ -164,7 +164,7 @@ def command_server(common: Path) -> Iterator[Callable[[], CommandServer]]:
 
 
 def _needs_an_interpreter(env: Mapping[str, str]) -> bool:
-    """Return True if `env` sets what an interpreter reads at its start only, and so a fork would not see."""
+    """Return True if `env` sets a variable that an interpreter reads at its start only, and a fork would miss."""
     return any(name.startswith(("PYTHON", "LANG", "LC_")) and os.environ.get(name) != env[name] for name in env)
 
 
@@ -203,10 +203,10 @@ class Terminal:
         self.seen = ""
 
     def read(self, until: str | None = None) -> str:
-        """Everything seen so far, once `until` is in it or, without, once the command has ended."""
+        """Return all output so far, once it contains `until`, or, without `until`, once the command has ended."""
         while until is None or until not in self.seen:
             ready, _, _ = select.select([self._master], [], [], 60)
-            assert ready, f"nothing more came after: {self.seen}"
+            assert ready, f"there was no output after: {self.seen}"
             try:
                 self.seen += self._decoder.decode(os.read(self._master, 65536))
             except OSError:  # the terminal hangs up when the process has ended
@@ -223,7 +223,7 @@ class Terminal:
 
 @pytest.fixture
 def terminal() -> Iterator[Callable[..., Terminal]]:
-    """Start commands under a pseudo-terminal; what still runs at the test's end is killed."""
+    """Start commands under a pseudo-terminal; kill those that still run at the test's end."""
     started = []
 
     def start(*command: object, **options: object) -> Terminal:
@@ -237,7 +237,7 @@ def terminal() -> Iterator[Callable[..., Terminal]]:
 
 @pytest.fixture(scope="session")
 def test_split() -> "Split":
-    """The 10,000 digits that no training has seen."""
+    """The 10,000 test digits."""
     from mnist_train.data.bundled import load_split
 
     return load_split("test")

@@ -1,4 +1,4 @@
-"""The --help of every command: each option says in plain words what it is or does."""
+"""The --help of every command: each option is explained in plain words."""
 
 import subprocess
 import sys

@@ -101,7 +101,9 @@ def strokes() -> ModuleType:
 def chromium() -> Iterator[Browser]:
     if not CHROMIUM:
         (pytest.fail if os.environ.get("REQUIRE_CHROMIUM") else pytest.skip)(MISSING)
-    with sync_playwright() as playwright:  # of the module, for while it runs no other test can have an event loop
+    with (
+        sync_playwright() as playwright
+    ):  # per module, because no other test can have an event loop while Playwright runs
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()
@@ -122,7 +124,7 @@ def short_lived_server(tmp_path: Path) -> AbstractContextManager[str]:
 
 @contextmanager
 def serving(home: Path) -> Iterator[str]:
-    """Run mnist-serve with the bundled model, whatever lies around here, and yield its address."""
+    """Run mnist-serve with the bundled model in an empty folder, and yield its address."""
     clean = {key: value for key, value in os.environ.items() if key != "MNIST_MODEL"}
     command = [Path(sys.executable).parent / "mnist-serve", "--port", "0", "--log-format", "json", "--no-access-log"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, cwd=home, env=clean) as process:
@@ -136,7 +138,7 @@ def serving(home: Path) -> Iterator[str]:
 
 
 class Drawing:
-    """The page in a tab, and what it asked, said and complained of."""
+    """The page in a tab, with its requests and its errors."""
 
     def __init__(self, tab: Page, address: str) -> None:
         self.tab = tab
@@ -153,11 +155,11 @@ class Drawing:
 
     @property
     def questions(self) -> int:
-        """How many pictures were sent."""
+        """Number of pictures sent."""
         return sum(url.endswith("/digit") for url in self.requests)
 
     def last_picture(self) -> bytes:
-        """What was sent last."""
+        """Return the bytes of the last picture sent."""
         return bytes(self.tab.evaluate("pictures.at(-1).arrayBuffer().then(bytes => [...new Uint8Array(bytes)])"))
 
     def draw(self, strokes: list[list[tuple[float, float]]]) -> None:
@@ -176,13 +178,13 @@ class Drawing:
             self.tab.mouse.up()
 
     def wait_for(self, state: str) -> Locator:
-        """Wait until the page has nothing more to ask, and is in a state: blank, answered, refused or unreachable."""
+        """Wait until the page has no pending request and is in a state: blank, answered, refused or unreachable."""
         answer = self.tab.locator(f"#answer[aria-busy=false][data-state={state}]")
         answer.wait_for()
         return answer
 
     def label(self) -> int | None:
-        """Label that the page shows for all that is drawn; None where it says that it is no digit."""
+        """Return the label that the page shows for the drawing; None if it says that this is no digit."""
         self.wait_for("answered")
         shown = self.text("#label")
         return int(shown) if shown.isdigit() else None

@@ -16,14 +16,14 @@ Path = list[tuple[int, int]]
 
 @dataclass(frozen=True)
 class Sheet:
-    """What is drawn on, in its own units."""
+    """A sheet to draw on, in units of its own."""
 
     side: float = 28
-    """Of the square."""
+    """Side of the square sheet."""
     room: float = 26
-    """Of the longest side of the digit's ink."""
+    """Longest side of the digit's ink."""
     pen: float = 2.4
-    """A stroke's width."""
+    """Width of a stroke."""
 
     def strokes(self, digit: NDArray[np.uint8]) -> list[Stroke]:
         """Draw a digit, uint8 `[28, 28]`, as large as there is room, in the middle: polylines of (x, y)."""
@@ -101,7 +101,7 @@ CLOCKWISE = ((1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1
 
 
 def beside(point: tuple[int, int], among: set[tuple[int, int]]) -> Path:
-    """Those of `among` that touch a point, straight neighbours first."""
+    """Return the points of `among` that touch a point, horizontal and vertical neighbours first."""
     y, x = point
     near = [(y + down, x + right) for down, right in sorted(CLOCKWISE, key=lambda step: abs(step[0]) + abs(step[1]))]
     return [each for each in near if each in among]

@@ -1,4 +1,4 @@
-"""The page as an app: where it is served, a real Chromium can install it, and opens it without a network."""
+"""The page as an app: a real Chromium can install it from a server, and opens it without a network."""
 
 import os
 import time
@@ -22,7 +22,7 @@ class Silent(SimpleHTTPRequestHandler):
 
 @contextmanager
 def hosting(folder):
-    """Serve a folder as any host of static files does, and yield its address."""
+    """Serve a folder as a host of static files does, and yield its address."""
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=folder)) as server:
         thread = Thread(target=server.serve_forever)
         thread.start()
@@ -98,7 +98,7 @@ def test_an_installed_page_is_the_newest_that_its_host_has(page, inside, folder)
     assert drawing.text("h1") == "Draw two digits"
 
 
-def test_the_worker_answers_for_no_other_page_beside_it(page, folder):
+def test_the_worker_leaves_other_pages_of_the_folder_alone(page, folder):
     (folder / "mnist.html.txt").write_text("another file")
     with hosting(folder) as address:
         drawing = page(address + "mnist.html")

@@ -12,7 +12,7 @@ SEVEN = [[(7, 7), (12, 6.5), (20, 6.5), (19, 10), (16, 15), (13, 21), (12, 24)]]
 
 
 def seen(drawing):
-    """The pixels that the page shows, uint8 `[784]`."""
+    """Return the pixels that the page shows, uint8 `[784]`."""
     data = drawing.tab.locator("#seen").evaluate("c => [...c.getContext('2d').getImageData(0, 0, 28, 28).data]")
     return np.array(data[::4], np.uint8)
 
@@ -61,7 +61,7 @@ def test_the_proof_replays_all_golden_digits_on_the_screen(from_file, inside):
     assert [drawing.text(f"#{name}") for name in ("checkpoint", "validation")] == ["c" * 64, "d" * 64]
 
 
-def test_what_needs_a_server_is_not_there(from_file):
+def test_controls_that_need_a_server_are_hidden(from_file):
     drawing = from_file()
     for text in ("Open image", "pasted or dropped", "Round trip", "Drawings go to this server"):
         assert not drawing.tab.get_by_text(text).first.is_visible()

@@ -1,4 +1,4 @@
-"""The page in a real browser: real digits are drawn, and everything that it offers is done by hand."""
+"""The page in a real browser: real digits are drawn, and every control is operated."""
 
 import io
 import json
@@ -371,7 +371,7 @@ def test_the_policy_lets_no_other_script_style_or_host_in(page):
 
 
 @pytest.mark.parametrize("width", [320, 360, 768, 840, 1280])
-def test_no_width_scrolls_sideways_in_any_state(page, width):
+def test_the_page_fits_every_width_in_every_state(page, width):
     drawing = page(viewport={"width": width, "height": 740})
 
     def overflow():
@@ -430,13 +430,13 @@ def test_the_sheet_has_the_screens_own_pixels(page, density):
 
 
 def seen(drawing):
-    """The intensities that the page shows as what the model received."""
+    """Return the intensities that the page shows as the model's input."""
     data = drawing.tab.locator("#seen").evaluate("c => [...c.getContext('2d').getImageData(0, 0, 28, 28).data]")
     return data[::4]
 
 
 def ink(drawing):
-    """How many pixels of the sheet are covered, once it is painted."""
+    """Return the number of pixels of the painted sheet that are covered."""
     drawing.tab.evaluate("new Promise(resolve => requestAnimationFrame(() => requestAnimationFrame(resolve)))")
     return drawing.sheet.evaluate(
         """sheet => sheet.getContext("2d").getImageData(0, 0, sheet.width, sheet.height).data

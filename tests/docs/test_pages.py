@@ -66,7 +66,7 @@ def commands(page: str) -> Iterator[Command]:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """Copy the files that git tracks, so that a page can write where it likes."""
+    """Copy the files that git tracks, so that a page can write files anywhere."""
     for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines():
         if (source := ROOT / name).is_file() and not name.startswith("tests/"):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of printed programs: two networks, their prints and the integers they must give."""
+"""Fixtures of the tests of printed programs: two networks, their prints and the integers that they must compute."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ TEST_DIGITS = 1000
 
 @dataclass(frozen=True)
 class Printed:
-    """One network as a header and as a module, and what it must compute."""
+    """One network as a header and as a module, with the logits that it must compute."""
 
     header: bytes
     module: bytes
@@ -37,7 +37,7 @@ class Printed:
     logits: np.ndarray
     """Their logits, int64 `[N, 10]` or `[N, 11]`."""
     no_digit: int
-    """Integer that the eleventh logit minus the label's passes for what is no digit; 0 without one."""
+    """Threshold on the eleventh logit minus the label's, above which a picture is no digit; 0 without that logit."""
 
     @property
     def labels(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Replay the exact network and the float linear model in one engine, and print how far each is from its reference.
+"""Run the exact network and the float linear model in one engine, and print their differences from the references.
 
 Run by `make engines` in the engine's own environment: `python engines.py ENGINE FOLDER`, where FOLDER holds the models
 and digits that `python engines.py prepare FOLDER` wrote.
@@ -13,7 +13,7 @@ import numpy as np
 
 DIGITS = 1000
 MODELS = {"exact": "uint8", "linear": "float32"}
-"""Names of the models, and what their pixels are."""
+"""Dtype of the pixels by the name of the model."""
 
 Logits = Callable[[np.ndarray], np.ndarray]
 

@@ -1,4 +1,4 @@
-"""examples/c/main.c reads a digit and prints its label, or says what is wrong."""
+"""examples/c/main.c reads a digit and prints its label, or an error."""
 
 import subprocess
 from pathlib import Path
@@ -18,18 +18,18 @@ def _run(program: Path, data: bytes) -> tuple[int, bytes, bytes]:
     return done.returncode, done.stdout, done.stderr
 
 
-def test_it_prints_the_label(linear, program):
+def test_the_example_prints_the_label(linear, program):
     for digit, logits in zip(linear.digits[:20], linear.logits[:20], strict=True):
         assert _run(program, digit.tobytes()) == (0, b"%d\n" % logits.argmax(), b"")
 
 
 @pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"\0"])
-def test_it_wants_exactly_784_bytes(linear, program, change):
+def test_the_example_takes_exactly_784_bytes(linear, program, change):
     code, out, err = _run(program, change(linear.digits[0].tobytes()))
     assert (code, out, err.count(b"\n")) == (2, b"", 1)
 
 
-def test_a_damaged_header_answers_nothing(linear, tool, build):
+def test_a_damaged_header_prints_no_label(linear, tool, build):
     header = linear.header.replace(b"mnist_bias1[10] = {\n    ", b"mnist_bias1[10] = {\n    1")
     assert header != linear.header
     code, out, err = _run(build([tool("cc"), "-std=c99"], header, SOURCE), linear.digits[0].tobytes())

@@ -1,4 +1,4 @@
-"""mnist.mjs in node and Hermes: the integers of the network, the recipe's bytes, and what its self-test finds."""
+"""mnist.mjs in node and Hermes: the integers of the network, the bytes of the image recipe, and its self-test."""
 
 import base64
 import json
@@ -113,7 +113,7 @@ def test_verdicts_follow_the_rule_of_the_runtime_at_every_stated_risk(node, conv
         ),
     ],
 )
-def test_what_cannot_be_read_is_refused_in_one_sentence(node, call, sentence):
+def test_wrong_arguments_are_refused_in_one_sentence(node, call, sentence):
     program = f'import {{ logits, normalise, predict }} from "./mnist.mjs";\ntry {{ {call}; }} catch (error) {{'
     assert node(program + "console.log(error.message); }").decode().strip() == sentence
 
@@ -180,7 +180,7 @@ def test_the_self_test_names_the_layer_whose_table_is_damaged(tool, convolutiona
 
 
 def test_the_self_test_finds_every_one_of_200_bits(node):
-    """In one process: each damage is a module of its own, imported from a data: URL."""
+    """Import each damaged module from a data: URL, all in one process."""
     program = """
 import { readFileSync } from "node:fs";
 const source = readFileSync("mnist.mjs", "utf8");
@@ -214,15 +214,15 @@ def test_the_self_test_names_the_golden_digit_and_the_layer_that_an_engine_gets_
     assert (digit, layer) == (1, 1)
 
 
-def test_its_types_pass_the_strict_typescript_compiler(tool, tmp_path, convolutional):
+def test_the_types_pass_the_strict_typescript_compiler(tool, tmp_path, convolutional):
     (tmp_path / "mnist.mjs").write_bytes(convolutional.module)
     (tmp_path / "tsconfig.json").write_text(json.dumps(TYPES))
     done = subprocess.run([tool("tsc"), "-p", tmp_path], capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("", 0)
 
 
-def test_hermes_runs_its_syntax_and_passes_its_self_test(tool, tmp_path, convolutional):
-    """Hermes knows no modules by itself, and neither atob nor any other interface of browsers."""
+def test_hermes_runs_the_module_and_its_self_test_passes(tool, tmp_path, convolutional):
+    """Hermes alone has neither modules nor interfaces of browsers, such as atob."""
     source = re.sub(r"^export ", "", convolutional.module.decode(), flags=re.MULTILINE)
     (tmp_path / "mnist.js").write_text(source + "print(JSON.stringify(selftest()));\n")
     done = subprocess.run([tool("hermes"), tmp_path / "mnist.js"], capture_output=True, text=True, check=False)

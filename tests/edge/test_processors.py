@@ -1,4 +1,4 @@
-"""mnist.h computes the same bits however it is compiled, and wherever it runs."""
+"""mnist.h computes the same bits with every compiler and on every processor."""
 
 import subprocess
 from pathlib import Path
@@ -45,7 +45,7 @@ def _check(printed, command: list[str | Path]) -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("flags", FLAGS)
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
-def test_this_processor(printed, tool, build, compiler, flags, language):
+def test_this_processor_computes_the_same_logits(printed, tool, build, compiler, flags, language):
     if language == "C++17":
         compiler = {"gcc": "g++", "clang": "clang++"}[compiler]
     program = build([tool(compiler), *LANGUAGES[language], *STRICT, *FLAGS[flags]], printed.header, PROGRAM)
@@ -53,14 +53,14 @@ def test_this_processor(printed, tool, build, compiler, flags, language):
 
 
 @pytest.mark.parametrize("processor", PROCESSORS)
-def test_other_processors(printed, tool, build, processor):
+def test_other_processors_compute_the_same_logits(printed, tool, build, processor):
     compiler, emulator = map(tool, PROCESSORS[processor])
     program = build([compiler, "-std=c99", *STRICT, "-O3", "-static"], printed.header, PROGRAM)
     _check(printed, [emulator, program])
 
 
 @pytest.mark.parametrize("board", BOARDS)
-def test_bare_metal(printed, tool, build, tmp_path, board):
+def test_microcontrollers_compute_the_same_logits(printed, tool, build, tmp_path, board):
     cpu, machine = BOARDS[board]
     here = Path(__file__).parent
     compiler = [tool("arm-none-eabi-gcc"), f"-mcpu={cpu}", "-mthumb", "-std=gnu99", "-Os", *STRICT]

@@ -1,4 +1,4 @@
-"""The whole road for models other than the default: trained, exported, proved and asked for a digit's label."""
+"""Models other than the default: trained, exported, proved, and asked for a digit's label."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ class Convolutional(nn.Sequential):
 
 
 @pytest.mark.parametrize("model", ["mlp", "own_convolution:Convolutional"])
-def test_a_model_goes_the_whole_road(run, tmp_path: Path, train_digits, model):
+def test_a_model_is_trained_exported_proved_and_used(run, tmp_path: Path, train_digits, model):
     (tmp_path / "own_convolution.py").write_text(OWN)
     images, labels = train_digits
     np.savez(tmp_path / "digits.npz", x_train=images, y_train=labels)

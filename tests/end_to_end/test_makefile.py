@@ -1,4 +1,4 @@
-"""make takes torch's small build where that is right, and leaves a configured index alone."""
+"""make installs torch's CPU build on a machine without an NVIDIA driver, and respects a configured index."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def set_up(*words: str, **variables: str) -> str:
-    """Return what make would run to set up .venv, with no configuration of pip but these variables."""
+    """Return the commands by which make would set up .venv, with these variables as pip's only configuration."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "MAKE"))}
     env = {**clean, "PIP_CONFIG_FILE": os.devnull, **variables}
     command = ["make", "--dry-run", "--what-if", "pyproject.toml", ".venv/demo", *words]

@@ -1,4 +1,4 @@
-"""The whole road, with real commands in real processes, to a place where torch cannot be."""
+"""The whole way from training to a device without torch, with real commands in real processes."""
 
 import json
 import subprocess
@@ -35,7 +35,7 @@ def edge(tmp_path_factory) -> Path:
     return python.parent
 
 
-def test_the_wheel_alone_brings_only_what_it_declares(edge):
+def test_the_wheel_installs_only_its_declared_dependencies(edge):
     listed = subprocess.check_output(
         [sys.executable, "-m", "pip", "--python", edge / "python", "list", "--format=json"]
     )
@@ -44,7 +44,7 @@ def test_the_wheel_alone_brings_only_what_it_declares(edge):
     assert names <= {"mnist-runtime", "numpy", "onnxruntime", "click", "flatbuffers", "packaging", "protobuf"}
 
 
-def test_the_wheel_alone_puts_only_commands_on_path_that_work(edge):
+def test_the_wheel_installs_only_commands_that_work(edge):
     commands = {path.name for path in edge.iterdir() if path.name.startswith("mnist")}
     assert commands == {"mnist-infer", "mnist-parity"}
     for command in commands:

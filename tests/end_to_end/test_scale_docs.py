@@ -1,4 +1,4 @@
-"""The lines of docs/scale.md that need no cluster: the parts of every scheduler together are the whole."""
+"""The lines of docs/scale.md that need no cluster: the parts of each scheduler together make up the whole."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Everything in examples/ runs as its first lines say; examples/c is tested in tests/edge."""
+"""Every program in examples/ runs as its first lines say; examples/c is tested in tests/edge."""
 
 import json
 import os
@@ -127,7 +127,7 @@ def steps(instruction: str) -> list[str]:
 
 
 def test_the_dockerfiles_steps_build_a_server_that_passes_its_health_check(start, tmp_path: Path):
-    """Without Docker and an index: the files that it copies are enough to build what its last command runs."""
+    """Follow the steps without Docker and an index: the copied files suffice to install the command and run it."""
     source, installed = tmp_path / "src", tmp_path / "installed"
     source.mkdir()
     for copied in (line.split() for line in steps("COPY") if not line.startswith("--from")):
