@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -95,6 +95,7 @@ FLASH = '#define MNIST_NO_SELFTEST\n#include "mnist.h"\nint label(const uint8_t 
 FLASH += "int label(const uint8_t *pixels) { return mnist_predict(pixels); }\n"
 VALIDATION, TRAINING = load_split("valid"), load_split("train")
 DIGITS = VALIDATION.images.reshape(-1, 784)
+CALIBRATION = TRAINING.images[:CALIBRATION_DIGITS].reshape(-1, 784)
 
 
 def train(module: nn.Module, steps: int, lr: float) -> nn.Module:
@@ -159,7 +160,7 @@ def whole_process(folder: Path, header: bytes) -> Claim:
     infer = Path(sys.executable).with_name("mnist-infer")
     ours = min(measure("/bin/sh", "-c", f"exec {program} < {folder / 'digit.raw'}").wall for _ in range(15))
     theirs = min(measure(infer, folder / "digit.npy").wall for _ in range(5))
-    print(f"examples/c/main.c, static and stripped of nothing: {program.stat().st_size:,} bytes")
+    print(f"examples/c/main.c, static and not stripped: {program.stat().st_size:,} bytes")
     return Claim(
         "C process, exec to label / mnist-infer", f"{1e3 * ours:.1f} ms", f"{1e3 * theirs:.0f} ms", ours / theirs, 0.02
     )
@@ -185,87 +186,63 @@ def _opened(browser: Browser, page: Path) -> float:
         return float(tab.evaluate("performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"))
 
 
-def javascript(folder: Path, module: bytes, graph: bytes, c_us: float) -> list[Claim]:
+def javascript(folder: Path, module: bytes, graph: bytes, c_us: float) -> Iterator[Claim]:
     """Compare mnist.mjs with C and, where `make engines` has installed it, with onnxruntime-web."""
     (folder / "mnist.mjs").write_bytes(module)
     (folder / "mnist.onnx").write_bytes(graph)
     (folder / "digit.raw").write_bytes(DIGITS[0].tobytes())
     ready, best = min(in_node(folder, OURS) for _ in range(5))
-    claims = [
-        Claim(
-            "JavaScript / C, one digit, convolutional", f"{1e3 * best:.0f} us", f"{c_us:.0f} us", 1e3 * best / c_us, 20
-        ),
-        Claim("JavaScript, one digit / 5 ms", f"{best:.2f} ms", "5 ms", best / 5, 1),
-        Claim("offline page / 100 KB", f"{len(offline(module)):,} B", "100,000 B", len(offline(module)) / 100_000, 1),
-    ]
+    texts = f"{1e3 * best:.0f} us", f"{c_us:.0f} us"
+    yield Claim("JavaScript / C, one digit, convolutional", *texts, 1e3 * best / c_us, 20)
+    yield Claim("JavaScript, one digit / 5 ms", f"{best:.2f} ms", "5 ms", best / 5, 1)
+    page = offline(module)
+    yield Claim("offline page / 100 KB", f"{len(page):,} B", "100,000 B", len(page) / 100_000, 1)
     if CHROMIUM:
-        (folder / "mnist.html").write_bytes(offline(module))
+        (folder / "mnist.html").write_bytes(page)
         open_ms = interactive(folder / "mnist.html")
-        claims.append(
-            Claim("offline page, opened to interactive / 100 ms", f"{open_ms:.0f} ms", "100 ms", open_ms / 100, 1)
-        )
+        yield Claim("offline page, opened to interactive / 100 ms", f"{open_ms:.0f} ms", "100 ms", open_ms / 100, 1)
     if ENGINE.is_dir():
         (folder / "node_modules").symlink_to(ENGINE)
         web_ready, web_best = min(in_node(folder, WEB) for _ in range(5))
-        claims += [
-            Claim(
-                "JavaScript / ort-web, import to logits", f"{ready:.0f} ms", f"{web_ready:.0f} ms", ready / web_ready, 1
-            ),
-            Claim("JavaScript / ort-web, one digit", f"{best:.2f} ms", f"{web_best:.2f} ms", best / web_best, 10),
-        ]
-    return claims
+        texts = f"{ready:.0f} ms", f"{web_ready:.0f} ms"
+        yield Claim("JavaScript / ort-web, import to logits", *texts, ready / web_ready, 1)
+        yield Claim("JavaScript / ort-web, one digit", f"{best:.2f} ms", f"{web_best:.2f} ms", best / web_best, 10)
+
+
+def compare(kind: str, trained: nn.Module, folder: Path) -> Iterator[Claim]:
+    """Print a network in every language, measure each, and yield the claims."""
+    network, golden = exact(trained, CALIBRATION), golden_digits(VALIDATION)
+    header = to_header(network, golden, Thresholds(), origin="a benchmark", logits_sha256="0" * 64)
+    graphs = [exact_graph(network), uint8_graph(to_graph(trained))]
+    sessions = [SessionSettings().open(to_onnx(graph, {}), kind) for graph in graphs]
+    runs = [lambda s=s: s.run(["logits"], {"pixels": DIGITS[:1]}) for s in sessions]  # type: ignore[misc]
+    exact_us, float_us = best_of(*runs)
+    c_us = microseconds(folder, header)
+    accuracy, lost = accuracy_lost(trained, network)
+    print(f"{kind}: {network.weights:,} weights and biases, {accuracy:.2f} % exact")
+    if kind == "linear":
+        yield whole_process(folder, header)
+    else:
+        if shutil.which("node"):
+            module = to_module(network, golden, Thresholds(), checkpoint="0" * 64, validation_sha256="0" * 64)
+            yield from javascript(folder, module, to_onnx(graphs[0], {}), c_us)
+        texts = f"{exact_us:.1f} us", f"{float_us:.1f} us"
+        yield Claim("exact ONNX / float uint8 ONNX, one digit", *texts, exact_us / float_us, 1.4)
+        ram = int(re.search(rb"#define MNIST_BUFFER_SIZE (\d+)", header)[1])  # type: ignore[index]
+        yield Claim("static RAM / 8 KiB, convolutional", f"{ram:,} B", "8,192 B", ram / 8192, 1)
+    texts = f"{c_us:.1f} us", f"{exact_us:.1f} us"
+    yield Claim(f"C / exact ONNX, one digit, {kind}", *texts, c_us / exact_us, 0.5 if kind == "linear" else 2)
+    if shutil.which("arm-none-eabi-gcc"):
+        used, room = flash(folder, header), network.weights + 2048
+        yield Claim(f"Cortex-M0 flash / weights + 2 KiB, {kind}", f"{used:,} B", f"{room:,} B", used / room, 1)
+    yield Claim(f"points of accuracy lost / 0.1, {kind}", f"{lost:.2f}", "0.10", lost / 0.1, 1)
 
 
 def main() -> int:
-    claims, golden = [], golden_digits(VALIDATION)
-    calibration = TRAINING.images[:CALIBRATION_DIGITS].reshape(-1, 784)
     torch.manual_seed(0)
     models = {"linear": train(MNISTLogistic(), 600, 1e-3), "convolutional": train(CNN(), STEPS, 3e-3)}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for kind, trained in models.items():
-            network = exact(trained, calibration)
-            header = to_header(network, golden, Thresholds(), origin="a benchmark", logits_sha256="0" * 64)
-            graphs = [exact_graph(network), uint8_graph(to_graph(trained))]
-            sessions = [SessionSettings().open(to_onnx(graph, {}), kind) for graph in graphs]
-            runs = [lambda s=s: s.run(["logits"], {"pixels": DIGITS[:1]}) for s in sessions]  # type: ignore[misc]
-            exact_us, float_us = best_of(*runs)
-            c_us = microseconds(folder, header)
-            accuracy, lost = accuracy_lost(trained, network)
-            print(f"{kind}: {network.weights:,} weights and biases, {accuracy:.2f} % exact")
-            ceiling = 2 if kind == "convolutional" else 0.5
-            if kind == "convolutional":
-                if shutil.which("node"):
-                    module = to_module(network, golden, Thresholds(), checkpoint="0" * 64, validation_sha256="0" * 64)
-                    claims += javascript(folder, module, to_onnx(graphs[0], {}), c_us)
-                claims.append(
-                    Claim(
-                        "exact ONNX / float uint8 ONNX, one digit",
-                        f"{exact_us:.1f} us",
-                        f"{float_us:.1f} us",
-                        exact_us / float_us,
-                        1.4,
-                    )
-                )
-                ram = int(re.search(rb"#define MNIST_BUFFER_SIZE (\d+)", header)[1])  # type: ignore[index]
-                claims.append(Claim("static RAM / 8 KiB, convolutional", f"{ram:,} B", "8,192 B", ram / 8192, 1))
-            else:
-                claims.append(whole_process(folder, header))
-            claims.append(
-                Claim(
-                    f"C / exact ONNX, one digit, {kind}",
-                    f"{c_us:.1f} us",
-                    f"{exact_us:.1f} us",
-                    c_us / exact_us,
-                    ceiling,
-                )
-            )
-            if shutil.which("arm-none-eabi-gcc"):
-                used, room = flash(folder, header), network.weights + 2048
-                claims.append(
-                    Claim(f"Cortex-M0 flash / weights + 2 KiB, {kind}", f"{used:,} B", f"{room:,} B", used / room, 1)
-                )
-            claims.append(Claim(f"points of accuracy lost / 0.1, {kind}", f"{lost:.2f}", "0.10", lost / 0.1, 1))
+        claims = [claim for kind, trained in models.items() for claim in compare(kind, trained, Path(name))]
     return report(claims)
 
 
