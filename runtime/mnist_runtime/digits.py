@@ -109,9 +109,9 @@ def as_intensities(digits: Intensities | Pixels) -> Intensities:
 
 
 def suspicion(digits: Intensities | Pixels) -> str | None:
-    """Return a sentence if checked digits are probably not what they should be, and None if nothing is odd.
+    """Return a warning if checked digits are probably wrong, else None.
 
-    Intensities none of which exceeds 1 are nearly black; where the rim is bright, the ink is probably dark.
+    Digits without an intensity above 1 are nearly black; digits with bright rims probably have dark ink.
 
     >>> suspicion(np.eye(784, dtype=np.uint8))
     'no intensity is above 1 of 255, so the digits are nearly blank; ...

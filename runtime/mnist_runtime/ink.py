@@ -29,11 +29,11 @@ CENTRE = 14
 UNIT = 16
 """Stroke widths and distances are counted in sixteenths of a pixel."""
 THINNEST, THICKEST = 24, 96
-"""Stroke widths that are left alone, in units of a pixel of the 28x28: 1.5 to 6 pixels, as in 96 % of MNIST."""
+"""Least and largest stroke width kept, in sixteenths of a pixel: 1.5 and 6 pixels; 96 % of MNIST lies between."""
 FINE = 3 * BOX
 """Pixels of the ink's longest side where strokes are measured and redrawn."""
 LARGEST = 800
-"""Pixels of a side; up to here float32, in which the filter's products are summed, holds every sum exactly."""
+"""Largest side in pixels: up to here, the filter's sums of products are exact in float32."""
 
 _FAINTEST = 24  # grey levels between ink and ground
 _MARGIN = 8  # pixels around the fine picture; the thinnest stroke is thickened by less
@@ -136,16 +136,16 @@ def scaled(ink: Ink, side: int) -> Ink:
 
 
 class _Filter(NamedTuple):
-    """The triangle filter of antialiased resizing, for each row of each result the pixels that count."""
+    """The triangle filter of antialiased resizing: the pixels that count for each row of each result."""
 
     pixels: _Ints
-    """Where they lie, `[N, rows, taps]`; those beyond the picture count 0 times."""
+    """Indices of the pixels, `[N, rows, taps]`; pixels beyond the picture count 0 times."""
     weights: _Floats
-    """How many times each counts, `[N, rows, taps]`."""
+    """Number of times that each counts, `[N, rows, taps]`."""
 
     @classmethod
     def of(cls, start: _Ints, length: _Ints, size: _Ints, rows: int) -> "_Filter":
-        """Return what brings the `length` pixels from `start` on to `size` pixels.
+        """Return the filter that resizes the `length` pixels from `start` on to `size` pixels.
 
         Pixel `j` of the box counts `max(0, 2 * max(length, size) - |(2i + 1) * length - (2j + 1) * size|)` times for
         pixel `i` of the result, in units of 1 / (2 * size) pixels.
@@ -162,9 +162,8 @@ class _Filter(NamedTuple):
         """Return the rounded means `(2 * sum(weights * ink) + total) // (2 * total)`, total at least 1."""
         total = np.maximum(self.weights.sum(axis=2, keepdims=True, dtype=np.float64), 1)
         counted = ink[np.arange(len(ink))[:, None, None], self.pixels]
-        sums = np.einsum(
-            "nrt,nrtw->nrw", self.weights, counted
-        )  # a matrix product is slower, because most counts are 0
+        # A matrix product is slower, because most counts are 0.
+        sums = np.einsum("nrt,nrtw->nrw", self.weights, counted)
         mean: _Floats = np.floor(sums / total + 0.5).astype(np.float32)
         return mean
 

@@ -1,4 +1,4 @@
-"""MNIST's form for ink: equal to its specification, harmless to MNIST's own digits, and the same for every pen."""
+"""MNIST's form of ink: equal to its specification, for every pen; MNIST's own digits pass unchanged."""
 
 import math
 
@@ -10,7 +10,7 @@ from mnist_runtime.ink import _MARGIN, BOX, CENTRE, FINE, LARGEST, THICKEST, THI
 
 
 def width(ink):
-    """Stroke widths in pixels of the 28x28, as the specification measures them."""
+    """Return stroke widths in pixels of the 28x28, as the specification measures them."""
     return Strokes.of(np.pad(scaled(ink, FINE), ((0, 0), (_MARGIN, _MARGIN), (_MARGIN, _MARGIN)))).width / UNIT
 
 
@@ -86,7 +86,7 @@ def literal_form(ink):
 
 
 def scribble(rng, size, pen):
-    """A random polyline, antialiased, uint8 `[height, width]`."""
+    """Draw a random polyline, antialiased, uint8 `[height, width]`."""
     picture = Image.new("L", tuple(4 * side for side in size))
     points = [tuple(rng.uniform(0.2, 0.8, 2) * picture.size) for _ in range(3)]
     ImageDraw.Draw(picture).line(points, fill=int(rng.integers(120, 256)), width=max(1, round(4 * pen)))
@@ -94,12 +94,12 @@ def scribble(rng, size, pen):
 
 
 @pytest.mark.parametrize(("size", "pen"), [((40, 30), 1), ((30, 60), 4), ((90, 90), 1), ((25, 25), 14), ((9, 70), 2)])
-def test_it_equals_the_specification_computed_a_pixel_at_a_time(size, pen):
+def test_the_form_equals_the_specification_computed_a_pixel_at_a_time(size, pen):
     ink = scribble(np.random.default_rng(size[0]), size, pen)
     assert np.array_equal(normalise(ink[None])[0].reshape(28, 28), literal_form(ink.tolist()))
 
 
-def test_mnists_own_digits_pass_unchanged_where_their_strokes_are_neither_thin_nor_thick(test_split):
+def test_digits_of_mnist_with_usual_strokes_pass_unchanged(test_split):
     digits = test_split.images[:1000]
     widths = width(digits)
     usual = (widths >= THINNEST / UNIT) & (widths <= THICKEST / UNIT)
@@ -107,7 +107,7 @@ def test_mnists_own_digits_pass_unchanged_where_their_strokes_are_neither_thin_n
     assert np.array_equal(normalise(digits[usual]), digits[usual].reshape(-1, 784))
 
 
-def test_strokes_are_as_wide_however_large_they_are_drawn(test_split):
+def test_the_measured_stroke_width_is_independent_of_size(test_split):
     digits = test_split.images[:100]
     large = np.stack([np.asarray(Image.fromarray(digit).resize((252, 252))) for digit in digits])
     assert np.percentile(np.abs(width(large) / width(digits) - 1), 95) < 0.1
@@ -123,7 +123,7 @@ POLYLINES = {
 
 
 def drawn(strokes, pen):
-    """Polylines of 170 pixels drawn with a round pen on 280x280."""
+    """Draw polylines of 170 pixels with a round pen on 280x280."""
     picture = Image.new("L", (560, 560))
     brush = ImageDraw.Draw(picture)
     for stroke in strokes:
@@ -135,7 +135,7 @@ def drawn(strokes, pen):
 
 
 @pytest.mark.parametrize("pen", [1, 2, 4, 8, 16, 28, 44])
-def test_every_pen_comes_near_mnists_stroke_width_and_leaves_the_shape(pen):
+def test_every_pen_is_brought_near_the_stroke_width_of_mnist_and_keeps_the_shape(pen):
     digits = normalise(np.stack([drawn(strokes, pen) for strokes in POLYLINES.values()]))
     usual = normalise(np.stack([drawn(strokes, 20) for strokes in POLYLINES.values()]))
     widths = width(digits.reshape(-1, 28, 28))
@@ -143,7 +143,7 @@ def test_every_pen_comes_near_mnists_stroke_width_and_leaves_the_shape(pen):
     assert np.corrcoef(np.concatenate([digits, usual]))[:5, 5:].argmax(axis=1).tolist() == [0, 1, 2, 3, 4]
 
 
-def test_a_batch_equals_its_pictures_one_by_one(test_split):
+def test_a_batch_gets_the_forms_of_its_single_pictures(test_split):
     pictures = np.stack([drawn(strokes, pen) for pen, strokes in enumerate(POLYLINES.values(), 1)])
     pictures[2] = 0
     batch = normalise(pictures)

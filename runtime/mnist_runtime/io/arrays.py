@@ -25,6 +25,14 @@ _IDX_DTYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 _MAGIC = b"\x93NUMPY"
 _ARRAY_LIMIT = 2**30  # bytes that `StoredArray.array` holds in memory
 _HEADER_LIMIT = 10_000  # bytes; NumPy's own limit, which NumPy checks only after reading the whole header
+_NPY_READERS = {
+    (1, 0): (2, np.lib.format.read_array_header_1_0),
+    (2, 0): (4, np.lib.format.read_array_header_2_0),
+}
+"""Size in bytes of the header's length, and NumPy's reader of length and header, per format version."""
+
+_Header = tuple[tuple[int, ...], bool, np.dtype[Any], int]
+"""Shape, Fortran order, dtype, and the header's own size in bytes."""
 
 
 class OtherArrayError(DigitError):
@@ -78,8 +86,8 @@ class StoredArray:
     def _read_header(cls, stream: Stream, name: str, size: int | None, kept: Stream | None) -> Self:
         shape, is_fortran, dtype, offset = _header(stream, name)
         array = cls(name, shape, dtype, offset, kept)
-        if size is not None and (missing := array._bytes - (size - offset)) > 0:
-            array._refuse_cut(missing)
+        if size is not None:
+            array._check_whole(size - offset, array._bytes)
         if is_fortran:
             error = DigitError if array._is_digits() else OtherArrayError
             raise error(f"{name} is in Fortran order; save it again with np.save(path, np.ascontiguousarray(x))")
@@ -109,7 +117,8 @@ class StoredArray:
                 "once; save it in smaller files"
             )
         with self._at(0) as stream:
-            data = self._whole(read_pieces(stream, self._bytes - 1), self._bytes)
+            data = read_pieces(stream, self._bytes - 1)
+        self._check_whole(len(data), self._bytes)
         return np.frombuffer(data, self.dtype).reshape(self.shape)
 
     def chunks(self, count: int, start: int = 0, stop: int | None = None) -> Iterator[Intensities | Pixels]:
@@ -117,7 +126,7 @@ class StoredArray:
 
         Args:
             count: Largest number of digits to hold in memory.
-            start: First digit to read of a file; a stream stands where it is.
+            start: First digit to read of a file; a stream is read on from where it stands.
             stop: Digit before which to stop; the number of digits by default.
 
         Raises:
@@ -125,10 +134,13 @@ class StoredArray:
             FileReadError: the file cannot be read.
             DigitError: it holds less than its header claims, or values that are not a digit's.
         """
-        stop = len(self) if stop is None else stop
+        stop, row = len(self) if stop is None else stop, PIXELS * self.dtype.itemsize
         with self._at(start) as stream:
             for first in range(start, stop, count):
-                yield self._digits(stream, min(count, stop - first))
+                rows = min(count, stop - first)
+                data = stream.read(rows * row)
+                self._check_whole(len(data), rows * row)
+                yield as_digits(np.frombuffer(data, self.dtype).reshape(rows, PIXELS))
 
     @property
     def _bytes(self) -> int:
@@ -141,9 +153,9 @@ class StoredArray:
 
     @contextlib.contextmanager
     def _at(self, digit: int) -> Iterator[Stream]:
-        """Open the file at one of its digits; a stream stands where it is.
+        """Open the file at one of its digits; a stream is passed on from where it stands.
 
-        Files are read and not mapped, because a mapped file that somebody truncates kills the process.
+        Files are read and not mapped, because truncating a mapped file kills the process that reads it.
         """
         if self._stream is not None:
             yield self._stream
@@ -153,24 +165,16 @@ class StoredArray:
             stream.seek(self.offset + digit * PIXELS * self.dtype.itemsize)
             yield stream
 
-    def _digits(self, stream: Stream, count: int) -> Intensities | Pixels:
-        size = count * PIXELS * self.dtype.itemsize
-        data = self._whole(stream.read(size), size)
-        return as_digits(np.frombuffer(data, self.dtype).reshape(count, PIXELS))
-
-    def _whole(self, data: bytes, size: int) -> bytes:
-        if len(data) < size:
-            self._refuse_cut(size - len(data))
-        return data
-
-    def _refuse_cut(self, missing: int) -> NoReturn:
-        raise DigitError(
-            f"{self.name} is cut short by {missing:,} bytes of its {self.dtype} {self.shape}; copy or save it again"
-        )
+    def _check_whole(self, size: int, wanted: int) -> None:
+        if size < wanted:
+            raise DigitError(
+                f"{self.name} is cut short by {wanted - size:,} bytes of its {self.dtype} {self.shape}; copy or save "
+                "it again"
+            )
 
 
-def _header(stream: Stream, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """Parse the header: shape, Fortran order, dtype and the header's own size in bytes, its claims unchecked."""
+def _header(stream: Stream, name: str) -> _Header:
+    """Parse the header, whose claims are not checked against the file's size."""
     start = stream.read(len(_MAGIC) + 2)
     if start[:2] == b"\0\0":
         return _idx_header(start, stream, name)
@@ -179,7 +183,7 @@ def _header(stream: Stream, name: str) -> tuple[tuple[int, ...], bool, np.dtype[
     return _npy_header((start[-2], start[-1]), stream, name)
 
 
-def _idx_header(start: bytes, stream: Stream, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+def _idx_header(start: bytes, stream: Stream, name: str) -> _Header:
     try:
         dtype, ndim = np.dtype(_IDX_DTYPES[start[2]]), start[3]
         shape = struct.unpack(f">{ndim}I", start[4:] + stream.read(4 * (ndim - 1)))
@@ -189,27 +193,25 @@ def _idx_header(start: bytes, stream: Stream, name: str) -> tuple[tuple[int, ...
     return shape, False, dtype, 4 + 4 * ndim
 
 
-def _npy_header(
-    version: tuple[int, int], stream: Stream, name: str
-) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+def _npy_header(version: tuple[int, int], stream: Stream, name: str) -> _Header:
+    if version not in _NPY_READERS:
+        _refuse(name, f"its format version {version} is not 1.0 or 2.0")
+    width, read = _NPY_READERS[version]
+    length = stream.read(width)
+    size = int.from_bytes(length, "little")
+    if size > _HEADER_LIMIT:
+        _refuse(name, f"its header claims more than {_HEADER_LIMIT:,} bytes")
+    header = stream.read(size)
     try:
-        if version not in ((1, 0), (2, 0)):
-            _refuse(name, f"its format version {version} is not 1.0 or 2.0")
-        length = stream.read(2 if version == (1, 0) else 4)
-        if int.from_bytes(length, "little") > _HEADER_LIMIT:
-            _refuse(name, f"its header claims more than {_HEADER_LIMIT:,} bytes")
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran_order, dtype = read(io.BytesIO(length + stream.read(int.from_bytes(length, "little"))))
+        shape, fortran_order, dtype = read(io.BytesIO(length + header))
         np.broadcast_to(np.empty((), dtype), shape)  # takes no memory, and fails where no such shape can exist
-    except DigitError:
-        raise
     except Exception as error:  # noqa: BLE001  # the parser reads Python literals, and raises what that runs into
         _refuse(name, first_line(error), error)
     if dtype.hasobject:
         raise OtherArrayError(f"{name} holds pickled Python objects, which are never loaded; save numbers with np.save")
     if dtype.kind not in "biufc":
         raise OtherArrayError(f"{name} holds {dtype} and no numbers; save uint8 or float numbers with np.save")
-    return shape, fortran_order, dtype, len(_MAGIC) + 2 + len(length) + int.from_bytes(length, "little")
+    return shape, fortran_order, dtype, len(_MAGIC) + 2 + width + size
 
 
 def _refuse(name: str, why: str, cause: Exception | None = None) -> NoReturn:

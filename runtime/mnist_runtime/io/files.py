@@ -28,7 +28,7 @@ def reading(path: str | os.PathLike[str], wanted: str) -> Iterator[None]:
 
     Raises:
         FileMissingError: there is no such file.
-        FileReadError: it is a folder, or unreadable. Both sentences end in the advice `wanted`.
+        FileReadError: it is a folder, or unreadable. All sentences end in the advice `wanted`.
     """
     try:
         yield
@@ -52,8 +52,8 @@ def open_regular(path: str | os.PathLike[str], wanted: str) -> Iterator[Buffered
 
     Raises:
         FileMissingError: there is none.
-        FileReadError: it is a folder, a pipe, a socket or a device, or unreadable; so is what the block raises as
-            OSError. All sentences end in `wanted`.
+        FileReadError: it is a folder, a pipe, a socket or a device, or the block raises OSError. All sentences end in
+            the advice `wanted`.
     """
     with reading(path, wanted), open(path, "rb", opener=_open_at_once) as file:  # Path has no opener
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -75,11 +75,12 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def read_whole(path: str | os.PathLike[str], *, limit: int, wanted: str) -> bytes:
-    """Read the regular file at `path`, of 1 to `limit` bytes, in memory that grows with what is there.
+    """Read the regular file at `path`, of 1 to `limit` bytes, in memory that grows with the bytes present.
 
     Raises:
         FileMissingError: there is none.
-        FileReadError: it is no regular file, empty, larger than `limit` or unreadable. All sentences end in `wanted`.
+        FileReadError: it is no regular file, empty, larger than `limit` or unreadable. All sentences end in the advice
+            `wanted`.
     """
     with open_regular(path, wanted) as file:
         size = os.fstat(file.fileno()).st_size
@@ -92,7 +93,7 @@ def read_whole(path: str | os.PathLike[str], *, limit: int, wanted: str) -> byte
 
 
 def read_pieces(stream: Stream, limit: int) -> bytes:
-    """Read a stream to its end or to `limit` + 1 bytes, in memory that grows with what arrives.
+    """Read a stream to its end or to `limit` + 1 bytes, in memory that grows with the bytes present.
 
     `stream.read(limit)` would reserve the limit itself.
     """
@@ -139,7 +140,7 @@ def staged(path: str | os.PathLike[str], data: bytes) -> Iterator[Callable[[], N
                 os.fsync(file.fileno())
         yield commit
     finally:
-        with contextlib.suppress(OSError, ValueError):  # if the name cannot be looked up, nothing was written
+        with contextlib.suppress(OSError, ValueError):  # renamed, or never written
             temporary.unlink()
 
 

@@ -8,7 +8,7 @@ _FORMATS = {
     "image": rb"\x89PNG|\xff\xd8\xff|GIF8|BM....\0\0\0\0|RIFF....WEBP|II\*\0|MM\0\*|....ftyp(avif|avis|mif1)",
     "text": rb"(\xef\xbb\xbf)?[\t\n\r -~]+\Z",
 }
-_LONGEST = 16  # bytes that tell every format apart
+_LONGEST = 16  # bytes, enough to distinguish all formats
 
 
 def recognise(start: bytes) -> str | None:
@@ -18,4 +18,4 @@ def recognise(start: bytes) -> str | None:
     ('array', 'text', None)
     """
     start = start[:_LONGEST]
-    return next((name for name, form in _FORMATS.items() if re.match(form, start, re.DOTALL)), None)
+    return next((name for name, pattern in _FORMATS.items() if re.match(pattern, start, re.DOTALL)), None)

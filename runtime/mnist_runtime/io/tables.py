@@ -28,7 +28,7 @@ class StoredTable:
         """Read the first line of `stream`, which is a header unless it consists of numbers; `name` is for errors.
 
         Raises:
-            DigitError: the stream is no text, or its line is endless.
+            DigitError: the first line is not text, or too long.
         """
         self.name = name
         """Name of the stream, for errors."""
@@ -52,7 +52,7 @@ class StoredTable:
         if self._columns - (self._label is not None) != PIXELS:
             raise DigitError(
                 f"{self.name} is no table of digits: its first line has {self._columns:,} values, and a digit has "
-                f"{PIXELS}, or a label and {PIXELS}; name the label's column label"
+                f'{PIXELS}, or a label and {PIXELS}; give the labels\' column the header "label"'
             )
         for rows in self._rows(count):
             if self._label is None:
@@ -61,13 +61,13 @@ class StoredTable:
                 yield _digits(np.delete(rows, self._label, axis=1)), as_whole(rows[:, self._label], self.name)
 
     def labels(self) -> NDArray[np.int64]:
-        """Read the labels alone: of a table of one column, or of the column that is named so.
+        """Read the labels alone: the only column, or the one whose header is in `_LABELS`.
 
         Raises:
-            DigitError: no column is named so, the values are not whole numbers, or there are too many.
+            DigitError: there is no such column, the values are not whole numbers, or there are too many.
         """
         if self._label is None:
-            raise DigitError(f"{self.name} has {self._columns:,} columns; name that of the labels label in a header")
+            raise DigitError(f'{self.name} has {self._columns:,} columns; give the labels\' column the header "label"')
         parts, count = [np.empty(0, np.int64)], 0
         for rows in self._rows(_ROWS):
             count += len(rows)
@@ -86,9 +86,10 @@ class StoredTable:
             try:
                 rows = np.loadtxt(lines, kind, comments=None, delimiter=",", quotechar='"', ndmin=2)
             except (ValueError, OverflowError) as error:
-                why, _, _ = first_line(error).partition("; use `usecols`")  # that is for NumPy's own callers
-                reason = f"below row {start:,}: {why}"
-                raise DigitError(f"{self.name} is not a table of numbers ({reason}); fix or drop that row") from error
+                why, _, _ = first_line(error).partition("; use `usecols`")  # advice for callers of NumPy
+                raise DigitError(
+                    f"{self.name} is not a table of numbers (below row {start:,}: {why}); fix or drop that row"
+                ) from error
             if rows.shape[1] != self._columns:
                 raise DigitError(f"{self.name} has rows of {self._columns:,} and of {rows.shape[1]:,} values")
             yield rows

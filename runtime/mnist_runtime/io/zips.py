@@ -1,4 +1,4 @@
-"""ZIP archives, of arrays (.npz) or of pictures, whose damage is told in one sentence."""
+"""ZIP archives of arrays (.npz) or pictures; damage of any kind raises one error."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ def unzipped(file: BinaryIO | str | os.PathLike[str], name: str) -> Iterator[Zip
     """Open an archive; `name` is for errors.
 
     Raises:
-        DigitError: it is damaged, encrypted, or compressed in a way that this Python does not know.
+        DigitError: it is damaged, encrypted, or compressed by a method that this Python lacks.
     """
     try:
         with ZipFile(file) as archive:

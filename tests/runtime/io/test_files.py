@@ -11,7 +11,7 @@ from mnist_runtime.errors import FileMissingError, FileReadError, FileWriteError
 from mnist_runtime.io.files import ensure_writable, read_whole, write_atomically
 
 
-def test_what_is_written_is_read_back(tmp_path):
+def test_a_written_file_is_read_back(tmp_path):
     write_atomically(tmp_path / "new folder" / "a file", b"bytes")
     assert read_whole(tmp_path / "new folder" / "a file", limit=5, wanted="") == b"bytes"
 
@@ -45,7 +45,7 @@ def test_a_parent_that_is_a_file_is_refused(tmp_path):
     assert (tmp_path / "file").read_bytes() == b"kept"
 
 
-def test_a_folder_is_tried_without_a_trace(tmp_path):
+def test_the_check_of_a_folder_leaves_nothing_behind(tmp_path):
     ensure_writable(tmp_path / "made")
     assert list((tmp_path / "made").iterdir()) == []
 
@@ -66,10 +66,10 @@ def test_a_process_killed_before_the_rename_leaves_the_old_file(tmp_path):
     assert (tmp_path / "file").read_bytes() == b"old"
 
 
-@pytest.mark.parametrize(("content", "said"), [(b"", "is empty"), (b"123456", "is larger than")])
-def test_files_of_a_wrong_size_are_refused(tmp_path, content, said):
+@pytest.mark.parametrize(("content", "sentence"), [(b"", "is empty"), (b"123456", "is larger than")])
+def test_files_of_a_wrong_size_are_refused(tmp_path, content, sentence):
     (tmp_path / "file").write_bytes(content)
-    with pytest.raises(FileReadError, match=said):
+    with pytest.raises(FileReadError, match=sentence):
         read_whole(tmp_path / "file", limit=5, wanted="give another")
 
 
@@ -106,7 +106,7 @@ def test_reading_takes_the_memory_of_the_file_and_not_of_the_limit(tmp_path):
     assert (result.stdout, result.stderr) == (b"3000000\n", b"")
 
 
-def test_a_name_that_no_file_can_have_is_refused_for_writing():
+def test_an_impossible_name_is_refused_for_writing():
     with pytest.raises(FileWriteError, match="null byte"):
         write_atomically("a\0b", b"x")
     with pytest.raises(FileWriteError, match="choose another folder"):

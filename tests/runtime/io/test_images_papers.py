@@ -1,4 +1,4 @@
-"""Digits on ruled, squared and printed paper, in form fields and on receipts: the paper's own lines are not read."""
+"""Digits on ruled, squared and printed paper, in form fields and on receipts: the lines of the paper are removed."""
 
 import io
 
@@ -39,7 +39,7 @@ def printed(draw, rng, ink, *, colour=(0, 0, 0), tilt=0.0):
 
 
 class Scaled:
-    """Lines in pixels of the picture, drawn four times as large."""
+    """A drawing whose lines are given in pixels of the picture, and drawn four times as large."""
 
     def __init__(self, draw):
         self._draw = draw
@@ -52,9 +52,9 @@ class Scaled:
         self._draw.rectangle([4 * side for side in box[:2]] + [4 * side - 1 for side in box[2:]], fill=255)
 
 
-def encode(picture, form="PNG", **options):
+def encode(picture, format_="PNG", **options):
     file = io.BytesIO()
-    picture.save(file, form, **options)
+    picture.save(file, format_, **options)
     return file.getvalue()
 
 
@@ -156,7 +156,7 @@ PAPERS = (
 
 
 def share_right(paper, split):
-    """Share of 60 test digits on this paper that the bundled model recognises or that are refused with a reason."""
+    """Return the share of 60 test digits on a paper that the bundled model recognises or that are refused."""
     rng = np.random.default_rng(20261126)
     chosen = rng.choice(len(split.images), 60, replace=False)
     right = 0
@@ -174,7 +174,7 @@ def on_plain_paper(test_split):
 
 
 @pytest.mark.parametrize("paper", PAPERS, ids=lambda paper: paper.__name__)
-def test_digits_on_paper_with_lines_are_recognised_as_those_on_plain_paper(paper, test_split, on_plain_paper):
+def test_digits_on_paper_with_lines_are_recognised_as_well_as_on_plain_paper(paper, test_split, on_plain_paper):
     assert share_right(paper, test_split) > on_plain_paper - 0.051
 
 
@@ -197,14 +197,14 @@ def test_several_digits_side_by_side_are_refused_and_single_ones_are_not(test_sp
     assert refused <= 1
 
 
-def test_a_digit_drawn_as_one_straight_line_is_no_line_of_the_paper():
+def test_a_1_drawn_as_one_straight_line_is_not_removed():
     sheet = np.full((300, 300), 255, np.uint8)
     sheet[40:260, 148:152] = 0
     one = read_image(encode(Image.fromarray(sheet)), "page").reshape(28, 28)
     assert Classifier().classify(one).label == 1
 
 
-def test_the_stem_of_a_flagged_1_drawn_with_a_thin_pen_is_no_line_of_the_paper():
+def test_the_stem_of_a_flagged_1_drawn_with_a_thin_pen_is_not_removed():
     sheet = Image.new("L", (280, 280), 255)
     ImageDraw.Draw(sheet).line([(118, 67), (143, 30), (143, 250)], fill=0, width=2)
     one = read_image(encode(sheet), "page").reshape(28, 28)

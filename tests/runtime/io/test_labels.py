@@ -1,4 +1,4 @@
-"""Files of labels, in every format that digits come with."""
+"""Files of labels, in every format."""
 
 import gzip
 import io
@@ -40,12 +40,12 @@ def test_labels_come_in_every_format(tmp_path, data, pack):
         (b"", "holds no labels"),
     ],
 )
-def test_what_is_no_label_is_refused_with_a_sentence_about_labels(tmp_path, data, sentence):
+def test_other_files_are_refused_as_labels(tmp_path, data, sentence):
     (tmp_path / "y").write_bytes(data)
     with pytest.raises(DigitError, match=sentence):
         read_labels(tmp_path / "y")
 
 
-def test_a_folder_is_no_file_of_labels(tmp_path):
+def test_a_folder_is_refused_as_labels(tmp_path):
     with pytest.raises(FileReadError, match="give labels as"):
         read_labels(tmp_path)

@@ -31,7 +31,7 @@ def read_image(source: bytes | Image.Image, name: str) -> Intensities:
         name: Name of the image in errors.
 
     Raises:
-        DigitError: `source` is no such image, too large, or not exactly one digit stands out from its ground.
+        DigitError: `source` is no such image, is too large, or does not show exactly one digit.
     """
     return normalise(decode(source, name), name)
 
@@ -68,14 +68,14 @@ def normalise(grey: Grey, name: str) -> Intensities:
 
 
 def _without_margins(ink: Grey) -> Grey:
-    """Cut blank margins off, but for as many pixels as show that the ink does not reach the rim."""
+    """Cut off blank margins, except for the few pixels that show that the ink does not reach the rim."""
     box = mnist.Box.of(ink[None])
     top, left = max(0, int(box.top[0]) - RIM - 1), max(0, int(box.left[0]) - RIM - 1)
     return ink[top : int(box.top[0] + box.height[0]) + RIM + 1, left : int(box.left[0] + box.width[0]) + RIM + 1]
 
 
 def _stand_side_by_side(ink: Grey) -> bool:
-    """Return True if empty columns part two inks that each have half the height and an eighth of the mass of it all."""
+    """Return True if empty columns separate two pieces, each with half of the ink's height and 1/8 of its mass."""
     columns = np.flatnonzero(ink.any(axis=0))
     height = np.ptp(np.flatnonzero(ink.any(axis=1))) + 1
     groups = np.split(columns, np.flatnonzero(np.diff(columns) > max(1, height // 20)) + 1)

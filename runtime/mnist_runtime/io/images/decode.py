@@ -1,4 +1,4 @@
-"""Image files decoded by Pillow (extra [image]) to upright uint8 greys, in memory that their decoder needs anyway."""
+"""Image files decoded by Pillow (extra [image]) to upright uint8 greys, in little more memory than Pillow needs."""
 
 import io
 import itertools
@@ -31,7 +31,7 @@ _JPEG = b"\xff\xd8"
 _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)  # in a scan, 0 and D0-D7 are data (T.81, B.1.1.5)
 
 _WORKING_SIDE = 512  # pixels; larger images are reduced by a whole factor
-_TILE = 64  # pixels of a reduced image's side that are made at a time
+_TILE = 64  # pixels of a tile's side, once reduced
 _DIRECT = frozenset(["L", "RGB"])  # modes that Pillow reduces without a copy of the whole image
 
 Image.init()
@@ -74,7 +74,7 @@ def decode(source: bytes | Image.Image, name: str) -> Grey:
 
 
 class _Frugal(io.BytesIO):
-    """A file that is read so often at most, because a few bytes can keep a parser busy for long."""
+    """A file with a limit on the number of reads, because a few bytes can keep a parser busy for long."""
 
     _reads = 0
 
@@ -86,7 +86,7 @@ class _Frugal(io.BytesIO):
 
 
 def _check_scans(jpeg: bytes, pixels: int, name: str) -> None:
-    """Refuse a JPEG of so many scans that decoding it takes long: each scan goes over all pixels (ITU-T T.81, annex B).
+    """Refuse a JPEG with so many scans that decoding takes long: each scan covers all pixels (ITU-T T.81, annex B).
 
     Raises:
         DigitError: there are too many scans, or too many segments between them.
@@ -136,7 +136,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _reduced(image: Image.Image, factor: int) -> Image.Image:
-    """Reduce an image to RGBA tile by tile; a whole one of the largest image takes 200 MB."""
+    """Reduce an image to RGBA tile by tile, because the largest image takes 200 MB as RGBA."""
     reduced = Image.new("RGBA", (-(-image.width // factor), -(-image.height // factor)))
     depth = _depth(image, factor)
     for left, top, tile in _tiles(image, factor):
@@ -181,7 +181,7 @@ def _on_paper(image: Image.Image) -> Image.Image:
 
 
 def shrunk(grey: Grey, pixels: int) -> Grey:
-    """Return a grey image of about this many pixels at most, each the mean of those that it stands for."""
+    """Reduce a grey image to about `pixels` pixels, each the mean of those it replaces; keep smaller images."""
     shrinkage = math.sqrt(pixels / grey.size)
     if shrinkage >= 1:
         return grey

@@ -1,4 +1,4 @@
-"""Lines that the paper came with, ruled, squared or printed: found among the ink, and taken out."""
+"""Ruled, squared or printed lines of the paper: found among the ink, and removed."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,11 @@ Mask = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
 _STEEPEST = 0.09  # pixels per pixel, 5 degrees: how far a page is turned
-_SHORTEST = 0.25  # of the picture's shorter side
-_GAP = 4  # pixels in which a line may fade
+_SHORTEST = 0.25  # of the picture's shorter side: the shortest line
+_GAP = 4  # pixels over which a line may fade
 RIM = 4
 """Pixels from the picture's rim at which a line reaches the rim."""
-_LEFT_OVER = 0.12  # of the picture's shorter side: what a digit spans at least
+_LEFT_OVER = 0.12  # of the picture's shorter side: the least span of a digit
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Line:
     band: Mask
     """All pixels that it covers, `[height, width]`."""
     mask: Mask
-    """Those where no other stroke crosses, `[height, width]`."""
+    """Pixels of the line where no other stroke crosses it, `[height, width]`."""
     thickness: float
-    """Pixels across, the median along the line."""
+    """Thickness in pixels, the median along the line."""
     across: bool
     """True if both ends reach the rim."""
 
@@ -36,11 +36,11 @@ class Line:
 
 
 def without_lines(ink: Ink, side: int) -> Ink:
-    """Return ink without the lines of its paper, unless nothing of a digit's size is left then.
+    """Return ink without the lines of its paper, or all ink if nothing of a digit's size would remain.
 
-    `side` is the shorter side of the picture, from which blank margins may have been cut, but for `RIM` pixels and one.
-    A line belongs to the paper if it crosses the whole picture, is not nearly half as thick as the rest of the
-    ink, or stands apart from ink of a digit's size. Where the digit crosses a line, the digit stays.
+    `side` is the shorter side of the whole picture; of its blank margins, `ink` needs `RIM` + 1 pixels only. A line
+    belongs to the paper if it crosses the whole picture, is clearly less than half as thick as the other ink, or is
+    separate from ink of a digit's size. Where the digit crosses a line, the digit stays.
     """
     lit = ink > 0
     down, across = _run_lengths(lit.T).T, _run_lengths(lit)
@@ -48,7 +48,7 @@ def without_lines(ink: Ink, side: int) -> Ink:
     if not lines:
         return ink
     every = np.logical_or.reduce([line.mask for line in lines])
-    strokes = np.minimum(down, across)[lit & ~every & (ink > 102)]  # what is no solid ink is a line's blurred edge
+    strokes = np.minimum(down, across)[lit & ~every & (ink > 102)]  # fainter ink is a line's blurred edge
     if not len(strokes):
         return ink
     least = _LEFT_OVER * side
@@ -58,7 +58,7 @@ def without_lines(ink: Ink, side: int) -> Ink:
         return ink
     rest = lit & ~np.logical_or.reduce([line.mask for line in ruled])
     beside = rest & ~np.logical_or.reduce([line.band for line in ruled]) & (ink > 102)
-    rest = connected(rest, beside)  # without what is left where lines cross one another
+    rest = connected(rest, beside)  # drops the remains where lines cross one another
     return np.where(rest, ink, 0) if _spans(rest) >= least else ink
 
 
@@ -71,7 +71,7 @@ def _runs(lit: Mask) -> tuple[Ints, Ints]:
 
 
 def _run_lengths(lit: Mask) -> Ints:
-    """Return the length of the horizontal run that each lit pixel lies in, 0 for the others."""
+    """Return the length of each lit pixel's horizontal run, 0 for the other pixels."""
     starts, ends = _runs(lit)
     lengths = np.zeros(lit.shape, dtype=np.int64)
     lengths[lit] = np.repeat(ends - starts, ends - starts)
@@ -79,9 +79,9 @@ def _run_lengths(lit: Mask) -> Ints:
 
 
 def _lines(lit: Mask, run: Ints, side: int) -> list[Line]:
-    """Find the lines that are nearly horizontal by a Hough transform of the middles of thin runs.
+    """Find nearly horizontal lines by a Hough transform of the middles of thin runs.
 
-    The longest line comes first, then those parallel to it; then the longest of those left, and so on.
+    The longest line comes first, then its parallels; then the longest of the remaining lines, and so on.
     """
     height, width = lit.shape
     shortest = _SHORTEST * side
@@ -116,7 +116,7 @@ def _lines(lit: Mask, run: Ints, side: int) -> list[Line]:
 
 
 def _fitted(x: Ints, y: NDArray[np.float64]) -> tuple[float, float]:
-    """Fit a line to the points, then to the half of them that is nearest; return its slope and its y at x = 0."""
+    """Fit a line to the points, then to the nearest half of them; return its slope and its y at x = 0."""
     for _ in range(2):
         across, up = x - x.sum() / len(x), y - y.sum() / len(y)
         slope = float(across @ up / max(across @ across, 1.0))
@@ -157,7 +157,7 @@ def _traced(
 
 
 def _apart(line: Line, lit: Mask, every: Mask, least: float) -> bool:
-    """Return True if hardly any ink but lines hangs together with the line, and ink of a digit's size does not."""
+    """Return True if little ink besides lines is connected to the line, and the unconnected ink has a digit's size."""
     together = connected(lit, line.mask)
     others = np.count_nonzero(together & ~every)
     few = bool(others < 0.25 * np.count_nonzero(together & every))
@@ -170,9 +170,9 @@ def _spans(lit: Mask) -> int:
 
 
 def connected(lit: Mask, seed: Mask) -> Mask:
-    """Return the lit pixels that touch a lit pixel of `seed`, or one that does, and so on, diagonally too.
+    """Return the lit pixels that are connected, also diagonally, to a lit pixel of `seed`.
 
-    Runs that touch take the lowest number among them, and the number of that run, until none changes.
+    Each run takes the lowest number among the runs it touches, then the number of that run, until no number changes.
     """
     starts, ends = _runs(lit)
     stride = lit.shape[1] + 1

@@ -8,7 +8,7 @@ Floats = NDArray[np.float64]
 
 FAINTEST = 24.0
 """Grey levels between ink and ground."""
-_CLEAREST = 6.0  # the ink must rise this many deviations of the noise above the ground
+_CLEAREST = 6.0  # deviations of the noise that ink must differ from the ground
 _EDGE = 0.1  # of the ink's darkness: where ink begins
 
 
@@ -42,11 +42,11 @@ def _depth(grey: Floats) -> tuple[Floats, float]:
 def _paper(grey: Floats) -> tuple[Floats, float]:
     """Return the paper's brightness, a quadratic surface, and the noise on it (1 sigma).
 
-    Light falls off smoothly and ink does not, so a surface of six coefficients follows the one and not the other. It is
-    fitted to the border, then to all pixels near the fit, on every few rows and columns, which is as good. Ink that
-    touches the border is left out by least trimmed squares: fit, keep the half that is nearest, and so on (Rousseeuw
-    and Van Driessen 2006, "Computing LTS Regression for Large Data Sets"). Every side keeps its nearest quarter,
-    because the long sides of a form field alone do not determine a surface.
+    Light falls off smoothly and ink does not, so a surface of six coefficients follows the light and not the ink. The
+    surface is fitted to the border, then to all pixels near the fit; a sample of rows and columns is enough. Ink that
+    touches the border is left out by least trimmed squares: fit, keep the nearest half, and repeat (Rousseeuw and Van
+    Driessen 2006, "Computing LTS Regression for Large Data Sets"). Every side keeps its nearest quarter, because the
+    long sides of a form field alone do not determine a surface.
     """
     stride = max(1, round((grey.size / 4096) ** 0.5))
     sample = grey[::stride, ::stride]
