@@ -21,7 +21,7 @@ FAILURE = 1
 INTERRUPTED = 130
 """Ctrl-C: 128 + SIGINT, as shells report it."""
 TERMINATED = 143
-"""SIGTERM: 128 + SIGTERM, for commands that end with a sentence."""
+"""SIGTERM: 128 + SIGTERM, for commands that handle it."""
 
 _UNWRITABLE = frozenset([errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF])
 """errnos that mean standard output itself cannot be written."""
@@ -135,7 +135,7 @@ def uninterrupted() -> Iterator[None]:
 
 
 def _complete_streams() -> None:
-    """Replace streams closed by `>&-`, and characters that the encoding of stdout lacks."""
+    """Replace streams closed by `>&-`; let stdout replace characters that its encoding lacks."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  # as long as the process

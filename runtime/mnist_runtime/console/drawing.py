@@ -9,13 +9,17 @@ from typing import TextIO
 from mnist_runtime.digits import HEIGHT, WIDTH, Intensities
 
 BAR_WIDTH = 24
+_GAP = "   "
 _BLACK, _GREYS = 232, 23  # xterm's 256 colours end in a ramp of 24 greys, 232 to 255
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _HALF_BLOCKS = {(False, False): " ", (True, False): "▀", (False, True): "▄", (True, True): "█"}
 
 
 def has_colour(stream: TextIO) -> bool:
-    """Return True if `stream` takes colour: NO_COLOR (no-color.org) wins over FORCE_COLOR, which needs no terminal."""
+    """Return True if `stream` takes colour.
+
+    NO_COLOR (no-color.org) disables it, FORCE_COLOR enables it; otherwise a terminal takes colour unless it is dumb.
+    """
     if os.environ.get("NO_COLOR"):
         return False
     return bool(os.environ.get("FORCE_COLOR")) or (stream.isatty() and os.environ.get("TERM") != "dumb")
@@ -39,16 +43,16 @@ def draw_bars(probabilities: Sequence[float], *, colour: bool) -> list[str]:
     return lines
 
 
-def beside(left: Sequence[str], right: Sequence[str], *, gap: str = "   ") -> str:
+def beside(left: Sequence[str], right: Sequence[str]) -> str:
     """Set two drawings side by side, or one above the other where the terminal is too narrow for both.
 
     The right drawing, which is shorter, is centred against the left.
     """
-    if WIDTH + len(gap) + max(len(_ESCAPES.sub("", line)) for line in right) > shutil.get_terminal_size().columns:
+    if WIDTH + len(_GAP) + max(len(_ESCAPES.sub("", line)) for line in right) > shutil.get_terminal_size().columns:
         return "\n".join([*left, "", *right])
     above = (len(left) - len(right)) // 2
     padded = [""] * above + list(right) + [""] * (len(left) - len(right) - above)
-    return "\n".join(f"{a}{gap}{b}".rstrip() for a, b in zip(left, padded, strict=True))
+    return "\n".join(f"{a}{_GAP}{b}".rstrip() for a, b in zip(left, padded, strict=True))
 
 
 def _bar(share: float) -> str:

@@ -79,9 +79,9 @@ def open_classifier(named: Path | None, say: Callable[..., object], **settings: 
 
 
 def with_accuracy(choice: str, classifier: "Classifier") -> str:
-    """Add the accuracy that the model's metadata state to the sentence of its choice.
+    """Add the validation accuracy in the model's metadata to the sentence of its choice.
 
-    An untrained network that was exported here once is found here ever after; this line is the only sign of it.
+    It is the only sign that artifacts/mnist.onnx, used by default, was exported untrained.
     """
     share = _accuracy(classifier)
     if share is None:

@@ -1,4 +1,4 @@
-"""Options that turn arrays of another orientation, which nothing guesses."""
+"""Options for arrays of another orientation, which no command guesses."""
 
 import click
 

@@ -20,12 +20,12 @@ class Confusion:
         self.counts = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
         """int64 `[10, 10]`: row, true label; column, predicted."""
         self.answered: tuple[int, int] | None = None
-        """Number of digits with the verdict "digit", and of those that are right; None without verdicts."""
+        """Number of digits with the verdict "digit", and number of right labels among them; None without verdicts."""
         self._truth = truth
         self._seen = 0
 
     def add(self, predicted: NDArray[np.int64], answered: NDArray[np.bool_] | None = None) -> None:
-        """Count the next digits' predicted labels, `[n]`, and which of them have the verdict "digit", `[n]`.
+        """Count the predicted labels of the next digits, `[n]`; `answered`, `[n]`, is True for the verdict "digit".
 
         Raises:
             DigitError: there are more digits than labels.

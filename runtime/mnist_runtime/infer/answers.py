@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -21,26 +22,23 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+@dataclass
 class Answers:
-    """Iterator of the answers to every digit of every path; an input that fails is reported, and the next one read."""
+    """Answers to every digit of every path; an input that fails is reported, and the next one is read."""
 
-    failed: list[str]
-    """Paths that have failed so far."""
     classifier: Classifier
-    """Classifier that answers."""
-
-    def __init__(self, classifier: Classifier, paths: Iterable[str], reading: Reading) -> None:
-        self.failed = []
-        self.classifier = classifier
-        self._paths, self._reading = paths, reading
+    paths: Iterable[str]
+    reading: Reading
+    failed: list[str] = field(default_factory=list)
+    """Paths that have failed so far."""
 
     def __iter__(self) -> Iterator[Answer]:
-        for path in self._paths:
-            for file in self._guarded(expand(path, recursive=self._reading.recursive), path):
+        for path in self.paths:
+            for file in self._guarded(expand(path, recursive=self.reading.recursive), path):
                 yield from self._guarded(self._of_file(file), file)
 
     def _of_file(self, file: str) -> Iterator[Answer]:
-        for name, start, digits in chunks(file, self._reading):
+        for name, start, digits in chunks(file, self.reading):
             for offset, prediction in enumerate(self.classifier.compute(digits).predictions()):
                 yield Answer(name, start + offset, digits[offset], prediction)
 
@@ -58,8 +56,8 @@ def print_answers(answers: Iterable[Answer], format_: str, detail: Detail, *, sh
     if not show:
         WRITERS[format_](answers, sys.stdout, detail)
         return
-    for answered in answers:
-        click.echo(drawing(answered, colour=has_colour(sys.stdout)) + "\n")
+    for answer in answers:
+        click.echo(drawing(answer, colour=has_colour(sys.stdout)) + "\n")
 
 
 def evaluate(answers: Answers, labels: Path) -> "Confusion":
@@ -73,11 +71,10 @@ def evaluate(answers: Answers, labels: Path) -> "Confusion":
 
     confusion = Confusion(read_labels(labels))
     has_verdicts = "thresholds" in answers.classifier.artifact.metadata
-    for answered in answers:
+    for answer in answers:
         if not answers.failed:
-            prediction = answered.prediction
-            is_digit = np.array([prediction.verdict == "digit"]) if has_verdicts else None
-            confusion.add(np.array([prediction.label]), is_digit)
+            is_digit = np.array([answer.prediction.verdict == "digit"]) if has_verdicts else None
+            confusion.add(np.array([answer.prediction.label]), is_digit)
     if count := len(answers.failed):
         inputs = "1 input" if count == 1 else f"{count:,} inputs"
         raise DigitError(f"{inputs} failed, so the labels cannot be matched; give only inputs that can be read")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BufferedReader, BytesIO
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 from mnist_runtime.console.command import note
 from mnist_runtime.digits import PIXELS, UPRIGHT, Intensities, Orientation, Pixels, suspicion
@@ -37,7 +37,7 @@ Chunk = tuple[str, int, Intensities | Pixels]
 
 @dataclass(frozen=True)
 class Reading:
-    """How inputs are read."""
+    """Settings of the reading of inputs."""
 
     recursive: bool = False
     """True to read subfolders too."""
@@ -67,19 +67,11 @@ def expand(path: str, *, recursive: bool) -> Iterator[str]:
     folder = Path(path)
     with reading(path, _WANTED):
         is_there, is_folder = folder.exists(), folder.is_dir()
-    if path != STDIN and is_folder:
-        found = sorted(folder.rglob("*") if recursive else folder.iterdir())
-        shown = (file for file in found if not any(part.startswith(".") for part in file.relative_to(folder).parts))
-        every = [file for file in shown if not file.is_dir()]
-        files = [str(file) for file in every if _is_read(file.name) and file.is_file()]
-        deeper = "" if recursive else "; --recursive reads its subfolders too"
-        if not files:
-            others = f" among its {len(every):,}" if every else ""
-            raise FileMissingError(f"{path} holds no file{others} of {', '.join(sorted(_IN_FOLDER))}{deeper}")
-        if left_out := len(every) - len(files):
-            note(f"{path}: left out {left_out} {'file' if left_out == 1 else 'files'} of other kinds")
-        yield from files
-    elif path != STDIN and not is_there and glob.has_magic(path):  # quoted, or a shell that expands no globs
+    if path == STDIN:
+        yield path
+    elif is_folder:
+        yield from _files_in(folder, recursive=recursive)
+    elif not is_there and glob.has_magic(path):  # quoted, or a shell that expands no globs
         matches = sorted(glob.glob(path, recursive=recursive))  # noqa: PTH207  # Path.glob takes no absolute pattern
         files = [match for match in matches if not Path(match).is_dir()]
         if not files:
@@ -89,12 +81,25 @@ def expand(path: str, *, recursive: bool) -> Iterator[str]:
         yield path
 
 
-def _is_read(name: str) -> bool:
-    return name.lower().removesuffix(".gz").endswith(_IN_FOLDER)
+def _files_in(folder: Path, *, recursive: bool) -> list[str]:
+    """Return the files of a folder that can be read, sorted; note on stderr how many others there are."""
+    found = sorted(folder.rglob("*") if recursive else folder.iterdir())
+    shown = (file for file in found if not any(part.startswith(".") for part in file.relative_to(folder).parts))
+    every = [file for file in shown if not file.is_dir()]
+    files = [
+        str(file) for file in every if file.name.lower().removesuffix(".gz").endswith(_IN_FOLDER) and file.is_file()
+    ]
+    if not files:
+        others = f" among its {len(every):,}" if every else ""
+        deeper = "" if recursive else "; --recursive reads its subfolders too"
+        raise FileMissingError(f"{folder} holds no file{others} of {', '.join(sorted(_IN_FOLDER))}{deeper}")
+    if left_out := len(every) - len(files):
+        note(f"{folder}: left out {left_out} {'file' if left_out == 1 else 'files'} of other kinds")
+    return files
 
 
 def chunks(path: str, how: Reading = PLAIN) -> Iterator[Chunk]:
-    """Read the digits of one file, or of standard input for "-", a chunk at a time; the format shows in the bytes.
+    """Read the digits of one file, or of standard input for "-", a chunk at a time; its first bytes tell its format.
 
     Raises:
         FileMissingError, FileReadError: it is not there, or cannot be read.
@@ -129,7 +134,7 @@ def _of_stream(given: BufferedReader, source: str, name: str, how: Reading, size
         case "image":
             yield source, 0, _image(_read(stream, name), name)
         case _:
-            raise DigitError(f"{name} is of no format that is read here; {_WANTED}")
+            _refuse_format(name)
 
 
 def _of_zip(file: BinaryIO, path: str, how: Reading) -> Iterator[Chunk]:
@@ -168,9 +173,13 @@ def _read(stream: Stream, name: str) -> bytes:
     return data
 
 
+def _refuse_format(name: str) -> NoReturn:
+    raise DigitError(f"{name} is of an unknown format; {_WANTED}")
+
+
 def _image(data: bytes, name: str) -> Intensities:
     if recognise(data) != "image":
-        raise DigitError(f"{name} is of no format that is read here; {_WANTED}")
+        _refuse_format(name)
     from mnist_runtime.io.images import read_image
 
     return read_image(data, name).reshape(1, PIXELS)

@@ -2,9 +2,9 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, TextIO
 
 from mnist_runtime.classifier import Prediction
@@ -48,42 +48,31 @@ class Answer:
     def to_dict(self, detail: Detail) -> dict[str, Any]:
         """Return a JSON-serialisable dict with the fields of `RECORD_SCHEMA`; `top` only if asked for."""
         prediction = self.prediction
-        record: dict[str, Any] = {
-            "schema": RECORD_SCHEMA,
-            "source": self.source,
-            "index": self.index,
-            "verdict": prediction.verdict,
-            "label": prediction.label,
-            "probability": prediction.probability,
-            "no_digit": prediction.no_digit,
-            "probabilities": list(prediction.probabilities),
-        }
-        if detail.top > 1:
-            record["top"] = [{"label": label, "probability": p} for label, p in prediction.top(detail.top)]
-        return record
+        place = {"schema": RECORD_SCHEMA, "source": self.source, "index": self.index}
+        top = [{"label": label, "probability": probability} for label, probability in prediction.top(detail.top)]
+        return {**place, **prediction.to_dict(), **({"top": top} if detail.top > 1 else {})}
 
 
 def write_text(answers: Iterable[Answer], out: TextIO, detail: Detail = DEFAULT) -> None:
     """Draw a lone digit; print one line per digit of many: label, probability, details, source[index], verdict.
 
-    The verdict "digit" goes without saying.
+    The verdict "digit" is not printed.
     """
     answers = iter(answers)
-    first = list(_take(answers, 2))
+    first = list(islice(answers, 2))
     if len(first) == 1:
         print(drawing(first[0], colour=has_colour(out)), file=out)
         return
     colour = has_colour(out)
     for answer in chain(first, answers):
         prediction = answer.prediction
-        ranked = "  ".join(f"{label}  {probability:7.2%}" for label, probability in prediction.top(detail.top))
-        every = (
-            "".join(f"  {probability:.4f}" for probability in prediction.probabilities) if detail.probabilities else ""
-        )
-        line = f"{ranked}{every}  {printable(answer.source)}[{answer.index}]"
+        cells = [f"{label}  {probability:7.2%}" for label, probability in prediction.top(detail.top)]
+        if detail.probabilities:
+            cells += [f"{probability:.4f}" for probability in prediction.probabilities]
+        cells.append(f"{printable(answer.source)}[{answer.index}]")
         if prediction.verdict != "digit":
-            line += "  " + (_paint(prediction, prediction.verdict) if colour else prediction.verdict)
-        print(line, file=out)
+            cells.append(_paint(prediction, prediction.verdict) if colour else prediction.verdict)
+        print(*cells, sep="  ", file=out)
 
 
 def write_json(answers: Iterable[Answer], out: TextIO, detail: Detail = DEFAULT) -> None:
@@ -134,10 +123,6 @@ WRITERS: dict[str, Callable[[Iterable[Answer], TextIO, Detail], None]] = {
     "jsonl": write_jsonl,
     "csv": write_csv,
 }
-
-
-def _take(answers: Iterator[Answer], count: int) -> Iterator[Answer]:
-    return (answer for _, answer in zip(range(count), answers, strict=False))
 
 
 def drawing(answer: Answer, *, colour: bool) -> str:

@@ -1,4 +1,4 @@
-"""Shell completion, by the lines that docs/runtime.md tells people to copy."""
+"""Shell completion, by the lines that docs/runtime.md gives to copy."""
 
 import os
 import re
@@ -18,7 +18,7 @@ LINES = {
         r"^(.*_MNIST_INFER_COMPLETE=(\w+)_source mnist-infer.*?)(?:  +#.*)?$", DOCS.read_text(), re.M
     )
 }
-"""What the docs say, by shell."""
+"""Documented lines, by shell."""
 
 
 def in_shell(shell: str, script: str) -> str:
@@ -31,9 +31,9 @@ def test_the_docs_name_every_shell():
 
 
 @pytest.mark.parametrize("shell", LINES)
-def test_the_documented_line_yields_a_script_that_asks_the_command(shell):
-    made = re.search(r"_MNIST_INFER_COMPLETE=\w+ mnist-infer", LINES[shell])
-    script = in_shell("sh", made.group())
+def test_the_documented_line_prints_a_completion_script(shell):
+    command = re.search(r"_MNIST_INFER_COMPLETE=\w+ mnist-infer", LINES[shell])
+    script = in_shell("sh", command.group())
     assert f"_MNIST_INFER_COMPLETE={shell}_complete" in script
     if shutil.which(shell):
         in_shell(shell, LINES[shell] if shell != "zsh" else f"autoload -U compinit && compinit -D\n{LINES[shell]}")

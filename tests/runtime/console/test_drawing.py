@@ -1,4 +1,4 @@
-"""A digit and its probabilities, drawn."""
+"""Drawings of digits and probabilities."""
 
 import io
 
@@ -50,7 +50,7 @@ def test_the_most_probable_bar_is_bold_in_colour():
 
 
 def test_the_shorter_drawing_is_centred_beside_the_longer():
-    assert beside(["a", "b", "c", "d"], ["x", "y"], gap="|") == "a|\nb|x\nc|y\nd|"
+    assert beside(["a", "b", "c", "d"], ["x", "y"]) == "a\nb   x\nc   y\nd"
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_the_shorter_drawing_is_centred_beside_the_longer():
         (io.StringIO(), {}, False),
     ],
 )
-def test_colour_is_for_terminals_whose_owner_wants_it(monkeypatch, stream, env, expected):
+def test_colour_follows_the_terminal_and_the_environment(monkeypatch, stream, env, expected):
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")

@@ -1,4 +1,4 @@
-"""The line about the model that a command chose: where it comes from, and how accurate it was."""
+"""Note on the model that a command chose: its origin and its accuracy."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from mnist_runtime.model.seal import seal, sealed_digest
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exported: Path) -> Path:
-    """A folder with an export in it, which commands find."""
+    """Current folder, with an export that commands find."""
     (tmp_path / "artifacts").mkdir()
     (tmp_path / "artifacts" / "mnist.onnx").write_bytes((exported / "mnist.onnx").read_bytes())
     monkeypatch.chdir(tmp_path)
@@ -19,14 +19,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exported: Path) -> Pat
     return tmp_path
 
 
-def said(named: Path | None = None) -> list[str]:
+def notes(named: Path | None = None) -> list[str]:
     sentences: list[str] = []
     open_classifier(named, lambda sentence, **_: sentences.append(sentence)).close()
     return sentences
 
 
-def spoil(model: Path) -> None:
-    """Let the metadata say that a tenth of the validation digits were right."""
+def lower_accuracy(model: Path) -> None:
+    """Set the validation accuracy in the metadata to a tenth."""
     data = model.read_bytes()
     lower = re.sub(rb'("valid_accuracy": 0\.)(\d+)', lambda found: found[1] + b"1" + b"0" * (len(found[2]) - 1), data)
     assert lower != data
@@ -34,16 +34,16 @@ def spoil(model: Path) -> None:
 
 
 def test_the_line_states_the_validation_accuracy(here):
-    assert said() == ["Using artifacts/mnist.onnx (found here): it read 91.67% of the validation digits right."]
+    assert notes() == ["Using artifacts/mnist.onnx (found here): it read 91.67% of the validation digits right."]
 
 
-def test_a_named_model_needs_no_line(here):
-    assert said(Path("artifacts/mnist.onnx")) == said(Path("linear")) == []
+def test_a_named_model_prints_no_line(here):
+    assert notes(Path("artifacts/mnist.onnx")) == notes(Path("linear")) == []
 
 
 def test_a_low_accuracy_is_red_on_a_terminal(here, terminal):
-    spoil(here / "artifacts" / "mnist.onnx")
-    assert said() == ["Using artifacts/mnist.onnx (found here): it read 10.00% of the validation digits right."]
+    lower_accuracy(here / "artifacts" / "mnist.onnx")
+    assert notes() == ["Using artifacts/mnist.onnx (found here): it read 10.00% of the validation digits right."]
     seen = terminal("mnist-infer", Path(__file__).parents[3] / "examples" / "digit.npy", cwd=here).read()
     assert "\x1b[31mUsing artifacts/mnist.onnx (found here): it read 10.00%" in seen
 

@@ -1,4 +1,4 @@
-"""Every record that mnist-infer prints is what the published JSON Schema says."""
+"""Records of mnist-infer, which conform to the published JSON Schema."""
 
 import csv
 import io
@@ -8,6 +8,8 @@ from importlib.resources import files
 import jsonschema
 import numpy as np
 import pytest
+
+from mnist_runtime import Classifier
 
 SCHEMA = json.loads(files("mnist_runtime").joinpath("infer/schema/prediction.schema.json").read_text())
 DETAILS = [[], ["--top-k", "3"], ["--top-k", "10", "--probabilities"]]
@@ -21,7 +23,7 @@ def digits(test_split, tmp_path_factory):
 
 
 def from_csv(text):
-    """Put a row's columns back into the record they were spread from."""
+    """Yield the record that each row holds in columns."""
     for row in csv.DictReader(io.StringIO(text)):
         record = {
             "schema": int(row["schema"]),
@@ -50,21 +52,23 @@ PARSERS = {
 
 
 @pytest.mark.parametrize("detail", DETAILS, ids=" ".join)
-def test_all_formats_tell_the_same_and_fit_the_schema(run, digits, detail):
+def test_all_formats_hold_the_same_records_which_fit_the_schema(run, digits, test_split, detail):
     validator = jsonschema.Draft202012Validator(SCHEMA)
-    told = []
-    for form, parse in PARSERS.items():
-        result = run("mnist-infer", digits, "--format", form, *detail)
+    found = []
+    for format_, parse in PARSERS.items():
+        result = run("mnist-infer", digits, "--format", format_, *detail)
         assert result.returncode == 0, result.stderr
-        told.append(parse(result.stdout.decode()))
-        for record in told[-1]:
+        found.append(parse(result.stdout.decode()))
+        for record in found[-1]:
             validator.validate(record)
             assert ("top" in record) == ("--top-k" in detail)
-    assert len(told[0]) == 20
-    assert told[0] == told[1] == told[2]
+    assert found[0] == found[1] == found[2]
+    assert [(record["source"], record["index"]) for record in found[0]] == [(f"{digits}:images", i) for i in range(20)]
+    for record, prediction in zip(found[0], Classifier().predictions(test_split.images[:20]), strict=True):
+        assert record.items() >= prediction.to_dict().items()
 
 
-def test_the_schema_is_a_schema_and_refuses_what_it_does_not_know():
+def test_the_schema_is_valid_and_refuses_other_records():
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     good = {"schema": 2, "source": "-", "index": 0, "verdict": "digit", "label": 7, "probability": 0.5}
     good |= {"no_digit": 0.0, "probabilities": [0.1] * 10}
