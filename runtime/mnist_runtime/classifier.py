@@ -16,7 +16,7 @@ from mnist_runtime.bundled import BUNDLED, DEFAULT
 from mnist_runtime.digits import CLASSES, PIXELS, Intensities, Pixels, as_digits
 from mnist_runtime.errors import ArtifactError, ClosedError, DigitError, OptionError
 from mnist_runtime.io.files import read_whole, reading
-from mnist_runtime.model.artifact import SIZE_LIMIT, WANTED, Artifact, Contract, row_shape
+from mnist_runtime.model.artifact import ROW_SHAPES, SIZE_LIMIT, WANTED, Artifact, Contract
 from mnist_runtime.model.session import Provider, SessionSettings
 from mnist_runtime.verdicts import VERDICTS, Rule, Verdict
 
@@ -329,7 +329,7 @@ class Classifier:
         artifact = artifacts[0] if artifacts[0].dtype == wanted else artifacts[-1]
         if 0 < len(digits) <= artifact.batch:
             return artifact.run(digits, *outputs)
-        results = [np.empty((len(digits), *row_shape(output)), np.float32) for output in outputs]
+        results = [np.empty((len(digits), *ROW_SHAPES[output]), np.float32) for output in outputs]
 
         def compute_batch(start: int) -> None:
             batch = slice(start, start + artifact.batch)

@@ -14,7 +14,7 @@ class ArtifactError(MnistRuntimeError, ValueError):
 
 
 class IntegrityError(ArtifactError):
-    """The model was written by `mnist-export` but has changed since."""
+    """The model has changed since `mnist-export` wrote it."""
 
 
 class ManifestError(ArtifactError):

@@ -1,4 +1,4 @@
-"""Verdicts: the rule that tells a digit from what is no digit, and a sure answer from an unsure one.
+"""Verdicts: the rule that separates digits from other pictures, and sure answers from unsure ones.
 
 The probability of a label, given that the picture shows a digit, times the probability that it shows one, is the
 *confidence* of the answer. Two thresholds decide, both chosen at export on validation digits: the odds of no digit
@@ -44,7 +44,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Thresholds of a model: it states a risk for each confidence, and travels with it in the metadata."""
+    """Thresholds of a model, with the risk that it states for each confidence; stored in its metadata."""
 
     confidence: Mapping[float, float] = field(default_factory=dict)
     """Least confidence by stated risk: the share of wrong labels among the answers of at least that confidence."""
@@ -52,7 +52,7 @@ class Thresholds:
     """Odds of no digit against the label above which the verdict is "no digit"."""
 
     def rule(self, max_error: float | None, model: str) -> Rule:
-        """Return the rule whose answers are wrong in at most a share of `max_error`.
+        """Return the rule that lets at most a share of `max_error` of the answers be wrong.
 
         Args:
             max_error: Risk above 0 and up to 1, which asks for no confidence; the largest stated risk up to

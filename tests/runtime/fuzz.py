@@ -1,8 +1,8 @@
-"""Damaged .npy, .npz, image and ONNX bytes, and golden digits: whatever comes in, only `MnistRuntimeError` comes out.
+"""Damaged .npy, .npz, image and ONNX files, and golden digits: reading them raises `MnistRuntimeError` or nothing.
 
 `python tests/runtime/fuzz.py 20000` tries that many inputs (`make fuzz`): real files with bytes flipped, cut, moved and
-repeated; the same seed gives the same inputs. The system refuses memory over a bound, and a watchdog ends what hangs.
-`fuzz_guided.py` has atheris look for more.
+repeated; the same seed gives the same inputs. Memory and the time per input are bounded. `fuzz_guided.py` searches
+further with atheris.
 """
 
 import base64
@@ -28,12 +28,12 @@ from mnist_runtime.infer.inputs import chunks
 from mnist_runtime.model.artifact import Artifact
 
 MEMORY = 2**30
-"""Bytes of address space above what is taken at the start; a reader that believes a header runs into it."""
+"""Bytes of address space allowed above those in use at the start; a reader that trusts a header exceeds them."""
 SECONDS = 20
-"""For one input, on a slow and busy machine too."""
+"""Seconds allowed per input, also on a slow and busy machine."""
 
 FAILURE = Path("fuzz-failure")
-"""Where the input is kept that was not answered as it should be."""
+"""File that keeps the first input that failed."""
 
 ARTIFACT = Artifact.load(BUNDLED["linear"][0])
 
@@ -41,12 +41,12 @@ _NUMBERS = (b"\x00" * 4, b"\xff" * 4, b"\x7f\xff\xff\xff", b"999999999999", b"-1
 
 
 def originals() -> list[tuple[str, bytes]]:
-    """A real file of every kind that is read, and the golden digits of a model, unpacked from their base64."""
+    """Return name and bytes of a real file of every kind, and of a model's golden digits, decoded from base64."""
     digits = np.random.default_rng(0).integers(0, 256, (3, 28, 28), np.uint8)
     picture = Image.fromarray(np.pad(np.full((40, 8), 255, np.uint8), 30))
     found = [
-        (f"image.{form}", _saved(lambda file, form=form: picture.save(file, form)))
-        for form in ("png", "jpeg", "bmp", "webp")
+        (f"image.{format_}", _saved(lambda file, format_=format_: picture.save(file, format_)))
+        for format_ in ("png", "jpeg", "bmp", "webp")
     ]
     found += [("floats.npy", _saved(lambda file: np.save(file, digits / 256)))]
     found += [("bytes.npy", _saved(lambda file: np.save(file, digits)))]
@@ -56,12 +56,12 @@ def originals() -> list[tuple[str, bytes]]:
     found += [("packed.golden", base64.b64decode(ARTIFACT.metadata["golden"]))]
     found += [("plain.golden", _stored(found[-1][1]))]
     model = BUNDLED["linear"][0].read_bytes()
-    unsealed = model.replace(b"mnist_edge.sha256", b"somebody's.sha256")  # whose damage onnxruntime has to find
+    unsealed = model.replace(b"mnist_edge.sha256", b"somebody's.sha256")  # its damage reaches onnxruntime
     return [*found, ("model.onnx", model), ("unsealed.onnx", unsealed)]
 
 
 class Trap:
-    """Ends the process with 66 when it is unpickled."""
+    """An object that ends the process with 66 when it is unpickled."""
 
     def __reduce__(self) -> tuple[Callable[[int], object], tuple[int]]:
         return (_trapped, (66,))
@@ -72,7 +72,7 @@ def _trapped(code: int) -> object:
 
 
 def inputs(count: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
-    """`count` damaged files, the same for the same seed."""
+    """Yield `count` damaged files, the same for the same seed."""
     chance = random.Random(seed)
     files = originals()
     for index in range(count):
@@ -81,10 +81,10 @@ def inputs(count: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
 
 
 def read(name: str, data: bytes, folder: Path) -> str:
-    """Do with an input what the runtime does, and tell what came of it: "read", or the name of an error of ours.
+    """Read an input as the runtime does; return "read", or the name of our error.
 
     Raises:
-        Exception: what came is no error of ours, or one in more than a line, or memory ran out over the input.
+        Exception: the error is not ours, or has more than one line, or memory ran out.
     """
     try:
         _read(name, data, folder)
@@ -98,7 +98,7 @@ def read(name: str, data: bytes, folder: Path) -> str:
 
 
 def ran_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or one that led to it, is a MemoryError: then a bound held that was not the reader's own."""
+    """Return True if an error, or one that caused it, is a MemoryError: then the reader itself has set no bound."""
     while error and not isinstance(error, MemoryError):
         error = error.__cause__ or error.__context__
     return error is not None
@@ -118,7 +118,7 @@ def _read(name: str, data: bytes, folder: Path) -> None:
 
 
 def fuzz(count: int, seed: int = 0) -> Counter[str]:
-    """Read `count` damaged files; count what came out. The first that fails stays in `fuzz-failure`."""
+    """Read `count` damaged files and count the outcomes; the first that fails stays in `fuzz-failure`."""
     outcomes: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         for name, data in inputs(count, seed):
@@ -132,7 +132,7 @@ def fuzz(count: int, seed: int = 0) -> Counter[str]:
 
 @contextlib.contextmanager
 def bounded_memory(size: int) -> Iterator[None]:
-    """Have the system refuse more than `size` bytes of address space besides what is taken (Linux)."""
+    """Limit the address space to `size` bytes above those in use (Linux)."""
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     limits = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (taken + size, limits[1]))
@@ -149,7 +149,7 @@ def _saved(save: Callable[[io.BytesIO], object]) -> bytes:
 
 
 def _stored(packed: bytes) -> bytes:
-    """The same .npz uncompressed, so that damage reaches the arrays."""
+    """Return the same .npz uncompressed, so that damage reaches the arrays."""
     with np.load(io.BytesIO(packed)) as arrays:
         return _saved(lambda file: np.savez(file, **arrays))
 

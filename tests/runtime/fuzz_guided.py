@@ -1,7 +1,7 @@
-"""The readers of `fuzz.py` under atheris, libFuzzer for Python, which damages further what has reached new code.
+"""The readers of `fuzz.py` under atheris, libFuzzer for Python, which mutates inputs that have reached new code.
 
-`python tests/runtime/fuzz_guided.py 20000` (`make fuzz`) tries that many inputs, where atheris is installed. What it
-has kept is in `artifacts/fuzz/corpus`, and the next run goes on from there.
+`python tests/runtime/fuzz_guided.py 20000` (`make fuzz`) tries that many inputs, if atheris is installed. The next run
+continues from the corpus in `artifacts/fuzz/corpus`.
 """
 
 import sys
@@ -10,7 +10,7 @@ from pathlib import Path
 FOLDER = Path("artifacts/fuzz")
 
 KINDS = ("digits.bin", "packed.golden", "model.onnx")
-"""What an input is taken for, by its first byte; files of digits are told by what is in them."""
+"""Kinds of input, selected by its first byte; the content of a file of digits shows its format."""
 
 
 def kind_of(name: str) -> int:

@@ -83,7 +83,7 @@ def test_the_golden_digits_of_all_graphs_are_replayed():
     ]
 
 
-def test_classify_tells_label_probabilities_and_verdict(classifier, test_split):
+def test_classify_returns_label_probabilities_and_verdict(classifier, test_split):
     prediction = classifier.classify(test_split.images[0])
     row = classifier.predict_proba(test_split.images[0])[0]
     outputs = classifier.compute(as_digits(test_split.images[0]))
@@ -107,7 +107,7 @@ def test_read_answers_alike_for_a_path_its_bytes_and_a_pillow_image(classifier, 
         opened.getpixel((0, 0))
 
 
-def test_read_refuses_what_is_no_image(classifier, tmp_path):
+def test_read_refuses_everything_but_images_of_a_digit(classifier, tmp_path):
     with pytest.raises(FileMissingError, match="give an image file"):
         classifier.read(tmp_path / "none.png")
     with pytest.raises(DigitError, match="the image is of type ndarray; give an image file"):
@@ -117,7 +117,7 @@ def test_read_refuses_what_is_no_image(classifier, tmp_path):
 
 
 @pytest.mark.parametrize("picture", ["seven.png", b"\x89PNG", Path("seven.png"), Image.new("L", (28, 28))])
-def test_classify_sends_pictures_to_read(classifier, picture):
+def test_classify_refuses_pictures_and_names_read(classifier, picture):
     with pytest.raises(DigitError, match=r"read pictures of digits with Classifier\.read"):
         classifier.classify(picture)
 
@@ -147,7 +147,7 @@ def scribbles() -> np.ndarray:
     return pictures
 
 
-def test_pictures_of_no_digit_are_told_and_still_get_a_label():
+def test_pictures_of_no_digit_get_that_verdict_and_still_a_label():
     classifier = Classifier()
     cross, dash, board = (prediction.verdict for prediction in classifier.predictions(scribbles()))
     assert dash == "no digit"
@@ -158,7 +158,7 @@ def test_pictures_of_no_digit_are_told_and_still_get_a_label():
 
 
 @pytest.mark.parametrize("name", ["cnn", "linear"])
-def test_a_larger_max_error_answers_more_and_keeps_its_word(name, test_split):
+def test_a_larger_max_error_answers_more_and_still_bounds_the_errors(name, test_split):
     digits, answered = as_digits(test_split.images), []
     for max_error in (0.001, 0.01, 1):
         outputs = Classifier(name, max_error=max_error).compute(digits)
@@ -200,6 +200,6 @@ def test_every_public_name_can_be_imported():
 
 def test_telemetry_is_off_before_onnxruntime_loads(tmp_path):
     code = "import numpy, mnist_runtime; mnist_runtime.Classifier().predict(numpy.zeros((28, 28), 'uint8'))"
-    env = {"HOME": str(tmp_path), "PATH": "", "LANG": "C.UTF-8"}  # and no CI, which would hide it
+    env = {"HOME": str(tmp_path), "PATH": "", "LANG": "C.UTF-8"}  # without CI, which turns telemetry off too
     subprocess.run([sys.executable, "-c", code], env=env, check=True)
     assert list(tmp_path.rglob("*")) == []

@@ -1,4 +1,4 @@
-"""The models of a classifier: a file, bytes, a published folder, a foreign model; and which graph computes."""
+"""The models of a classifier: a file, bytes, a published folder, a foreign model; and the graph that computes."""
 
 import json
 import shutil
@@ -69,7 +69,7 @@ def test_a_model_without_our_metadata_is_refused_unless_the_caller_vouches_for_i
     assert np.array_equal(trusted.predict(test_split.images), Classifier("linear").predict(test_split.images))
 
 
-def test_a_trusted_model_that_answers_nonsense_is_an_error_and_no_answer(stranger, test_split):
+def test_a_trusted_model_with_outputs_of_a_wrong_shape_is_an_error(stranger, test_split):
     model = onnx.load_from_string(stranger)
     for node in model.graph.node:
         node.output[:] = [{"logits": "all"}.get(name, name) for name in node.output]
@@ -93,13 +93,13 @@ def test_a_trusted_model_with_another_interface_is_refused_all_the_same(stranger
 BATCH = Classifier().artifact.batch
 
 
-def test_digits_are_computed_together_up_to_what_a_cache_holds_of_their_largest_layer():
+def test_a_batch_is_as_many_digits_as_a_cache_holds_of_the_largest_layer():
     assert BATCH == 2 * 2**20 // (16 * 24 * 24 * 4)  # of the first convolution
     assert Classifier("linear").artifact.batch == 2 * 2**20 // (784 * 4)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, BATCH - 1, BATCH, BATCH + 1, 3 * BATCH + 7])
-def test_a_batch_of_any_size_is_answered_as_its_digits_one_by_one(test_split, count):
+def test_a_batch_of_any_size_gets_the_answers_of_its_single_digits(test_split, count):
     classifier, digits = Classifier(), test_split.images[:count]
     logits = classifier.decision_function(digits)
     assert logits.shape == (count, 10)
@@ -147,7 +147,7 @@ def test_a_bad_float_in_the_last_chunk_is_refused(test_split):
         Classifier().predict(pixels)
 
 
-def test_a_prediction_is_json_safe_and_frozen(test_split):
+def test_a_prediction_is_json_serialisable_and_frozen(test_split):
     prediction = Classifier().classify(test_split.images[0])
     record = json.loads(json.dumps(prediction.to_dict()))
     assert Prediction(**{**record, "probabilities": tuple(record["probabilities"])}) == prediction

@@ -18,7 +18,7 @@ import pytest
 from mnist_runtime import Classifier, ClosedError, OptionError
 
 
-def test_threads_that_share_a_classifier_all_get_its_answers(test_split):
+def test_threads_can_share_a_classifier(test_split):
     digits, classifier = test_split.images, Classifier()
     wanted = classifier.predict(digits)
     parts = np.array_split(digits, 40)
@@ -45,7 +45,7 @@ def test_threads_share_the_batches_of_a_call_and_end_with_the_classifier(test_sp
     assert own_threads() == []
 
 
-def test_asyncio_awaits_it_in_a_thread(test_split):
+def test_asyncio_can_await_a_classifier_in_a_thread(test_split):
     classifier = Classifier()
 
     async def recognise():
@@ -60,7 +60,7 @@ def test_asyncio_awaits_it_in_a_thread(test_split):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_forked_child_answers_though_its_parents_threads_stayed_behind(threads):
+def test_a_forked_child_computes_without_the_threads_of_its_parent(threads):
     program = f"""
 import os, numpy as np
 from mnist_runtime import Classifier
@@ -79,7 +79,7 @@ assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
     subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, timeout=60)
 
 
-def test_pickled_into_a_process_it_answers_the_same(test_split):
+def test_a_pickled_classifier_answers_the_same_in_another_process(test_split):
     classifier = Classifier(threads=2, max_error=0.01)
     digits = test_split.images[:100]
     assert pickle.loads(pickle.dumps(classifier)).max_error == 0.01
@@ -88,12 +88,12 @@ def test_pickled_into_a_process_it_answers_the_same(test_split):
     assert np.array_equal(there, classifier.decision_function(digits))
 
 
-def test_session_options_cannot_be_pickled_and_it_says_so():
+def test_session_options_cannot_be_pickled():
     with pytest.raises(OptionError, match="session_options cannot be pickled"):
         pickle.dumps(Classifier(session_options=ort.SessionOptions()))
 
 
-def test_closing_frees_the_session_and_later_calls_say_so():
+def test_closing_frees_the_session_and_later_calls_are_refused():
     with Classifier() as classifier:
         session = weakref.ref(classifier.artifact.session)
         classifier.predict(np.zeros((1, 784), np.uint8))

@@ -1,4 +1,4 @@
-"""Bad input: whatever the bytes, one of our errors or an answer, in bounded memory, and no pickle runs."""
+"""Bad input: any bytes give an answer or one of our errors, in bounded memory, and no pickle runs."""
 
 import base64
 import importlib.util
@@ -36,7 +36,7 @@ def fuzz() -> ModuleType:
 
 
 @bounded
-def test_damaged_files_raise_our_errors_only_in_bounded_memory(tmp_path):
+def test_damaged_files_raise_only_our_errors_in_bounded_memory(tmp_path):
     command = [sys.executable, PROGRAM, "910"]  # 70 of each kind
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=110, check=False)
     assert result.returncode == 0, result.stderr.decode()[-2000:]
@@ -78,7 +78,7 @@ def test_any_bytes_are_a_npy_or_refused(data):
 
 
 def claim(shape: str, descr: str = "|u1") -> bytes:
-    """An .npy of which only the header is there."""
+    """Return a .npy that ends after its header."""
     header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
     return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
 
@@ -104,7 +104,7 @@ READERS = {
 @bounded
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("shape", ["(1000000000000, 784)", "(1000000000000, 28, 28)", "(9223372036854775807, 784)"])
-def test_a_file_that_claims_a_million_million_rows_is_refused_before_allocation(fuzz, tmp_path, reader, shape):
+def test_a_header_that_claims_a_trillion_rows_is_refused_before_allocation(fuzz, tmp_path, reader, shape):
     data, path = claim(shape), tmp_path / "huge.npy"
     path.write_bytes(data)
     with fuzz.bounded_memory(64 * 2**20), pytest.raises(ValueError, match=r".") as refusal:
@@ -126,7 +126,7 @@ def test_a_header_that_claims_to_be_large_is_refused_before_allocation(fuzz, tmp
 
 
 @bounded
-def test_the_bound_on_memory_is_real_and_seen_through_our_errors(fuzz, tmp_path):
+def test_the_bound_on_memory_holds_and_is_found_behind_our_errors(fuzz, tmp_path):
     with fuzz.bounded_memory(64 * 2**20), pytest.raises(MemoryError):
         bytearray(2**27)
     with fuzz.bounded_memory(2**20):

@@ -1,4 +1,4 @@
-"""The page in one piece, for a server and with a module inside, each under a policy of its own code alone."""
+"""The page in one piece, served or with a module inside, each with a policy that allows its own code alone."""
 
 import base64
 import hashlib
@@ -20,7 +20,7 @@ def sources(page, tag):
     return " ".join(f"'sha256-{digest}'" for digest in digests)
 
 
-def test_the_page_of_a_server_asks_that_server_alone():
+def test_the_served_page_requests_its_server_only():
     page, policy = served()
     parts = policy_of(policy)
     assert parts["connect-src"] == "'self'"
@@ -29,7 +29,7 @@ def test_the_page_of_a_server_asks_that_server_alone():
     assert module_of(page) == b""
 
 
-def test_the_page_with_a_module_asks_nobody_and_carries_its_policy():
+def test_the_offline_page_requests_nothing_and_contains_its_policy():
     page = offline(MODULE).decode()
     (policy,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]+)">', page)
     parts = policy_of(policy)
@@ -42,7 +42,7 @@ def test_the_page_with_a_module_asks_nobody_and_carries_its_policy():
     assert page.index("http-equiv") < page.index("<style>") < page.index("<script")
 
 
-def test_the_module_is_in_the_page_as_it_is():
+def test_the_module_in_the_offline_page_is_unchanged():
     assert module_of(offline(MODULE)) == MODULE
     assert offline(MODULE) == offline(MODULE)
 
@@ -56,7 +56,7 @@ def test_both_pages_have_the_same_elements_style_and_script():
 def test_no_handler_and_no_style_is_inline_and_no_other_host_is_named():
     page = offline(MODULE).decode()
     assert not re.findall(r"<[^>]* (?:on[a-z]+|style)=", page)
-    assert set(re.findall(r"https?://[^\s'\"]+", page)) == {"http://www.w3.org/2000/svg"}  # the name of SVG, no address
+    assert set(re.findall(r"https?://[^\s'\"]+", page)) == {"http://www.w3.org/2000/svg"}  # SVG's name, not requested
 
 
 def test_the_manifest_of_the_app_has_the_pages_icon_title_ground_and_address():

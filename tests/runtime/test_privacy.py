@@ -1,4 +1,4 @@
-"""Nobody is told: importing and predicting write no file and open no socket, whatever onnxruntime would like."""
+"""Privacy: importing and predicting write no file and open no socket; neither does native code of onnxruntime."""
 
 import os
 import shutil
@@ -38,7 +38,7 @@ print([link for link in links if link.startswith("socket:")])
 
 
 def private(home: Path) -> dict[str, str]:
-    """The environment of somebody at home: onnxruntime keeps quiet where it sees CI."""
+    """Return an environment without CI, in which onnxruntime would send telemetry."""
     hidden = {"CI", "GITHUB_ACTIONS", "ORT_DISABLE_TELEMETRY", "MNIST_MODEL"}
     clean = {k: v for k, v in os.environ.items() if k not in hidden and not k.startswith(("XDG_", "COV"))}
     return {**clean, "HOME": str(home), "TMPDIR": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -67,7 +67,7 @@ SYSTEM_CALLS = (
 
 
 def traced(command, home):
-    """The system calls by which a command and its threads write to a file or reach for a network, native code's too."""
+    """Return the system calls by which a command and its threads write files or open sockets, in native code too."""
     log = home.with_name("trace")
     strace = ["strace", "--follow-forks", "-qq", "-e", f"trace={SYSTEM_CALLS}", "-e", "signal=none", "-o", log]
     result = subprocess.run(
@@ -91,7 +91,7 @@ needs_strace = pytest.mark.skipif(
 
 @needs_strace
 @pytest.mark.parametrize("as_command", [False, True], ids=["library", "mnist-infer"])
-def test_not_even_native_code_writes_a_file_or_opens_a_socket(home, tmp_path, as_command):
+def test_native_code_writes_no_file_and_opens_no_socket(home, tmp_path, as_command):
     np.save(tmp_path / "digit.npy", np.zeros((28, 28), np.uint8))
     command = [Path(sys.executable).parent / "mnist-infer", tmp_path / "digit.npy"]
     assert traced(command if as_command else [sys.executable, "-c", PROGRAM], home) == []
@@ -99,7 +99,7 @@ def test_not_even_native_code_writes_a_file_or_opens_a_socket(home, tmp_path, as
 
 
 @needs_strace
-def test_the_trace_sees_what_it_is_there_to_see(home):
+def test_the_trace_sees_sockets_and_written_files(home):
     program = "import socket, mnist_runtime.model.session; socket.socket(); open('written', 'w')"
     calls = traced([sys.executable, "-c", program], home)
     assert "socket(" in calls[0]

@@ -1,4 +1,4 @@
-"""Verdicts: what the thresholds call a digit, unsure, and no digit, and which risk decides."""
+"""Verdicts by thresholds, and the stated risk that decides."""
 
 import numpy as np
 import pytest

@@ -35,25 +35,25 @@ SIZE_LIMIT = 2**31
 """Largest model in bytes, the limit of protobuf and so of ONNX."""
 
 WANTED = "give a .onnx file that mnist-export wrote"
-"""End of every sentence that refuses a model."""
+"""Advice at the end of every sentence that refuses a model."""
 
 _CACHE = 2 * 2**20
-"""Bytes of a layer that processors keep near; with half or twice as much, neither bundled model is 10 % faster."""
+"""Bytes of a layer that fit a core's cache; with half or twice as much, neither bundled model is 10 % faster."""
 _SMALLEST_LAYER = 4 * PIXELS
 """Bytes of a digit's float32 pixels, the largest layer of a model that does not state it."""
 
 ALL_LOGITS = "all_logits"
 """Tensor of the eleven logits, float32 `[batch, 11]`, inside the graph of a model with the output `no_digit`."""
 
-_SHAPES: dict[str, tuple[int, ...]] = {"logits": (len(CLASSES),), "probabilities": (len(CLASSES),), "no_digit": ()}
-"""Shape of a digit's row of each output."""
+ROW_SHAPES: dict[str, tuple[int, ...]] = {"logits": (len(CLASSES),), "probabilities": (len(CLASSES),), "no_digit": ()}
+"""Shape of one digit's row, per output."""
 _INPUT_DTYPES: dict[str, Contract] = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
 
 
 def with_output(model: bytes, tensor: str) -> bytes:
     """Return a serialised ONNX model that also outputs an inner tensor.
 
-    A protobuf message whose field `graph` comes a second time is merged: lists, as that of the outputs, are joined
+    Protobuf merges the appended second field `graph` into the first, and joins their lists of outputs
     (https://protobuf.dev/programming-guides/encoding/#last-one-wins).
     """
     message = tensor.encode()
@@ -66,11 +66,6 @@ def metadata(values: Mapping[str, str]) -> dict[str, str]:
     """Return the metadata properties of an artifact: prefixed keys, the schema version and the empty seal."""
     named = {PREFIX + key: value for key, value in values.items()}
     return {**named, f"{PREFIX}schema": METADATA_SCHEMA, KEY: UNSEALED}
-
-
-def row_shape(output: str) -> tuple[int, ...]:
-    """Return the shape of one digit's row of an output."""
-    return _SHAPES[output]
 
 
 @dataclass(frozen=True)
@@ -121,8 +116,8 @@ class Artifact:
             model: The bytes of a .onnx file.
             name: Name of their source, for messages.
             settings: Settings of onnxruntime; one thread on the CPU by default.
-            trusted_contract: The caller's word for what `pixels` means in a model without our metadata. The graph's
-                names, shapes and dtypes are checked all the same; a model with metadata speaks for itself.
+            trusted_contract: Meaning of `pixels` in a model without our metadata, as the caller vouches for it; ignored
+                if there are metadata. The graph's names, shapes and dtypes are checked in any case.
         """
         try:
             hazardous, sealed = is_hazardous(model), sealed_digest(model) is not None
@@ -172,7 +167,7 @@ class Artifact:
             raise ArtifactError(sentence) from error
         if not self.metadata:
             for output, result in zip(outputs, results, strict=True):
-                wanted = (len(digits), *row_shape(output))
+                wanted = (len(digits), *ROW_SHAPES[output])
                 if result.shape != wanted:
                     raise ArtifactError(
                         f"{self.name} computes {result.shape} where {wanted} is wanted; export it again"
@@ -246,25 +241,23 @@ def _batch(metadata: Mapping[str, str], name: str) -> int:
     largest_layer = metadata.get("largest_layer", str(_SMALLEST_LAYER))
     if not largest_layer.isascii() or not largest_layer.isdecimal():
         raise ArtifactError(
-            f"{name} says {largest_layer[:20]!r} of its largest layer, and bytes are wanted; export it again"
+            f"{name} has the largest layer {largest_layer[:20]!r}, and a number of bytes is wanted; export it again"
         )
     return max(1, _CACHE // max(_SMALLEST_LAYER, int(largest_layer[:20])))
 
 
 def _check_interface(session: ort.InferenceSession, name: str) -> tuple[Contract, tuple[str, ...]]:
     """Check the graph's inputs and outputs against the artifact contract; return the input's dtype and the outputs."""
-    found = {node.name: (node.type, _sizes(node.shape)) for node in (*session.get_inputs(), *session.get_outputs())}
+    found = {
+        node.name: (node.type, tuple(size if isinstance(size, int) else None for size in node.shape))  # None is free
+        for node in (*session.get_inputs(), *session.get_outputs())
+    }
     kind, _ = found.get("pixels", (None, None))
-    outputs = tuple(output for output in _SHAPES if output in found or output != "no_digit")
-    contract = {output: ("tensor(float)", (None, *row_shape(output))) for output in outputs}
+    outputs = tuple(output for output in ROW_SHAPES if output in found or output != "no_digit")
+    contract = {output: ("tensor(float)", (None, *ROW_SHAPES[output])) for output in outputs}
     if kind not in _INPUT_DTYPES or found != {"pixels": (kind, (None, PIXELS)), **contract}:
         raise ArtifactError(
             f"{name} computes {found}, and the contract is pixels float32 or uint8 [batch, 784] to "
             "logits and probabilities float32 [batch, 10], and perhaps no_digit float32 [batch]; export it again"
         )
     return _INPUT_DTYPES[kind], outputs
-
-
-def _sizes(shape: list[int | str | None]) -> tuple[int | None, ...]:
-    """Return a shape with None for every named (free) dimension."""
-    return tuple(size if isinstance(size, int) else None for size in shape)

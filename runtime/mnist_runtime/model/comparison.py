@@ -1,6 +1,6 @@
 """Comparison of computed logits with reference logits, each within its own tolerance.
 
-Where a tolerance comes from is the exporter's business (`mnist_export.bounds`); a device only compares.
+The exporter derives the tolerances (`mnist_export.bounds`); a device only compares.
 """
 
 import base64
@@ -28,7 +28,7 @@ _GOLDEN_LIMIT = 2**26
 Logits = NDArray[np.float64]
 
 TEN = len(CLASSES)
-"""Number of logits that belong to digits; an eleventh belongs to what is no digit."""
+"""Number of logits of digits; an eleventh logit stands for no digit."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Reference:
             if array.dtype != dtype or array.shape != shape:
                 raise ValueError(f"{field.name} are {array.dtype} {array.shape}, not {np.dtype(dtype)} {shape}")
         if not (np.isfinite(self.logits).all() and np.isfinite(self.tolerance).all() and n):
-            raise ValueError("they are none, or not finite")
+            raise ValueError("there are none, or some are not finite")
         if (self.tolerance < 0).any():
             raise ValueError("a tolerance is negative")
 
@@ -124,11 +124,11 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """Whether everything that was computed is within rounding of the reference."""
+        """True if all outputs are within rounding of the reference."""
         return not self.failures
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it: an error without bound is null."""
+        """Return a JSON-serialisable dict; an infinite error becomes None."""
         finite = {key: None if value == math.inf else value for key, value in asdict(self).items()}
         return {**finite, "passed": self.passed}
 

@@ -1,4 +1,4 @@
-"""One mnist.h that `mnist-export` wrote, compiled by this machine's C compiler into a program that answers digits."""
+"""A mnist.h of `mnist-export`, compiled by this machine's C compiler into a program that computes logits."""
 
 import os
 import shlex
@@ -11,7 +11,7 @@ PROGRAM = r"""
 #include <stdio.h>
 #include "mnist.h"
 
-#ifndef MNIST_NO_DIGIT  /* every picture is taken for a digit */
+#ifndef MNIST_NO_DIGIT  /* the network takes every picture for a digit */
 #define MNIST_NO_DIGIT 0
 #endif
 
@@ -21,8 +21,7 @@ static void write_int32(int32_t value)
         putchar((int)((uint32_t)value >> 8 * i & 255));
 }
 
-/* With an argument, tell about the network; otherwise turn digits on stdin into their logits and their label, int32
-   little-endian. */
+/* With an argument, describe the network; otherwise turn digits on stdin into logits and labels, little-endian. */
 int main(int argc, char **argv)
 {
     static uint8_t pixels[784];

@@ -1,4 +1,4 @@
-"""A mnist.mjs, or the one inside a mnist.html, run by this machine's node as a program that answers digits."""
+"""A mnist.mjs, or the one inside a mnist.html, run by this machine's node as a program that computes logits."""
 
 import shutil
 

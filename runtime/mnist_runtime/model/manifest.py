@@ -1,8 +1,8 @@
 """manifest.json: the files that one export published into a folder, with their SHA-256.
 
-`mnist-export` writes the manifest last; until then, one with the field `incomplete` is in its place, and is refused. So
-is any file whose bytes differ from the manifest. File names are relative paths with "/" that cannot leave the folder,
-not even through a symbolic link to another folder.
+`mnist-export` writes the manifest last; until then, one with the field `incomplete` is in its place. Readers refuse an
+incomplete manifest, and every file whose bytes differ from those listed. File names are relative paths with "/" that
+cannot leave the folder, not even through a symbolic link to another folder.
 """
 
 import contextlib

@@ -30,7 +30,7 @@ class Program:
             command: Command of the program. With the argument "about" it prints the number of logits, the exponent, the
                 result of the self-test and the threshold of no digit; without, it turns digits on stdin into logits
                 and a label, -1 for no digit, int32 little-endian.
-            how: Description of how it was made to run, in words: "compiled by cc".
+            how: Description of what runs the program: "compiled by cc".
 
         Raises:
             ArtifactError: it does not run.
@@ -38,7 +38,7 @@ class Program:
         self._name = name
         self._command = command
         self.how = how
-        """Description of how the program was made to run: "compiled by cc"."""
+        """Description of what runs the program: "compiled by cc"."""
         about = run(name, [*command, "about"], "run").split()
         self.outputs, self.exponent, self._selftest, self.no_digit = map(int, about)
 
@@ -61,7 +61,7 @@ class Program:
         return answers[:, :-1], answers[:, -1]
 
     def rule(self, logits: NDArray[np.int32]) -> NDArray[np.int64]:
-        """Return the labels that the program must give, int64 `[N]`, for logits int32 `[N, outputs]`."""
+        """Return the labels that the program must answer, int64 `[N]`, for logits int32 `[N, outputs]`."""
         digits, others = logits[:, : len(CLASSES)], logits[:, len(CLASSES) :]
         is_none = (others - digits.max(axis=1, keepdims=True) > self.no_digit).any(axis=1)
         return np.where(is_none, -1, digits.argmax(axis=1))
@@ -91,11 +91,11 @@ def run(name: str, command: list[str], verb: str, data: bytes = b"") -> bytes:
     if done.returncode:
         lines = done.stderr.decode(errors="replace").split("\n")
         reason = next((line for line in lines if "rror" in line), lines[0]) or f"exit code {done.returncode}"
-        reason = re.sub(rf"[^\s('\"]*{_FOLDER}\w+[/\\]", "", reason.strip())  # `name` lies elsewhere
+        reason = re.sub(rf"[^\s('\"]*{_FOLDER}\w+[/\\]", "", reason.strip())  # no paths of the temporary folder
         raise ArtifactError(f"{name} does not {verb} here ({reason}); export it again")
     return done.stdout
 
 
 def logits_sha256(logits: NDArray[Any]) -> str:
-    """Return the SHA-256, in hex, of logits as they lie in memory row by row, little-endian."""
+    """Return the SHA-256, in hex, of the bytes of logits, row by row and little-endian."""
     return hashlib.sha256(np.ascontiguousarray(logits, logits.dtype.newbyteorder("<")).tobytes()).hexdigest()

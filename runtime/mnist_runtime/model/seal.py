@@ -86,7 +86,7 @@ def _with_seal(model: bytes, start: int, digest: bytes) -> bytes:
 
 
 def _fields(model: bytes) -> Iterator[_Field]:
-    """Walk the top-level fields; nothing below them is looked at.
+    """Walk the top-level fields, without parsing their contents.
 
     Raises:
         ValueError: a field has an unknown type or reaches beyond the end, or there are too many.

@@ -1,7 +1,6 @@
 """The page to draw a digit on, as one HTML file: for a server that answers it, or with a network inside.
 
-The source lies beside this file. It is here because `mnist-serve` serves the page, `mnist-export` puts a network into
-it, and mnist-runtime is all that both stand on.
+`mnist-serve` serves the page and `mnist-export` puts a network into it, so it lies in the distribution that both need.
 """
 
 import base64
@@ -23,9 +22,9 @@ def served() -> tuple[bytes, str]:
 
 
 def app_files(page: str) -> dict[str, bytes]:
-    """Return the files, by name, that make either page an app which a browser can install, where they lie beside it.
+    """Return the optional files, by name, that make a page beside them an app for browsers to install.
 
-    The page, whose address relative to them is `page`, does not need them.
+    `page` is the page's address relative to them.
     """
     files = {name: (_FOLDER / name).read_bytes() for name in ("mnist.webmanifest", "mnist.worker.js")}
     start = f'"start_url": "{page}"'.encode()
@@ -33,9 +32,9 @@ def app_files(page: str) -> dict[str, bytes]:
 
 
 def offline(module: bytes) -> bytes:
-    """Return the page that asks `module`, the text of a mnist.mjs, and nobody else; its policy is inside.
+    """Return the page with `module`, the text of a mnist.mjs, inside; its policy is inside too, and allows no requests.
 
-    A <meta> cannot say `frame-ancestors`, and browsers warn about one that does.
+    The policy has no `frame-ancestors`, because a <meta> cannot set that and browsers warn about it.
     """
     text = module.decode("ascii") + _EXPOSED
     page, policy = _assembled(f"{_NETWORK}{text}</script>\n", "'none'", text)
@@ -50,7 +49,7 @@ def module_of(page: bytes) -> bytes:
 
 
 def _assembled(network: str, hosts: str, *scripts: str) -> tuple[str, str]:
-    """Return the page in one piece, and the policy that lets only its own style and scripts work in it."""
+    """Return the page in one piece, and a policy that allows only its own style and scripts."""
     html, style, script = ((_FOLDER / name).read_text("utf-8") for name in ("index.html", "page.css", "page.js"))
     html = html.replace(_STYLE, f"<style>{style}</style>")
     html = html.replace(_SCRIPT, f'{network}<script type="module">{script}</script>')

@@ -55,7 +55,7 @@ def parity(path: Path | None, format_: str, digits_file: Path | None) -> int:
     files = BUNDLED[chosen] if isinstance(chosen, str) else (chosen,)
     is_folder = files[0].is_dir()
     if is_folder and digits_file:
-        raise click.UsageError("--digits is for one model, and this is a folder; give one of its files")
+        raise click.UsageError("--digits is for one model, and this is a folder; give one of its files.")
     digits = _read(digits_file)
     findings = verify_folder(files[0]) if is_folder else [verify_file(file, digits) for file in files]
     if format_ == "json":

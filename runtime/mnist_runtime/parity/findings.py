@@ -30,15 +30,15 @@ class Finding:
     """Result of the checks of one file."""
 
     file: str
-    sha256: str | None
+    sha256: str | None = None
     """SHA-256 of the file, in hex; None if it could not be read."""
-    artifact: Artifact | None
+    artifact: Artifact | None = None
     """Loaded model; None if it is damaged or onnxruntime cannot load it."""
-    comparison: Comparison | None
+    comparison: Comparison | None = None
     """Comparison of the golden digits; None for a file that has none or could not be run."""
-    problem: str | None
+    problem: str | None = None
     """Problem, in one sentence; None if all checks passed."""
-    failed_check: str | None
+    failed_check: str | None = None
     """Check that failed: "integrity" (digests, file format) or "numbers" (golden digits)."""
     listed: bool = True
     """False for a model in the folder that its manifest.json does not list, and that was not checked."""
@@ -87,9 +87,7 @@ def verify_folder(folder: Path) -> list[Finding]:
     """
     manifest = read_manifest(folder)
     models = (path.name for pattern in ("*.onnx", "*.pt", "*.pt2") for path in sorted(folder.glob(pattern)))
-    unlisted = [
-        Finding(name, None, None, None, None, None, listed=False) for name in models if name not in manifest.files
-    ]
+    unlisted = [Finding(name, listed=False) for name in models if name not in manifest.files]
     return [*(_verify_entry(manifest, entry) for entry in manifest.files.values()), *unlisted]
 
 
@@ -108,27 +106,27 @@ def _verify_entry(manifest: Manifest, entry: Entry) -> Finding:
     try:
         manifest.read(entry.file)
     except MnistRuntimeError as error:
-        return Finding(entry.file, None, None, None, str(error), "integrity")
-    return Finding(entry.file, entry.sha256, None, None, None, None)
+        return Finding(entry.file, problem=str(error), failed_check="integrity")
+    return Finding(entry.file, entry.sha256)
 
 
 def _test_program(file: str, read: Callable[[], bytes], digits: Intensities | Pixels | None = None) -> Finding:
-    """Make a program of a C header, a JavaScript module or a page, and ask its self-test."""
+    """Make a program of a C header, a JavaScript module or a page, and run its self-test."""
     try:
         data = read()
         program = _PROGRAMS[Path(file).suffix](data, file)
     except OptionError:
         raise
     except MnistRuntimeError as error:
-        return Finding(file, None, None, None, str(error), "integrity")
+        return Finding(file, problem=str(error), failed_check="integrity")
     sha256 = hashlib.sha256(data).hexdigest()
     if failed := program.selftest():
         digit, layer = divmod(failed, 100)
         place = f"golden digit {digit} differs from layer {layer} on" if digit else f"layer {layer} is damaged"
         problem = f"{file} is not at parity: its self-test says that {place}; do not deploy it on this machine"
-        return Finding(file, sha256, None, None, problem, "numbers")
+        return Finding(file, sha256, problem=problem, failed_check="numbers")
     digest = None if digits is None else logits_sha256(program.logits(as_intensities(digits)))
-    return Finding(file, sha256, None, None, None, None, proof=f"{program.how}, {EXACT}", logits_sha256=digest)
+    return Finding(file, sha256, proof=f"{program.how}, {EXACT}", logits_sha256=digest)
 
 
 def _digest(artifact: Artifact, digits: Intensities | Pixels) -> str:
@@ -141,15 +139,14 @@ def _examine(file: str, load: Callable[[], Artifact], digits: Intensities | Pixe
     try:
         artifact = load()
     except MnistRuntimeError as error:
-        return Finding(file, None, None, None, str(error), "integrity")
+        return Finding(file, problem=str(error), failed_check="integrity")
     try:
         comparison = artifact.replay()
     except ArtifactError as error:
-        return Finding(file, artifact.sha256, artifact, None, str(error), "numbers")
-    problem = "; ".join(comparison.failures)
-    if problem:
-        problem = f"{file} is not at parity: {problem}; do not deploy it on this machine"
+        return Finding(file, artifact.sha256, artifact, problem=str(error), failed_check="numbers")
+    if comparison.failures:
+        problem = f"{file} is not at parity: {'; '.join(comparison.failures)}; do not deploy it on this machine"
         return Finding(file, artifact.sha256, artifact, comparison, problem, "numbers")
     proof = None if artifact.golden.tolerance.any() else EXACT
     digest = None if digits is None else _digest(artifact, digits)
-    return Finding(file, artifact.sha256, artifact, comparison, None, None, proof=proof, logits_sha256=digest)
+    return Finding(file, artifact.sha256, artifact, comparison, proof=proof, logits_sha256=digest)

@@ -45,7 +45,7 @@ def test_one_flipped_bit_anywhere_breaks_the_seal(model):
             Artifact.from_bytes(bytes(damaged), "damaged.onnx")
 
 
-def test_a_flipped_bit_in_the_weights_is_said_to_be_damage(model):
+def test_a_flipped_bit_in_the_weights_is_an_integrity_error(model):
     damaged = bytearray(model)
     damaged[15_000] ^= 1
     with pytest.raises(IntegrityError, match=r"damaged.onnx has changed since it was exported"):
@@ -58,19 +58,19 @@ def test_a_model_cut_short_is_refused(model, kept):
         Artifact.from_bytes(model[:kept], "cut.onnx")
 
 
-def test_what_is_no_onnx_is_refused():
+def test_a_file_that_is_not_onnx_is_refused():
     with pytest.raises(ArtifactError, match=r"hello\.onnx is not a complete ONNX model"):
         Artifact.from_bytes(b"hello", "hello.onnx")
 
 
-def test_an_onnx_model_of_somebody_else_is_refused(model):
+def test_an_onnx_model_without_our_metadata_is_refused(model):
     foreign = changed(model, lambda proto: proto.ClearField("metadata_props"))
     assert sealed_digest(foreign) is None
     with pytest.raises(ArtifactError, match="without the seal and metadata of mnist-export"):
         Artifact.from_bytes(foreign, "foreign.onnx")
 
 
-def test_metadata_that_is_no_text_is_refused(model):
+def test_metadata_that_are_not_text_are_refused(model):
     unsealed = model.replace(b"mnist_edge.sha256", b"mnist_edge.sha\xff\xff\xff")
     with pytest.raises(ArtifactError, match=r"odd\.onnx contains names or metadata that are not text"):
         Artifact.from_bytes(unsealed, "odd.onnx", trusted_contract="float32")

@@ -1,4 +1,4 @@
-"""A comparison that nothing slips through."""
+"""Comparison of logits, which fails on every difference beyond rounding."""
 
 import base64
 import io
@@ -39,7 +39,7 @@ def test_an_error_just_over_the_bound_fails_and_is_named(reference, digits):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_equals_nothing(reference, digits, value):
+def test_nan_and_infinity_fail(reference, digits, value):
     logits = in_float32(digits)
     logits[42, 0] = value
     comparison = compare("digits", reference, logits)
@@ -64,7 +64,7 @@ def test_nothing_broadcasts_and_no_dtype_is_converted(reference, digits, damage)
     assert "not float32 (1000, 10)" in comparison.failures[0]
 
 
-def test_probabilities_are_held_to_the_softmax_of_the_logits(reference, digits):
+def test_probabilities_are_compared_with_the_softmax_of_the_logits(reference, digits):
     logits = in_float32(digits)
     shifted = logits - logits.max(axis=1, keepdims=True)
     probabilities = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
@@ -137,7 +137,7 @@ def test_a_packed_reference_of_wrong_arrays_is_refused(change):
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 and no more", npy_of_one_number()])
-def test_what_is_no_packed_reference_is_refused(content):
+def test_other_bytes_are_refused_as_a_packed_reference(content):
     with pytest.raises(ValueError, match="not a packed reference"):
         Reference.from_text(base64.b64encode(content).decode())
 

@@ -50,26 +50,26 @@ def test_labels_come_back_beside_the_logits_and_follow_the_stated_rule(test_spli
 
 
 @needs_compiler
-def test_what_does_not_compile_is_no_artifact():
+def test_a_header_that_does_not_compile_is_refused():
     with pytest.raises(ArtifactError, match=r"^out/mnist.h does not compile here \(mnist.h:1:2: .*; export it again"):
         Header(b"#error not a header\n", "out/mnist.h")
 
 
 @needs_compiler
-def test_what_crashes_is_no_artifact(test_split):
+def test_a_program_that_crashes_is_an_error(test_split):
     header = Header(SOURCE.replace(b"logits[i] = ", b"*(volatile int *)0 = "), "mnist.h")
     with pytest.raises(ArtifactError, match=r"mnist.h does not run here .exit code"):
         header.logits(test_split.images[:1])
 
 
 @pytest.mark.parametrize("compiler", ["no-such-compiler", "no-such-compiler -m32"])
-def test_a_machine_without_compiler_is_told_to_name_one(monkeypatch, compiler):
+def test_a_missing_compiler_is_reported_with_advice(monkeypatch, compiler):
     monkeypatch.setenv("CC", compiler)
     with pytest.raises(OptionError, match=f"no compiler '?{compiler}'?; install one, or name yours"):
         Header(SOURCE, "mnist.h")
 
 
-def test_the_digest_is_of_little_endian_bytes_in_rows():
+def test_the_digest_of_logits_depends_on_no_memory_layout():
     logits = np.arange(20, dtype=np.int32).reshape(2, 10)
     wanted = hashlib.sha256(b"".join(int(i).to_bytes(4, "little") for i in range(20))).hexdigest()
     assert logits_sha256(logits) == logits_sha256(logits.astype(">i4")) == wanted

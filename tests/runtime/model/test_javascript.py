@@ -32,18 +32,18 @@ def test_logits_come_back_as_integers_of_32_bits(test_split):
 
 
 @needs_node
-def test_a_self_test_that_fails_tells_digit_and_layer():
+def test_a_failed_self_test_returns_digit_and_layer():
     assert JavaScript(SOURCE.replace(b"digit: 0, layer: 0", b"digit: 7, layer: 2"), "mnist.mjs").selftest() == 702
 
 
 @needs_node
 @pytest.mark.parametrize("source", [b"export const = 1;", b"export const about = {};", b"throw new Error('no');"])
-def test_what_does_not_run_is_no_artifact(source):
+def test_a_module_that_does_not_run_is_refused(source):
     with pytest.raises(ArtifactError, match=r"mnist.mjs does not run here .*Error.*; export it again"):
         JavaScript(source, "mnist.mjs")
 
 
-def test_a_machine_without_node_is_told_to_install_it(monkeypatch, tmp_path):
+def test_a_missing_node_is_reported_with_advice(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert not JavaScript.is_possible()
     with pytest.raises(OptionError, match=r"mnist.mjs is JavaScript, and this machine has no node; install Node.js"):

@@ -1,4 +1,4 @@
-"""The seal, found by walking the file's top-level fields, and what no loader gets to see."""
+"""The seal among a model's top-level fields, and hazardous models that reach no loader."""
 
 import onnx
 import pytest
@@ -34,7 +34,7 @@ def test_a_seal_is_found_among_the_fields_and_nowhere_else(model):
     assert sealed_digest(data) != "f" * 64
 
 
-def test_two_seals_are_none(model):
+def test_a_model_with_two_seals_counts_as_unsealed(model):
     twice = unsealed(model)
     twice.metadata_props.add(key=KEY, value=UNSEALED)
     data = twice.SerializeToString(deterministic=True)
@@ -46,7 +46,7 @@ def test_two_seals_are_none(model):
 @pytest.mark.parametrize(
     "data", [b"\x3a", b"\x3a\x05abc", b"\xff" * 11, b"\x0b", b"\x09abc", b"\x0d", b"\x08\x01" * 10_001]
 )
-def test_what_is_no_protobuf_is_refused(data):
+def test_bytes_that_are_not_a_protobuf_are_refused(data):
     with pytest.raises(ValueError, match=r"cut short|wire type|more than 10,000 fields"):
         sealed_digest(data)
     with pytest.raises(ArtifactError, match="is not a complete ONNX model"):

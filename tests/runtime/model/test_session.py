@@ -54,7 +54,7 @@ def test_settings_of_the_caller_reach_onnxruntime():
 
 
 class NoGpu(ort.InferenceSession):
-    """A session as that of onnxruntime-gpu on a machine without CUDA: it runs on the CPU, and only logs that."""
+    """A session like that of onnxruntime-gpu without CUDA: it runs on the CPU, and only logs that."""
 
     def get_providers(self) -> list[str]:
         return ["CPUExecutionProvider"]
@@ -62,7 +62,7 @@ class NoGpu(ort.InferenceSession):
 
 @pytest.fixture
 def asked() -> str:
-    """Provider to ask for, which this onnxruntime has beside the CPU's."""
+    """A provider that this onnxruntime has besides the CPU's."""
     others = [name for name in ort.get_available_providers() if name != "CPUExecutionProvider"]
     return others[0] if others else pytest.skip("this onnxruntime has the CPU's provider alone")
 
