@@ -1,4 +1,4 @@
-"""The command mnist-score: digits by the million, from .npy to .npy on this machine, or in shards on Ray.
+"""The command mnist-score: millions of digits scored, from .npy to .npy on this machine, or in shards on Ray.
 
-Only the second needs the extra [ray]. No other distribution imports this package, Ray or PyArrow.
+Only shards need the extra [ray]. No other distribution imports this package, Ray or PyArrow.
 """

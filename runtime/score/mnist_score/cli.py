@@ -72,7 +72,7 @@ def _read_part(_: click.Context, __: click.Parameter, value: str | None) -> Part
     envvar="RAY_ADDRESS",
     show_envvar=True,
     metavar="HOST:PORT",
-    help="Address of a Ray cluster to join, or auto for that of this machine; without it, a Ray is started here.",
+    help="Address of a Ray cluster to join, or auto for the one on this machine; by default, a Ray is started here.",
 )
 @click.version_option(__version__)
 def score(
@@ -101,7 +101,7 @@ def score(
     scores what is missing or has changed. _manifest.json is written once all shards are scored. This needs Ray:
     pip install "ray[data]" aiohttp.
 
-    A million labels are worth the model's name: give --model, or $MNIST_MODEL. cnn and linear come with the package.
+    The model has no default: give --model, or $MNIST_MODEL. cnn and linear come with the package.
 
     Exit codes: 0 all scored; 1 the model, an input, Ray or a shard failed (the other shards are scored); 2 wrong
     usage; 130 interrupted; 143 terminated.
@@ -123,7 +123,7 @@ def score(
         from mnist_runtime.digits import Orientation
 
     orientation = Orientation(invert, transpose)
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as Ray does, but before Ray is imported
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # Ray does the same once it is imported
     try:
         options: dict[str, Any] = {"orientation": orientation, "probabilities": probabilities}
         if is_local:

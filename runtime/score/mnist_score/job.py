@@ -1,4 +1,4 @@
-"""Resume records: what answers were made from, so that a later run knows which of them are still right.
+"""Resume records: the inputs and settings behind answers, by which a later run knows which answers are still valid.
 
 A record is in the footer of each Parquet file of answers, in `_manifest.json`, and beside each .npy of answers.
 """
@@ -16,7 +16,7 @@ SCHEMA = 2
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of digits. A file that was replaced or rewritten is another shard."""
+    """One file of digits; a file that was replaced or rewritten compares unequal."""
 
     name: str
     """Path within the input's folder, with "/"."""
@@ -41,7 +41,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Job:
-    """Properties that all answers of a run share; answers of another job are never mixed with them."""
+    """Inputs and settings that all answers of a run share; an output never mixes answers of two jobs."""
 
     input: str
     """Folder of the shards, as `kind://path`."""
@@ -50,7 +50,7 @@ class Job:
     output: str
     """Kind of the answers: "labels" or "probabilities"."""
     max_error: float | None = None
-    """Largest share of wrong labels among the digits that the verdicts allow; None for the least of the model."""
+    """Largest share of wrong labels among the digits, as in `Classifier`; None for the least that the model states."""
     invert: bool = False
     """True if black and white of arrays are exchanged."""
     transpose: bool = False
@@ -69,12 +69,12 @@ class Job:
         invert: bool = False,
         transpose: bool = False,
     ) -> Self:
-        """Describe a run over the shards of `folder` by the models of these SHA-256."""
+        """Describe a run over the shards of `folder`, by models with the SHA-256 `digests`."""
         kind = "probabilities" if probabilities else "labels"
         return cls(folder, sorted(digests), kind, max_error, invert, transpose)
 
     def record(self, **details: Any) -> bytes:
-        """Encode the job, and `details` of one file of answers or of all of them, as JSON."""
+        """Encode the job, and the `details` of one or all files of answers, as JSON."""
         return (json.dumps({**asdict(self), **details}, indent=1) + "\n").encode()
 
     @classmethod

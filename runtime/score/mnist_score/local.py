@@ -1,8 +1,8 @@
 """One .npy of digits scored into one .npy on this machine: in constant memory, in parts, and resumed after a kill.
 
 Until they are complete, the answers are in `<output>.part`, a .npy that lacks only its end. `<output>.json` is their
-resume record; its SHA-256 of the complete answers tells whether there is anything left to do. Side files that
-mnist-score has not written are kept, and the run is refused.
+resume record; once it has the SHA-256 of the complete answers, nothing is left to do. If one of these files exists and
+was not written by mnist-score, it is kept, and the run is refused.
 """
 
 import contextlib
@@ -58,33 +58,33 @@ def score(
         output: File of the answers, which appears once they are complete.
         rows: Rows of `digits` to answer, in order.
         probabilities: Write probabilities instead of labels.
-        orientation: Turns that the digits need; a note on stderr tells what is suspicious about the first of them.
-        labels: File of the true labels, which must not be overwritten either.
-        advance: Called with the number of digits answered since the last call; first with those of an earlier run.
+        orientation: Turns that the digits need; if the first ones look wrong, a note on stderr says so.
+        labels: File of the true labels, if any, which must not be overwritten either.
+        advance: Called with the number of digits answered since the last call; first with the number that an earlier
+            run has answered.
 
     Returns:
         False if an earlier run had completed the answers, and nothing was computed.
 
     Raises:
-        DigitError, FileReadError: the digits cannot be read, or are none; the next run resumes before them.
+        DigitError, FileReadError: the file cannot be read, or holds something else; the next run resumes there.
         FileWriteError: the answers cannot be written, or a file that must be kept is in their way.
     """
     part, record = Path(f"{output}.part"), Path(f"{output}.json")
-    inputs = [Path(name) for name in (digits.name, classifier.artifact.name, labels) if name]
     for path in (output, part, record):
-        _refuse(path, inputs)
+        _check_replaceable(path, [Path(name) for name in (digits.name, classifier.artifact.name, labels) if name])
     source = Path(digits.name).resolve()
     place = f"local://{source.parent}"
     job = Job.of(place, classifier.digests, probabilities=probabilities, **asdict(orientation))
     details = {"shard": asdict(Shard.of_file(source.name, source)), "rows": [rows.start, rows.stop]}
-    digest, resumable = _earlier(part, record, job, details)
+    is_resumable, digest = _read_record(record, part, job, details)
     ensure_writable(output.parent)
     if digest and output.is_file() and not part.exists() and _sha256(output) == digest:
         advance(len(rows))
         return False
     chunk = max(1, CHUNK_BYTES // (PIXELS * digits.dtype.itemsize))
     with write_errors(part), _locked(part) as file:
-        if not resumable:
+        if not is_resumable:
             file.truncate()
             write_atomically(record, job.record(**details))
         done = _resume(file, _header(job, len(rows)), _ROW[job.output].itemsize)
@@ -103,7 +103,7 @@ def score(
     return True
 
 
-def _refuse(path: Path, inputs: Iterable[Path]) -> None:
+def _check_replaceable(path: Path, inputs: Iterable[Path]) -> None:
     """Raise if a file of answers at `path` would replace an input, a folder or a device."""
     with write_errors(path):
         if not path.exists():
@@ -115,9 +115,9 @@ def _refuse(path: Path, inputs: Iterable[Path]) -> None:
                 raise FileWriteError(f"{source} is an input and would be overwritten; choose another OUTPUT")
 
 
-def _earlier(part: Path, record: Path, job: Job, details: dict[str, Any]) -> tuple[str | None, bool]:
-    """Return what an earlier run left: the SHA-256 of its answers if complete, and whether its part can be resumed."""
-    header, digest, resumable = b"", None, False
+def _read_record(record: Path, part: Path, job: Job, details: dict[str, Any]) -> tuple[bool, str | None]:
+    """Return True if the record is of the same job and details, and then the SHA-256 of its answers if complete."""
+    header, digest, is_resumable = b"", None, False
     if record.exists():
         try:
             earlier, found = Job.of_record(read_whole(record, limit=_RECORD_LIMIT, wanted=_ELSEWHERE))
@@ -126,18 +126,18 @@ def _earlier(part: Path, record: Path, job: Job, details: dict[str, Any]) -> tup
         except (ValueError, TypeError, LookupError, OverflowError) as error:
             raise FileWriteError(f"{record} was not written by mnist-score; {_ELSEWHERE}") from error
         digest = found.pop("sha256", None)
-        resumable = (earlier, found) == (job, details)
+        is_resumable = (earlier, found) == (job, details)
     if part.exists():
         with write_errors(part), part.open("rb") as file:
             beginning = file.read(max(len(header), 1))
         if not header.startswith(beginning):  # a kill may have left less than a header
             raise FileWriteError(f"{part} was not written by mnist-score; {_ELSEWHERE}")
-    return digest if resumable else None, resumable
+    return is_resumable, digest if is_resumable else None
 
 
 @contextlib.contextmanager
 def _locked(part: Path) -> Iterator[BinaryIO]:
-    """Open a part, new or begun, and keep other runs from writing it (where there is flock)."""
+    """Open a part, new or begun, and lock it against other runs (where there is flock)."""
     with os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
         try:
             if fcntl:
@@ -151,7 +151,7 @@ def _locked(part: Path) -> Iterator[BinaryIO]:
 
 
 def _resume(file: BinaryIO, header: bytes, row_bytes: int) -> int:
-    """Cut a part behind its last whole row, write the header if it has none yet, and return the number of its rows."""
+    """Cut a part after its last whole row, write its header, and return the number of its rows."""
     size = os.fstat(file.fileno()).st_size
     rows = max(0, size - len(header)) // row_bytes if file.read(len(header)) == header else 0
     file.seek(0)

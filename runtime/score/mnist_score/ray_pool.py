@@ -1,4 +1,4 @@
-"""A pool of scorers on Ray, which is started on this machine or joined where it runs, and kept silent."""
+"""A pool of scorers on a Ray that is started on this machine, or joined, and kept silent."""
 
 import contextlib
 import logging
@@ -27,7 +27,7 @@ _AUTHENTICATION = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
 _STORE = 80 * 2**20  # bytes of Ray's object store, which holds the shards' names and the reports, and never digits
 _TIMEOUT = 10.0  # seconds to reach a Ray that is joined
 _TRIES = 5  # per shard: enough for nodes that come and go, and few for a shard that kills every scorer
-_MAX_BLOCKS = 10_000  # of shards, because each block costs the driver some KiB and a millisecond
+_MAX_BLOCKS = 10_000  # blocks of shards; each costs the driver some KiB and a millisecond
 
 
 @contextlib.contextmanager
@@ -36,8 +36,8 @@ def joined(address: str | None, actors: int | None) -> Iterator[tuple[int, str]]
 
     Yields the number of CPUs of all its nodes, and its name for messages.
 
-    Inside the block, whatever is written to the file descriptors of stdout and stderr is lost, because Ray's processes
-    and threads write there (their logs stay in Ray's session folder); only `sys.stderr` still works.
+    Inside the block, the file descriptors of stdout and stderr are silenced, because Ray's processes and threads write
+    there (their logs stay in Ray's session folder); only `sys.stderr` still works.
 
     Raises:
         ClusterError: Ray cannot be joined or started.
@@ -74,8 +74,8 @@ def joined(address: str | None, actors: int | None) -> Iterator[tuple[int, str]]
 def score(shards: list[Shard], scorer: tuple[object, ...], actors: int) -> Iterator[Report]:
     """Score `shards`, the largest first, with a pool of `actors` scorers that are made with the arguments `scorer`.
 
-    A shard whose scorer dies is tried `_TRIES` times. A shard that fails each time, or that Ray itself loses, has no
-    last report.
+    A shard whose scorer dies is tried `_TRIES` times. A shard whose scorers all die, or that Ray loses, has no last
+    report.
 
     Raises:
         ClusterError: Ray gave up; the shards that are scored stay scored.
@@ -83,11 +83,11 @@ def score(shards: list[Shard], scorer: tuple[object, ...], actors: int) -> Itera
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.max_errored_blocks = -1  # their shards have no answers, and the others go on
+    context.max_errored_blocks = -1  # unlimited: the shards of other blocks are scored
     context.target_max_block_size = 1  # so that each report is a block, and arrives at once
-    largest_first = sorted(shards, key=lambda shard: -shard.size)  # so that all scorers end at nearly the same time
+    # The largest first, so that all scorers end at nearly the same time.
+    items = [asdict(shard) for shard in sorted(shards, key=lambda shard: -shard.size)]
     try:
-        items = [asdict(shard) for shard in largest_first]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RayDeprecationWarning)  # there is no other way to set max_task_retries yet
             reports = ray.data.from_items(items, override_num_blocks=min(len(items), _MAX_BLOCKS)).map_batches(
@@ -121,7 +121,7 @@ def _unstoppable() -> Iterator[None]:
 
 
 def _check_reachable(address: str | None) -> None:
-    """Try to connect to HOST:PORT, because Ray itself would try for many minutes."""
+    """Connect to HOST:PORT once, because Ray itself would retry for many minutes."""
     host, colon, port = (address or "").rpartition(":")
     if colon and port.isdecimal() and "://" not in host:
         socket.create_connection((host.strip("[]"), int(port)), _TIMEOUT).close()

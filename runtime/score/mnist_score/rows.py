@@ -51,7 +51,7 @@ def open_rows(folder: Place, name: str, orientation: Orientation = UPRIGHT) -> I
     Raises:
         FileMissingError: the shard does not exist.
         DigitError: the shard holds no digits; a batch may raise this too.
-        OSError, ArrowException: the shard is damaged; a batch raises FileReadError.
+        OSError, ArrowException: the shard is damaged; a damaged batch raises FileReadError.
     """
     with folder.open(name) as file:
         if name.endswith(".npy"):
@@ -65,7 +65,7 @@ def open_rows(folder: Place, name: str, orientation: Orientation = UPRIGHT) -> I
 
 
 def _reading(batches: Batches, name: str) -> Batches:
-    """Pass batches on; name the shard in errors, which would be taken for errors of writing the answers."""
+    """Translate errors into FileReadError, because the caller takes an OSError for one of writing the answers."""
     try:
         yield from batches
     except (pa.ArrowException, OSError) as error:
@@ -108,10 +108,9 @@ def _pixels(column: pa.Array, name: str, orientation: Orientation) -> Intensitie
     """Check a column of digits, and return them, turned, as uint8 or float32 `[n, 784]`."""
     if isinstance(column, pa.ExtensionArray):  # such as tensors of 28x28, which are stored as lists
         column = column.storage
-    kind = column.type
-    if pa.types.is_struct(kind) and "bytes" in kind.names:  # Hugging Face's Image: {bytes, path}
+    if pa.types.is_struct(column.type) and "bytes" in column.type.names:  # Hugging Face's Image: {bytes, path}
         column = column.field("bytes")
-        kind = column.type
+    kind = column.type
     if column.null_count:
         raise DigitError(f"{name} has {column.null_count:,} rows that are null; drop them")
     if pa.types.is_fixed_size_binary(kind) and kind.byte_width == PIXELS:
@@ -135,7 +134,7 @@ def _pixels(column: pa.Array, name: str, orientation: Orientation) -> Intensitie
 
 
 def _of_bytes(data: bytes, name: str, orientation: Orientation) -> Intensities | Pixels:
-    """Read 784 raw intensities, or a picture; one of 28x28 is taken for intensities. Returns uint8 `[1, 784]`."""
+    """Read 784 raw intensities, or a picture, as uint8 `[1, 784]`; the pixels of a 28x28 picture are intensities."""
     if len(data) == PIXELS and recognise(data) != "image":
         return orientation.turned(np.frombuffer(data, np.uint8).reshape(1, PIXELS))
     from mnist_runtime.io.images import normalise
@@ -150,9 +149,7 @@ def _of_bytes(data: bytes, name: str, orientation: Orientation) -> Intensities |
 def _flattened(column: pa.Array, name: str) -> tuple[pa.Array, int]:
     """Return the values of lists, nested or not, and the number of values per row."""
     size, rows = 1, len(column)
-    while (
-        pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type)
-    ):
+    while isinstance(column.type, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
         lengths = pc.min_max(pc.list_value_length(column)).as_py()
         if len(column) and lengths["min"] != lengths["max"]:
             odd = lengths["min"] if lengths["min"] != PIXELS else lengths["max"]

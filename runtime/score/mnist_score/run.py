@@ -1,4 +1,4 @@
-"""One run of mnist-score on Ray: scores the shards that an output lacks, and writes its manifest once it lacks none."""
+"""One run of mnist-score on Ray: scores the shards that are missing in an output, then writes its manifest."""
 
 import io
 import sys
@@ -25,10 +25,10 @@ from mnist_score.storage import Place, is_temporary
 MANIFEST = "_manifest.json"
 """Record of all shards in an output's folder, written last: where it exists, every shard is scored."""
 
-_REQUESTS = 32  # footers read at a time, because each takes the time of a request on an object store
-_REPORT_ROWS = 2**18  # rows per report and scorer: the driver gets equally many reports from few and from many
+_REQUESTS = 32  # footers read at the same time; on an object store, each is a request
+_REPORT_ROWS = 2**18  # rows per report, times the number of scorers: the driver gets equally many reports per second
 _MAX_REPORT_ROWS = 2**23  # rows per report at most, because Ray takes a long silence for a failure
-_MAX_NAMED = 10  # shards without answers that are named
+_MAX_NAMED = 10  # shards without answers whose names are printed
 _ELSEWHERE = "give another folder as OUTPUT, or clear this one"
 
 
@@ -37,7 +37,6 @@ class Plan:
     """Work that a run has to do."""
 
     job: Job
-    """Job of the run."""
     folder: Place
     """Folder of the shards."""
     output: Place
@@ -95,7 +94,7 @@ def plan(
 def run(plan: Plan, classifier: Classifier, address: str | None, actors: int | None) -> bool:
     """Score the missing shards with `actors` scorers, by default one per CPU, on the Ray at `address` or a new one.
 
-    Print progress, failures and a summary to stderr; write the manifest, and return True, if every shard is scored.
+    Print progress, failures and a summary to stderr. If every shard is scored, write the manifest and return True.
 
     Raises:
         ClusterError: Ray cannot be started or joined, or gave up; the shards that are scored stay scored.
@@ -115,7 +114,7 @@ def run(plan: Plan, classifier: Classifier, address: str | None, actors: int | N
     if failed := total - len(scored):
         note(f"{failed:,} of {_count(total, 'shard')} failed; the next run tries them again.")
         return False
-    _scored(plan.job, output, output.files())  # the manifest must not vouch for what another run has written meanwhile
+    _scored(plan.job, output, output.files())  # raises if another run has written there meanwhile
     shards = [
         {**asdict(shard), "output": shard.output, "rows": rows}
         for shard, rows in sorted(scored.items(), key=lambda item: item[0].name)
@@ -190,7 +189,7 @@ class _Progress(tqdm):  # type: ignore[type-arg]  # tqdm is generic in its stubs
             self._begun = now
             self.reset()
         self.seconds = now - self._begun
-        before = self._latest.get(report.shard, Report(report.shard))  # more than `report`, if a scorer has died
+        before = self._latest.get(report.shard, Report(report.shard))  # has more rows if a scorer has died
         self._latest[report.shard] = report
         self.digits += report.rows - before.rows
         self._ended += report.ended
@@ -243,7 +242,7 @@ def _read_footer(job: Job, output: Place, name: str) -> tuple[Shard, int]:
 
 
 def _sweep(output: Place, names: Iterable[str]) -> None:
-    """Remove what killed scorers have left unfinished."""
+    """Remove the files that killed scorers have left unfinished."""
     for name in filter(is_temporary, names):
         output.remove(name)
 

@@ -29,8 +29,8 @@ _ANSWERS = [
     pa.field("probability", pa.float32(), nullable=False),
     pa.field("verdict", _VERDICT, nullable=False),
 ]
-_EVERY = ["no_digit", *(f"probability_{label}" for label in CLASSES)]
-"""Columns of all probabilities."""
+_PROBABILITIES = ["no_digit", *(f"probability_{label}" for label in CLASSES)]
+"""Further columns of a job that writes probabilities."""
 
 
 @dataclass(frozen=True)
@@ -63,25 +63,25 @@ class Scorer:
     """Writer of the answers to shards of one folder into another."""
 
     def __init__(self, classifier: Classifier, job: Job, folder: Place, output: Place, report_every: int) -> None:
-        """Read shards from `folder`, write into `output`, and report at every `report_every` rows and at the end."""
+        """Read shards from `folder`, write into `output`, and report every `report_every` rows and at the end."""
         self._classifier, self._job, self._folder, self._output = classifier, job, folder, output
         self._report_every = report_every
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Score one shard, as `map_batches(Scorer, batch_size=1)` calls it: with columns of one row, in and out."""
+        """Score one shard, as called by `map_batches(Scorer, batch_size=1)`: takes and yields columns of one row."""
         shard = Shard(str(batch["name"][0]), *(int(batch[key][0]) for key in ("size", "mtime_ns", "ctime_ns")))
         for report in self.score(shard):
             yield {key: [value] for key, value in asdict(report).items()}
 
     def score(self, shard: Shard) -> Iterator[Report]:
-        """Write the answers to `shard`, and report; the last report has ended."""
+        """Write the answers to `shard`, and yield reports; only the last one has `ended`."""
         report = Report(shard.name)
         try:
             for report in self._score(shard):
                 yield report
         except MnistRuntimeError as error:
             yield replace(report, error=str(error) if shard.name in str(error) else f"{shard.name}: {error}")
-        except Exception as error:  # noqa: BLE001  # whatever a damaged file makes a parser raise, others are scored
+        except Exception as error:  # noqa: BLE001  # parsers raise anything; one damaged file must not stop the others
             sentence = f"{shard.name} cannot be scored ({first_line(error)}); fix it, and the next run tries it again"
             yield replace(report, error=sentence)
 
@@ -102,10 +102,9 @@ class Scorer:
         yield replace(report, done=True)
 
     def _schema(self, rows: Rows, shard: Shard) -> pa.Schema:
-        every = _EVERY if self._job.output == "probabilities" else []
-        answers = [*_ANSWERS, *(pa.field(name, pa.float32(), nullable=False) for name in every)]
-        taken = [field.name for field in answers if field.name in rows.schema.names]
-        if taken:
+        further = _PROBABILITIES if self._job.output == "probabilities" else []
+        answers = [*_ANSWERS, *(pa.field(name, pa.float32(), nullable=False) for name in further)]
+        if taken := [field.name for field in answers if field.name in rows.schema.names]:
             raise DigitError(f"{shard.name} has a column {taken[0]}, which is for the answers; rename it")
         return pa.schema([*rows.schema, *answers], {FOOTER_KEY: self._job.record(shard=asdict(shard))})
 

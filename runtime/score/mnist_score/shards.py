@@ -1,4 +1,4 @@
-"""Which files of an input are its shards."""
+"""Shards of an input: its .parquet and .npy files."""
 
 from pathlib import Path, PurePosixPath
 
@@ -12,7 +12,7 @@ _WANTED = "give a .parquet or .npy file, or a folder of them"
 
 
 def list_shards(place: Place) -> tuple[Place, list[Shard]]:
-    """Return the folder of an input, which is itself one or a file, and its shards, sorted by name.
+    """Return the folder of an input, which is a folder or a file, and its shards, sorted by name.
 
     The shards of a folder are all .parquet and .npy files below it, except those whose own name or folder begins with
     "." or "_", as in Hadoop, Spark and Hive. Links are followed; broken ones are skipped.
@@ -29,7 +29,7 @@ def list_shards(place: Place) -> tuple[Place, list[Shard]]:
     else:
         folder, found = place.parent, {} if info.type.name == "NotFound" else {info.base_name: info}
     shards: list[Shard] = []
-    names: dict[Path, str] = {}  # by what is behind links, because a link to a folder above would repeat its shards
+    names: dict[Path, str] = {}  # by resolved path, because a link to a folder above would repeat its shards
     for name, entry in found.items():
         if not name.endswith(_SUFFIXES) or entry.type.name == "Directory":
             continue

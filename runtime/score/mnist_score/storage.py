@@ -45,7 +45,7 @@ class Place:
 
     @property
     def is_local(self) -> bool:
-        """Whether the place is on the local disk, or mounted as if it were."""
+        """True if the place is on the local disk, or on a mounted file system."""
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
     @property
@@ -67,9 +67,7 @@ class Place:
         try:
             return self.filesystem.get_file_info(self.path)
         except (pa.ArrowException, OSError) as error:
-            raise FileReadError(
-                f"{self.path} cannot be read ({first_line(error)}); see that it can be reached"
-            ) from error
+            raise FileReadError(f"{self.path} cannot be read ({first_line(error)}); check the path") from error
 
     def entries(self) -> dict[str, fs.FileInfo]:
         """Return everything below the place by its name, sorted; nothing if the place does not exist."""
@@ -92,7 +90,7 @@ class Place:
             return self.filesystem.open_input_file(self.file(name))
         except FileNotFoundError as error:
             raise FileMissingError(
-                f"{self.file(name)} does not exist (any more, or on this node); see that all nodes share it"
+                f"{self.file(name)} does not exist (any more, or on this node); all nodes must share this folder"
             ) from error
 
     @contextlib.contextmanager
@@ -100,11 +98,11 @@ class Place:
         """Write a file below the place that appears whole or not at all, under a temporary name until then.
 
         On the local disk the file is fsynced and renamed. An object store has no rename: the finished object is copied
-        to its name, which appears at once, and the temporary object is deleted. Any other OSError of the block is
-        taken for one of writing.
+        to its name, where it appears whole, and the temporary object is deleted. OSErrors of the block become
+        FileWriteError.
         """
         folder = self.file(name).rpartition("/")[0]
-        temporary = f"{folder}/.{os.urandom(8).hex()}{_TEMPORARY}"  # without the name, which may be as long as allowed
+        temporary = f"{folder}/.{os.urandom(8).hex()}{_TEMPORARY}"  # without `name`, which may have the largest length
         try:
             with _write_errors(self.file(name)):
                 self.filesystem.create_dir(folder, recursive=True)
@@ -120,7 +118,7 @@ class Place:
             raise
 
     def create(self) -> None:
-        """Create the place as a folder if it does not exist, and try that it can be written."""
+        """Create the place as a folder if it does not exist, and check that it can be written."""
         probe = f".{os.urandom(8).hex()}{_TEMPORARY}"
         with _write_errors(self.path):
             self.filesystem.create_dir(self.path, recursive=True)
@@ -148,5 +146,5 @@ def _write_errors(path: str) -> Iterator[None]:
 
 
 def is_temporary(name: str) -> bool:
-    """Return True if the name is that of a file which a killed run has left unfinished."""
+    """Return True if `name` is that of an unfinished file, which a killed run may have left."""
     return name.endswith(_TEMPORARY)
