@@ -21,11 +21,11 @@ _DISCONNECTED = 499
 """Status in log and metrics for a client that left before its response began, as in nginx; nobody receives it."""
 
 _READ_ONLY = frozenset(["GET", "HEAD", "OPTIONS"])
-"""Methods that cost next to nothing, probes among them: never refused."""
+"""Methods that are never refused, because they cost next to nothing; health probes use them."""
 
 
 class Application:
-    """An ASGI application with every request limited, timed, counted and logged."""
+    """ASGI application that limits, times, counts and logs every request."""
 
     def __init__(self, app: ASGIApp, routes: Sequence[Route], limits: Limits, gate: Gate, metrics: Metrics) -> None:
         """Wrap `app`, which has these `routes`."""
@@ -63,7 +63,8 @@ class Application:
             exchange.check()
             if scope["method"] not in _READ_ONLY:
                 self.gate.enter(exchange)
-            app = self._compressed if b"accept-encoding" in exchange.headers else self._app  # costs others an eighth
+            # The middleware would cost other requests an eighth of their time.
+            app = self._compressed if b"accept-encoding" in exchange.headers else self._app
             await app(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
             pass
@@ -87,13 +88,13 @@ class Application:
             log_request(client[0] if client else "-", scope["method"], scope["path"], status, seconds)
 
     def _match(self, scope: Scope) -> str:
-        """Return the label of the route that a request would have reached, had it not been refused before."""
+        """Return the label of the route that a request, refused before routing, would have reached."""
         matching = (route for route in self.routes if route.matches(scope)[0] is not Match.NONE)
         return next((self._labels[route.endpoint] for route in matching), "other")
 
 
 def _free(error: BaseException | None) -> None:
-    """Free what the frames of an error hold, such as a body and its numbers, before the client reads the response."""
+    """Free the variables of an error's frames, such as bodies, before the client reads the response."""
     while error:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__

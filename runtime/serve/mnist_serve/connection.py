@@ -4,7 +4,7 @@
 - The body of a request with `Upgrade: h2c`, which uvicorn loses (https://github.com/encode/uvicorn/issues/2722).
 - JSON errors, in order and in the log, for what cannot be parsed; a bound on what is read behind pipelined requests.
 
-Each part goes once uvicorn does the same. pyproject.toml caps uvicorn at the versions that the tests have seen.
+Remove each part once uvicorn does the same. pyproject.toml caps uvicorn at the versions that the tests have seen.
 """
 
 # ruff: noqa: D102  # callbacks of asyncio and httptools
@@ -24,14 +24,14 @@ from mnist_serve.errors import RequestError
 from mnist_serve.exchange import too_slow
 
 MAX_HEAD = 2**16
-"""Bytes of one request's line and headers, or of what surrounds the chunks of its body."""
+"""Largest size in bytes of a request's line and headers, or of the framing of a chunk of its body."""
 
 _PARTS, _PART = 1024, 64
-"""Parts in which any body may come, and bytes that each further part must have on average."""
+"""Number of parts in which any body may come, and least mean size in bytes of the parts of a body that has more."""
 
 
 class Connection(HttpToolsProtocol):
-    """A connection that refuses heads that are too large or too slow, and everything that cannot be parsed."""
+    """A connection that refuses large and slow heads, and everything that cannot be parsed."""
 
     def __init__(self, *args: Any, timeout: float, refusal: Callable[[RequestError], ASGIApp], **kwargs: Any) -> None:
         """Give each head `timeout` seconds; `refusal` returns the application that answers with an error."""
@@ -45,7 +45,7 @@ class Connection(HttpToolsProtocol):
         """Bytes received since the parser last completed a head or a part of a body."""
         self._is_in_head = False
         self._room = 0
-        """Parts in which the rest of the body may come, times the bytes that each must have."""
+        """Allowance in bytes: the body adds its size, and each of its parts takes `_PART`."""
         self._unfinished: RequestResponseCycle | None = None
         """The request whose body is not complete."""
         self._error: RequestError | None = None
@@ -75,7 +75,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._unset_keepalive_if_required()  # here and not on any data: empty lines may precede a request
+        self._unset_keepalive_if_required()  # not on any data, because empty lines may precede a request
         self._deadline = self.loop.time() + self._timeout
         self._is_in_head = True
 
@@ -107,7 +107,7 @@ class Connection(HttpToolsProtocol):
             self._unparsed, self._unfinished, self._deadline = 0, None, math.inf
 
     def check(self, now: float) -> None:
-        """Give up on a client that is past its deadline, and on a closing connection that nobody reads."""
+        """Close the connection if its client is past the deadline, or if it is closing and the client does not read."""
         if self.transport.is_closing():
             self._abort_at = min(self._abort_at, now + self._timeout)
             if now >= self._abort_at:
@@ -133,9 +133,9 @@ class Connection(HttpToolsProtocol):
         await app(scope, receive_or_raise, send)
 
     def _parse(self, data: bytes) -> None:
-        """Parse, and pass over upgrades, as RFC 9110, section 7.8, lets a server.
+        """Parse, and ignore upgrades, as a server may (RFC 9110, section 7.8).
 
-        The parser stops behind a head with `Upgrade`, which `curl --http2` and Java's client send; the head is parsed
+        The parser stops after a head with `Upgrade`, which `curl --http2` and Java's client send; the head is parsed
         again without that header.
         """
         rest: bytes | memoryview = data
@@ -157,11 +157,11 @@ class Connection(HttpToolsProtocol):
         self.parser.feed_data(head)
 
     def _refuse(self, error: RequestError) -> None:
-        """Answer with an error, after the responses to the requests before it, and close."""
+        """Answer with an error, after the responses to earlier requests, and close."""
         self._error = error
         if self.transport.is_closing():
             return
-        if not self._unfinished:  # answer a request that takes the place of what cannot be parsed
+        if not self._unfinished:  # answer a request in the place of the one that cannot be parsed
             self.app = self._refusal(error)
             self._restart(b"GET / HTTP/1.0\r\n\r\n")
         elif self._unfinished.response_complete:
@@ -186,7 +186,7 @@ class _FlowControl(FlowControl):
 async def check_deadlines(connections: Iterable[Any], interval: float) -> None:
     """Check each connection every `interval` seconds, for ever.
 
-    A round that is late is skipped, because this process was stalled then, and what clients have sent is still unread.
+    A late round is skipped, because the process was stalled, and data that clients have sent may be unread.
     """
     loop = asyncio.get_running_loop()
     while True:

@@ -1,4 +1,4 @@
-"""Deadlines that cost nothing while nobody has to wait."""
+"""Deadlines that cost nothing unless somebody has to wait."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
@@ -12,8 +12,8 @@ async def finish_in(
 ) -> T:
     """Await, at most until the timer runs out; then raise the error that `late` returns.
 
-    Most calls of ASGI's `receive` and `send` return without waiting, and a timer for each would take a tenth of a
-    request's time: the timer starts only once the awaitable has to wait.
+    The timer starts only if the awaitable has to wait. Most calls of ASGI's `receive` and `send` return at once, and a
+    timer for each would take a tenth of a request's time.
     """
     steps = awaitable.__await__()
     try:

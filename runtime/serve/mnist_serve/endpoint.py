@@ -17,13 +17,13 @@ from mnist_serve.protocol import INPUT, InferResponse, parse, render
 T = TypeVar("T")
 
 _LARGE = 2**17
-"""Bytes of a body from which a thread parses, computes and renders, so that the event loop stays free."""
+"""Size in bytes of a body above which a thread does all work, so that the event loop stays free."""
 _LONG = 0.1
 """Seconds of a result from which its client is watched, because watching costs a fifth of a request."""
 
 
 class InferEndpoint:
-    """`POST .../infer`, as an ASGI application: no request and response objects on the hot path."""
+    """`POST .../infer` as an ASGI application, without Starlette's request and response objects on the hot path."""
 
     def __init__(self, model: ServedModel, batcher: Batcher) -> None:
         self._model = model

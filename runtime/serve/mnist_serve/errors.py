@@ -10,7 +10,7 @@ class ServeError(MnistRuntimeError):
 
 
 class ListenError(ServeError, OSError):
-    """The server cannot listen on the given host and port."""
+    """The server cannot listen at the given address."""
 
 
 class UnprovenModelError(ServeError, ArtifactError):
@@ -27,7 +27,7 @@ class RequestError(ServeError, ValueError):
     def __init__(
         self, message: str, status: int = 400, *, reason: str | None = None, headers: Mapping[str, str] | None = None
     ) -> None:
-        """Refuse a request; `reason` labels the metric of requests that are refused unread."""
+        """Refuse a request; `reason`, if given, labels the metric of requests refused unread."""
         super().__init__(message)
         self.status = status
         self.reason = reason

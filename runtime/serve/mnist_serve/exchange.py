@@ -11,11 +11,11 @@ from mnist_serve.deadline import finish_in
 from mnist_serve.errors import RequestError, SlowReaderError
 
 _PIECE = 2**16
-"""Bytes of a response that a client must read within the timeout."""
+"""Bytes of a response that a client must read per timeout."""
 
 _ENCODINGS = (b"gzip", b"x-gzip", b"deflate")
 _GZIP_OR_ZLIB, _RAW = 32 + zlib.MAX_WBITS, -zlib.MAX_WBITS
-"""zlib's window bits, which tell the container of the compressed data (zlib's manual, inflateInit2)."""
+"""zlib's window bits, which select the container of the compressed data (zlib's manual, inflateInit2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +31,17 @@ class Limits:
 
 
 class Gate:
-    """The requests that are being answered, and whether more may enter."""
+    """Set of the requests being answered, which admits new ones."""
 
     def __init__(self, max_concurrency: int) -> None:
         self._max_concurrency = max_concurrency
         self._exchanges: dict[Exchange, None] = {}
-        """Requests that are being answered, the oldest first."""
+        """Requests being answered, the oldest first."""
         self.is_stopping = False
 
     @property
     def in_flight(self) -> int:
-        """Number of requests that are being answered."""
+        """Number of requests being answered."""
         return len(self._exchanges)
 
     def enter(self, exchange: "Exchange") -> None:
@@ -82,9 +82,9 @@ class Exchange:
         self._has_more = True
         self._is_requested = False
         self._timer: asyncio.Timeout | None = None
-        """Timer of the part of the body that is being waited for."""
+        """Timer of the part of the body that the application waits for."""
         self._error: RequestError | None = None
-        """Error that the application gets instead of the body."""
+        """Error that `receive` raises instead of returning the body."""
         self.status: int | None = None
         """Status of the response, once it has begun."""
 
@@ -149,7 +149,7 @@ class Exchange:
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body, "more_body": True})
         with contextlib.suppress(RequestError):
-            while self._has_more:  # closing a connection with unread data resets it, and the client loses its response
+            while self._has_more:  # closing with unread data would reset the connection and lose the response
                 await self._next()
         await self.send({"type": "http.response.body"})
 
@@ -206,7 +206,7 @@ def too_slow(timeout: float) -> RequestError:
 
 
 def _decompress(body: bytes, encoding: str, limit: int) -> bytes:
-    """Decompress gzip or deflate, but never beyond a limit."""
+    """Decompress gzip or deflate to at most `limit` bytes."""
     is_raw = encoding == "deflate" and body and not _has_zlib_header(body)  # some clients leave zlib's header out
     decompressor = zlib.decompressobj(_RAW if is_raw else _GZIP_OR_ZLIB)
     try:

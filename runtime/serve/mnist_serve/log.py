@@ -39,9 +39,8 @@ def log_request(client: str, method: str, path: str, status: int, seconds: float
     if _requests.isEnabledFor(logging.INFO):
         ms = round(seconds * 1e3, 3)
         facts = {"client": client, "method": method, "path": path, "status": status, "duration_ms": ms}
-        shown = (
-            path if path.isprintable() and " " not in path else json.dumps(path)
-        )  # breaks no line, colours no terminal
+        # Quoted, a path can neither break the line nor control a terminal.
+        shown = path if path.isprintable() and " " not in path else json.dumps(path)
         text = f"{_timestamp(time.time())} {client} {method} {shown} {status} {ms:.1f} ms"
         _requests.info("%s", text, extra={"event": "request", "facts": facts})
 
@@ -75,7 +74,7 @@ class LogQueue(QueueHandler):
         _Writer(self._records, fd, formatter).start()
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        """Return the record as it is: it does not leave the process."""
+        """Return the record unchanged, because it stays in this process."""
         return record
 
     def enqueue(self, record: logging.LogRecord) -> None:
@@ -86,14 +85,14 @@ class LogQueue(QueueHandler):
             self.on_drop()
 
     def drain(self) -> None:
-        """Wait until the lines are written, but not for a reader that stalls: threads end with the process."""
+        """Wait until the lines are written, at most `_GRACE` seconds, because a reader may have stalled."""
         waiting = threading.Thread(target=self._records.join, daemon=True)
         waiting.start()
         waiting.join(_GRACE)
 
 
 class _Writer(QueueListener):
-    """The thread that writes; without locks and buffers, because the interpreter waits for those when it exits."""
+    """Thread that writes, without locks and buffers, because the interpreter waits for those when it exits."""
 
     def __init__(self, records: "queue.Queue[Any]", fd: int, formatter: logging.Formatter) -> None:
         super().__init__(records)
@@ -115,7 +114,7 @@ class _JsonFormatter(logging.Formatter):
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
-    """Return False for the slow clients that uvicorn reports as failures of the application."""
+    """Return False for errors of slow readers, which uvicorn reports as failures of the application."""
     return not (record.exc_info and isinstance(record.exc_info[1], SlowReaderError))
 
 

@@ -27,7 +27,7 @@ class Metrics:
             buckets=_LATENCIES,
             registry=registry,
         )
-        self._requests = cache(requests.labels)  # a look-up by labels takes longer than to count
+        self._requests = cache(requests.labels)  # a lookup by labels takes longer than counting
         self._durations = cache(durations.labels)
         pending = Gauge(name("requests_in_flight"), "Requests being answered, except GET and HEAD.", registry=registry)
         pending.set_function(in_flight)

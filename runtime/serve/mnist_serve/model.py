@@ -12,7 +12,7 @@ _DATATYPES = {"float32": "FP32", "uint8": "UINT8"}
 
 @dataclass
 class ServedModel:
-    """A classifier and its name; assign another classifier to replace the model, and running requests keep the old."""
+    """A classifier and its name; assign another classifier to replace the model for new requests."""
 
     classifier: Classifier
     name: str = "mnist"
@@ -23,11 +23,11 @@ class ServedModel:
 
     @property
     def datatype(self) -> str:
-        """The protocol's datatype of the graph's input, or of the first of two graphs."""
+        """Datatype, in the protocol's words, of the input of the graph, or of the first of two graphs."""
         return _DATATYPES[self.classifier.artifact.dtype]
 
     def info(self) -> dict[str, str]:
-        """Return the labels of the metric that tells which model is served."""
+        """Return the labels of the metric that identifies the model."""
         return {"name": self.name, "sha256": " ".join(self.classifier.digests)}
 
     def check(self, model: str, version: str | None = None) -> None:

@@ -48,7 +48,7 @@ def routes(current: Callable[[], Classifier]) -> list[Route]:
 
 
 def _file(content: bytes, media_type: str, policy: str) -> Callable[[Request], Awaitable[Response]]:
-    """Return an endpoint that answers with `content`, or with 304 to a browser that has it."""
+    """Return an endpoint that answers with `content`, or with 304 if the browser has it."""
     headers = {
         "Content-Security-Policy": policy,
         "X-Content-Type-Options": "nosniff",
@@ -67,7 +67,7 @@ def _file(content: bytes, media_type: str, policy: str) -> Callable[[Request], A
 
 
 def _answer(body: bytes, content_type: str, classifier: Classifier) -> dict[str, object]:
-    """Return a JSON-serialisable dict: the prediction, the pixels it was made from, times and the model's digest."""
+    """Return a JSON-serialisable dict: the prediction, its 784 pixels, times and the model's digest."""
     started = time.perf_counter()
     pixels = read_image(picture_in(body, content_type), "the image")
     prepared = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Pictures that clients send: where they are in a body, and the threads that decode them."""
+"""Pictures that clients send: finding them in a body, and threads to decode them."""
 
 import re
 from base64 import b64decode
@@ -19,7 +19,7 @@ _WANTED = (
 )
 _BOUNDARY = re.compile(r'boundary=(?:"([^"]+)"|([^\s;"]+))', re.IGNORECASE)
 _DATA_URL = re.compile(rb"data:[^,]{0,200};base64,", re.IGNORECASE)  # RFC 2397
-_PARTS = 100  # of a form
+_PARTS = 100  # fields of a form that are searched
 
 
 def picture_in(body: bytes, content_type: str) -> bytes:
@@ -57,15 +57,15 @@ def _decoded(base64: bytes) -> bytes:
 
 
 class DaemonThreads(Executor):
-    """Threads whose work nobody waits for when the process ends, because a decoder cannot be interrupted."""
+    """Executor whose threads do not hold up the end of the process, because a decoder cannot be interrupted."""
 
     def __init__(self, count: int) -> None:
-        """Start up to `count` threads, each with the first work that it gets."""
+        """Start up to `count` threads, one per call of `submit`."""
         self._missing = count
         self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
 
     def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
-        """Call a function in one of the threads, unless its future is cancelled before."""
+        """Call a function in one of the threads, unless its future is cancelled first."""
         future: Future[T] = Future()
         self._work.put((future, partial(function, *args, **kwargs)))
         if self._missing:
@@ -79,6 +79,6 @@ class DaemonThreads(Executor):
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(call())
-                except BaseException as error:  # noqa: BLE001  # whatever it is belongs to who waits
+                except BaseException as error:  # noqa: BLE001  # every error goes to the future's owner
                     future.set_exception(error)
             del future, call

@@ -1,4 +1,4 @@
-"""The documents of the Open Inference Protocol, with the binary tensor extension: bytes in, bytes out, nothing else.
+"""The documents of the Open Inference Protocol, with the binary tensor extension, parsed from and rendered to bytes.
 
 The protocol: https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md; the
 extension: Triton's documentation, protocol/extension_binary_data.
@@ -23,7 +23,7 @@ OUTPUTS = {"logits": "FP32", "probabilities": "FP32", "label": "INT64", "no_digi
 """Outputs and their datatypes, in the order in which they are answered by default."""
 
 MODEL_VERSION = "1"
-"""The only version in URLs, because one model is served at a time; its SHA-256 tells which."""
+"""The only version in URLs, because one model is served at a time; its SHA-256 identifies it."""
 
 _DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1"), "INT64": np.dtype("<i8")}
 """NumPy dtype per datatype of the protocol, in the byte order of its binary form."""
@@ -37,18 +37,18 @@ _ADVICE = {
     "input": f"send one input, {INPUT}, UINT8 (0-255) or FP32 (0-1), of shape [N, {PIXELS}]; flatten each digit",
     "": "/openapi.json describes what is wanted",
 }
-"""Advice per part of the place at which a request does not follow the protocol."""
+"""Advice by a word in msgspec's error, which names the place where a request does not follow the protocol."""
 
 
 class _Parameters(Struct):
-    """Parameters of a request, an input or an output; unknown ones are tolerated, unless they change the response."""
+    """Parameters of a request, an input or an output; unknown ones are ignored, unless they change the response."""
 
     binary_data_size: int | None = None
-    """Bytes of the input after the JSON."""
+    """Size of the input in bytes after the JSON."""
     binary_data: bool | None = None
-    """True for an output as bytes, False for numbers in the JSON, None for what the request says."""
+    """True for an output as bytes, False for numbers in the JSON, None for the request's `binary_data_output`."""
     binary_data_output: bool = False
-    """Value of `binary_data` for outputs that have none."""
+    """Default of `binary_data`."""
     classification: None = None
     shared_memory_region: None = None
 
@@ -57,7 +57,7 @@ _NONE = _Parameters()
 
 
 class _Input(Struct):
-    """A tensor of digits, whose data are not decoded yet."""
+    """A tensor of digits, whose data are still JSON."""
 
     name: str
     datatype: Literal["FP32", "UINT8"]
@@ -100,7 +100,7 @@ class InferRequest:
 
 @dataclass(slots=True)
 class InferResponse:
-    """The body of a response, and where the JSON in it ends."""
+    """The body of a response."""
 
     body: bytes
     json_length: int | None

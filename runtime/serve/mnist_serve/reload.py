@@ -1,4 +1,4 @@
-"""Replacement of the served model by a newly published one, if that proves itself on this machine."""
+"""Replacement of the served model by a newly published one that has proven itself on this machine."""
 
 import asyncio
 import contextlib
@@ -14,10 +14,10 @@ from mnist_serve.metrics import Metrics
 from mnist_serve.model import ServedModel
 
 INTERVAL = 1.0
-"""Seconds between two checks. A change is loaded once it looks the same twice, so that a copy can end."""
+"""Seconds between two checks. A change is loaded once two checks find the same, so that a copy can end."""
 
 _LONGEST_PAUSE = 300.0
-"""Seconds after which a refused model is tried again at the latest, because the reason may have been the machine's."""
+"""Longest time in seconds until a refused model is tried again, because the machine may have caused the refusal."""
 
 
 def load_proven(model: Path | str, max_error: float | None = None) -> Classifier:
@@ -26,7 +26,7 @@ def load_proven(model: Path | str, max_error: float | None = None) -> Classifier
     Raises:
         FileReadError, ArtifactError: the model is missing, damaged, or was not written by `mnist-export`.
         OptionError: the model states no risk as low as `max_error`.
-        UnprovenModelError: the model computes something else than was trained.
+        UnprovenModelError: the model's logits differ from the trained ones.
     """
     classifier = Classifier(model, max_error=max_error)
     for comparison in classifier.replay():
@@ -37,9 +37,9 @@ def load_proven(model: Path | str, max_error: float | None = None) -> Classifier
 
 
 async def watch(model: ServedModel, path: Path, metrics: Metrics) -> None:
-    """Watch the file or published folder that a model came from, for ever, and load what is new there.
+    """Watch the file or published folder of a model, for ever, and load each new model.
 
-    A refused model is tried again when anything changes, and after pauses that grow.
+    A refused model is tried again when anything changes, and after growing pauses.
     """
     now = asyncio.get_running_loop().time
     seen = judged = None
@@ -55,10 +55,10 @@ async def watch(model: ServedModel, path: Path, metrics: Metrics) -> None:
 
 
 async def _is_accepted(model: ServedModel, path: Path, metrics: Metrics) -> bool:
-    """Replace the model by the one at `path`, and return True, unless that one is refused."""
+    """Replace the model by the one at `path`; return False if that one is refused."""
     try:
         classifier = await asyncio.to_thread(load_proven, path, model.classifier.max_error)
-    except Exception as error:  # noqa: BLE001  # whatever is wrong with the new model, the old one stays
+    except Exception as error:  # noqa: BLE001  # any error refuses the new model, and the old one stays
         metrics.reloads.labels("refused").inc()
         log_event("refused", f"Refused a new model; the old one stays: {error}", reason=str(error))
         return False
@@ -72,11 +72,11 @@ async def _is_accepted(model: ServedModel, path: Path, metrics: Metrics) -> bool
 
 
 def _identity(path: Path) -> list[tuple[int, int, int] | None] | None:
-    """Return what changes with the files of the model at `path`; None while nothing is there."""
+    """Return a fingerprint of the files of the model at `path`; None while nothing is there."""
     files = [path]
     if path.is_dir():
         files = [path / NAME]
-        with contextlib.suppress(ArtifactError, FileReadError):  # to be refused, and changed again
+        with contextlib.suppress(ArtifactError, FileReadError):  # loading will refuse a bad manifest
             files += [path / file for file in read_manifest(path, interrupted=True).files]
     identities = list(map(_status, files))
     return identities if identities[0] else None

@@ -28,7 +28,7 @@ from mnist_serve.reload import watch
 _BACKLOG = 2048
 """Connections that the system accepts before the server does."""
 _UNSENT = 2**16
-"""Bytes of unsent response that the system holds per connection; more would make slow readers look fast."""
+"""Bytes of unsent response that the system buffers per connection; more would hide slow readers."""
 _M_ARENA_MAX = -8
 """`M_ARENA_MAX` of glibc's malloc.h."""
 _KEEP_ALIVE = 75
@@ -47,8 +47,7 @@ def run(
 ) -> bool:
     """Serve until SIGTERM or SIGINT, and return True if every accepted request has been answered.
 
-    Pages from `cors_origins` may send requests. A model that is published at `watched` meanwhile replaces the one that
-    is served.
+    Pages from `cors_origins` may send requests. A model that is published at `watched` replaces the served one.
     """
     _share_one_arena()
     app = create_app(model, limits=limits, max_batch=max_batch)
@@ -84,7 +83,7 @@ def run(
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that reports that it is not ready before it stops, and answers what it has accepted."""
+    """A uvicorn server that, before it stops, reports that it is not ready and answers all accepted requests."""
 
     def __init__(self, config: uvicorn.Config, gate: Gate) -> None:
         super().__init__(config)
@@ -125,7 +124,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def listen_unix(path: Path) -> socket.socket:
-    """Listen on a Unix socket, in the place of one that a killed server left.
+    """Listen on a Unix socket, and replace one that a killed server has left.
 
     Raises:
         ListenError: nothing can listen there.
@@ -151,7 +150,7 @@ def _allow(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
 
 
 def _share_one_arena() -> None:
-    """Make all threads allocate from one arena, because each arena keeps what bodies, images and old models took."""
+    """Make all threads share one arena, because each arena keeps the memory of bodies, images and old models."""
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError):  # musl has no mallopt
             ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
