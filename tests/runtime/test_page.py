@@ -20,25 +20,27 @@ def sources(page, tag):
     return " ".join(f"'sha256-{digest}'" for digest in digests)
 
 
+def check_policy(policy, page, **other):
+    """Check that a policy allows the page's own style, script, icon and app files, and `other` sources."""
+    parts = policy_of(policy)
+    assert parts.pop("img-src") == "data:"
+    assert parts.pop("style-src") == sources(page, "style")
+    assert parts.pop("script-src") == sources(page, "script")
+    assert parts.pop("worker-src") == parts.pop("manifest-src") == "'self'"
+    forbidden = dict.fromkeys(("default-src", "base-uri", "form-action"), "'none'")
+    assert parts == {**forbidden, **{name.replace("_", "-"): sources for name, sources in other.items()}}
+
+
 def test_the_served_page_requests_its_server_only():
     page, policy = served()
-    parts = policy_of(policy)
-    assert parts["connect-src"] == "'self'"
-    assert parts["frame-ancestors"] == "'none'"
-    assert parts["script-src"] == sources(page.decode(), "script")
+    check_policy(policy, page.decode(), connect_src="'self'", frame_ancestors="'none'")
     assert module_of(page) == b""
 
 
 def test_the_offline_page_requests_nothing_and_contains_its_policy():
     page = offline(MODULE).decode()
     (policy,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]+)">', page)
-    parts = policy_of(policy)
-    assert parts.pop("img-src") == "data:"
-    assert parts.pop("style-src") == sources(page, "style")
-    assert parts.pop("script-src") == sources(page, "script")
-    assert parts.pop("worker-src") == parts.pop("manifest-src") == "'self'"
-    assert set(parts.values()) == {"'none'"}
-    assert {"default-src", "connect-src", "base-uri", "form-action"} == set(parts)
+    check_policy(policy, page, connect_src="'none'")
     assert page.index("http-equiv") < page.index("<style>") < page.index("<script")
 
 
@@ -56,6 +58,7 @@ def test_both_pages_have_the_same_elements_style_and_script():
 def test_no_handler_and_no_style_is_inline_and_no_other_host_is_named():
     page = offline(MODULE).decode()
     assert not re.findall(r"<[^>]* (?:on[a-z]+|style)=", page)
+    assert not re.findall(r"<link(?![^>]*href=\"(?:data:|mnist\.webmanifest))|<script[^>]*\ssrc|@import|url\(", page)
     assert set(re.findall(r"https?://[^\s'\"]+", page)) == {"http://www.w3.org/2000/svg"}  # SVG's name, not requested
 
 

@@ -21,7 +21,7 @@ from mnist_runtime import Classifier
 
 COMMAND = Path(sys.executable).parent / "mnist-serve"
 WAIT = 60.0
-"""Seconds that a test waits for something that should happen at once, because a machine may be slow."""
+"""Seconds that a test waits for something that takes milliseconds, because a machine may be slow."""
 
 
 class Server:
@@ -51,7 +51,7 @@ class Server:
             self._came.notify_all()
 
     def wait_for(self, event: str, **facts: object) -> dict[str, Any]:
-        """The first line of the log that tells of `event` with these facts, once it has come."""
+        """Return the first line of the log with `event` and these facts, once it is there."""
 
         def found() -> dict[str, Any] | None:
             wanted = {"event": event, **facts}
@@ -64,11 +64,11 @@ class Server:
         return line
 
     def requests(self) -> list[dict[str, Any]]:
-        """The access log."""
+        """Return the access log."""
         return [line for line in self.log if line["event"] == "request"]
 
     def metric(self, name: str, /, **labels: str) -> float:
-        """One value of /metrics; 0 if it is not told."""
+        """Return one value of /metrics, 0 if it is missing."""
         wanted = "{" + ",".join(f'{key}="{value}"' for key, value in sorted(labels.items())) + "}" if labels else ""
         for line in self.http.get("/metrics").text.splitlines():
             key, _, value = line.rpartition(" ")
@@ -77,22 +77,22 @@ class Server:
         return 0.0
 
     def wait_for_in_flight(self, count: int) -> None:
-        """Until that many requests are being answered."""
+        """Wait until `count` requests are being answered."""
         start = time.monotonic()
         while self.metric("mnist_serve_requests_in_flight") != count:
-            assert time.monotonic() < start + WAIT, f"there never were {count} requests in flight"
+            assert time.monotonic() < start + WAIT, f"there were never {count} requests in flight"
 
     def connect(self) -> socket.socket:
-        """A bare connection."""
+        """Open a bare connection."""
         return socket.create_connection(self.address, timeout=WAIT)
 
     def infer(self, digits: np.ndarray, **extra: Any) -> httpx.Response:
-        """Ask for `[N, 784]` as JSON."""
+        """Send `[N, 784]` as JSON."""
         return self.http.post("/v2/models/mnist/infer", json={**self.document(digits), **extra})
 
     @staticmethod
     def document(digits: np.ndarray) -> dict[str, Any]:
-        """An inference request as JSON."""
+        """Return an inference request as a JSON document."""
         datatype = "UINT8" if digits.dtype == np.uint8 else "FP32"
         data = digits.ravel().tolist()
         return {"inputs": [{"name": "pixels", "datatype": datatype, "shape": list(digits.shape), "data": data}]}
@@ -100,7 +100,7 @@ class Server:
     def send(
         self, body: bytes, *headers: str, part: slice = slice(None), connection: socket.socket | None = None
     ) -> socket.socket:
-        """A bare connection on which a POST of `body` to the model, or a part of it, has been sent."""
+        """Send a POST of `body` to the model, or a part of it, on a bare connection, and return the connection."""
         head = ["POST /v2/models/mnist/infer HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}", *headers]
         connection = connection or self.connect()
         connection.sendall(("\r\n".join([*head, "", ""]).encode() + body)[part])
@@ -108,7 +108,7 @@ class Server:
 
     @staticmethod
     def answer(connection: socket.socket) -> tuple[int, dict[str, Any]]:
-        """Status and JSON of what comes on a bare connection that the server then closes."""
+        """Return status and JSON of the response on a bare connection that the server then closes."""
         with connection:
             head, _, body = b"".join(iter(lambda: connection.recv(65536), b"")).partition(b"\r\n\r\n")
         return int(head.split()[1]), json.loads(body)
@@ -128,7 +128,7 @@ class Server:
         self.process.terminate()
         try:
             self.process.wait(5)
-        except subprocess.TimeoutExpired:  # a test has left a request half sent
+        except subprocess.TimeoutExpired:  # a test has sent half a request
             self.process.kill()
         self.wait()
         self.process.stderr.close()
@@ -155,7 +155,7 @@ def server(home: Path) -> Iterator[Server]:
 
 
 def _servers(home: Path) -> Iterator[Callable[..., Server]]:
-    """Start servers, and stop those that still run at the end of the test, or of the module."""
+    """Yield a function that starts servers; stop those that still run at the end."""
     started: list[Server] = []
 
     def start(*args: object, **options: Any) -> Server:

@@ -1,8 +1,8 @@
 """Good, bad, slow and dropped clients on one mnist-serve for minutes: `python tests/serve/soak.py 600`.
 
-Whatever the others do, and while new models are published, a good client gets the answer that the classifier gives,
-once, or is told 503; a bad one gets the status of its mistake; no error is the server's; memory does not grow. Ends
-with 1 when any of it does not hold (`make soak SECONDS=120`).
+New models are published meanwhile. Each request of a good client gets the classifier's answer once, or a 503; a bad
+client gets the status of its mistake; the server logs no error, and its memory does not grow. A broken promise ends
+the run with exit code 1 (`make soak SECONDS=120`).
 """
 
 import asyncio
@@ -65,10 +65,10 @@ class Soak:
     """Memory of the server in MiB, one sample per second."""
 
     async def run(self) -> None:
-        """Let every client do its worst until the time is up; the first broken promise ends the run."""
+        """Run all clients until the time is up; the first broken promise ends the run."""
         roles = {
             self.good: 20,
-            self.in_a_row: 4,
+            self.pipelined: 4,
             self.bad: 6,
             self.slow: 6,
             self.dropped: 6,
@@ -89,10 +89,10 @@ class Soak:
                 async with asyncio.timeout(WAIT):
                     await role(rng)
             except (OSError, asyncio.IncompleteReadError) as error:
-                raise BrokenError(f"a client that was {role.__name__} got {error!r} for an answer") from error
+                raise BrokenError(f"the client {role.__name__} got {error!r} for an answer") from error
 
     async def good(self, rng: random.Random) -> None:
-        """Ask for up to fifty batches on one connection, in every form that the protocol has."""
+        """Send up to fifty batches on one connection, in every form that the protocol has."""
         connection = await self.connect()
         for _ in range(rng.randint(1, 50)):
             rows = rng.sample(range(len(self.digits)), rng.choice([1, 1, 1, 2, 5, 200]))
@@ -100,15 +100,15 @@ class Soak:
             status, headers, body = await connection.ask(*self.request(rows, name, rng))
             if status == 503:
                 self.expect("retry-after" in headers, "a 503 without Retry-After")
-                self.tally["good: told 503"] += 1
+                self.tally["good: refused with 503"] += 1
                 await asyncio.sleep(rng.random() / 10)
                 continue
             self.check(status, headers, body, rows, name)
             self.tally["good: answered"] += 1
         await connection.close()
 
-    async def in_a_row(self, rng: random.Random) -> None:
-        """Send many requests before the first answer, some of them bad, and get the answers in their order."""
+    async def pipelined(self, rng: random.Random) -> None:
+        """Send many requests, some of them bad, before the first answer, and receive the answers in their order."""
         connection = await self.connect()
         mistakes = [mistake for mistake in self.mistakes() if mistake[1] in {400, 404} and mistake[3]]
         asked: list[tuple[list[int], str, int]] = []
@@ -122,30 +122,30 @@ class Soak:
                 asked.append((rows, name, 200))
             connection.send(head + body)
         for rows, name, wanted in asked:
-            status, headers, said = await connection.receive()
-            self.expect(status in {wanted, 503}, f"one in a row was answered with {status} and not {wanted}: {said!r}")
+            status, headers, answer = await connection.receive()
+            self.expect(status in {wanted, 503}, f"a pipelined request got {status} and not {wanted}: {answer!r}")
             if status == 200:
-                self.check(status, headers, said, rows, name)
-            self.tally["in a row: answered" if status == 200 else f"in a row: told {status}"] += 1
+                self.check(status, headers, answer, rows, name)
+            self.tally["pipelined: answered" if status == 200 else f"pipelined: refused with {status}"] += 1
         await connection.close()
 
     async def publisher(self, rng: random.Random) -> None:
-        """Publish one of the bundled models, or something that is none."""
+        """Publish one of the bundled models, or a truncated one."""
         await asyncio.sleep(4 * rng.random())
         good = [path.read_bytes() for path in BUNDLED["linear"]]
         write_atomically(self.model, rng.choice([*good, good[0][:-1]]))
 
     async def bad(self, rng: random.Random) -> None:
-        """Make one mistake, and be told which."""
+        """Make one mistake, and get its status."""
         what, wanted, head, body = rng.choice(self.mistakes())
         connection = await self.connect()
         try:
-            status, _, said = await connection.ask(head, body)
+            status, _, answer = await connection.ask(head, body)
         except (OSError, asyncio.IncompleteReadError) as error:
             raise BrokenError(f"{what} got {error!r} for an answer") from error
-        self.expect(status in {wanted, 503}, f"{what} was answered with {status} and not {wanted}: {said[:200]!r}")
-        self.expect(set(json.loads(said)) == {"error"}, f"{what} was answered with {said[:200]!r}")
-        self.tally[f"bad: told {status}"] += 1
+        self.expect(status in {wanted, 503}, f"{what} was answered with {status} and not {wanted}: {answer[:200]!r}")
+        self.expect(set(json.loads(answer)) == {"error"}, f"{what} was answered with {answer[:200]!r}")
+        self.tally[f"bad: refused with {status}"] += 1
         await connection.close(whole=False)
 
     async def slow(self, rng: random.Random) -> None:
@@ -161,25 +161,25 @@ class Soak:
             await asyncio.wait([answer], timeout=TIMEOUT / 20)
             if answer.done():
                 break
-        took = time.monotonic() - began  # on a loaded machine this side may be slower than it meant to be
+        took = time.monotonic() - began  # on a loaded machine, this client may be slower than intended
         try:
-            status, headers, said = await answer
+            status, headers, answer = await answer
         except ConnectionError:
-            self.expect(took > TIMEOUT / 2, f"a client that took {took:.1f} of {TIMEOUT} seconds was hung up on")
-            self.tally["slow: hung up on"] += 1
+            self.expect(took > TIMEOUT / 2, f"a client that took {took:.1f} of {TIMEOUT} seconds was disconnected")
+            self.tally["slow: disconnected"] += 1
             return
         if status in {408, 503}:
-            patient = took > TIMEOUT / 2 or status == 503
-            self.expect(patient, f"a client that took {took:.1f} of {TIMEOUT} seconds was told {status}")
-            self.tally[f"slow: told {status}"] += 1
+            is_due = took > TIMEOUT / 2 or status == 503
+            self.expect(is_due, f"a client that took {took:.1f} of {TIMEOUT} seconds got {status}")
+            self.tally[f"slow: refused with {status}"] += 1
         else:
             self.expect(not too_slow, f"a client that took {took:.1f} of {TIMEOUT} seconds was answered with {status}")
-            self.check(status, headers, said, rows, name)
+            self.check(status, headers, answer, rows, name)
             self.tally["slow: answered"] += 1
         await connection.close(whole=False)
 
     async def dropped(self, rng: random.Random) -> None:
-        """Hang up somewhere between the first byte and the answer."""
+        """Disconnect at some point between the first byte and the answer."""
         connection = await self.connect()
         request = b"".join(self.request([rng.randrange(len(self.digits))], "gone", rng))
         whole = rng.random() < 0.5
@@ -200,13 +200,13 @@ class Soak:
         self.expect(status in {200, 503}, f"a picture was answered with {status}: {body[:200]!r}")
         if status == 200:
             pixels = np.array(json.loads(body)["pixels"], np.uint8)
-            self.expect(np.count_nonzero(pixels) > 20, "a picture came through as nothing")
-        self.tally["pictures: answered" if status == 200 else "pictures: told 503"] += 1
+            self.expect(np.count_nonzero(pixels) > 20, "a picture was read as blank")
+        self.tally["pictures: answered" if status == 200 else "pictures: refused with 503"] += 1
         await connection.close()
         await asyncio.sleep(0.1)
 
     async def watcher(self, rng: random.Random) -> None:
-        """See that probes and metrics are answered at all times, and how much memory the server has."""
+        """Check that probes and metrics are answered at all times, and record the server's memory."""
         connection = await self.connect()
         for path in ("/v2/health/ready", "/metrics", "/"):
             status, _, _ = await connection.ask(head(path, method="GET"), b"")
@@ -216,7 +216,7 @@ class Soak:
         await asyncio.sleep(1)
 
     def request(self, rows: list[int], name: str, rng: random.Random) -> tuple[bytes, bytes]:
-        """Head and body of an inference request, in a form that chance has chosen."""
+        """Return head and body of an inference request, in a random form."""
         digits = self.digits[rows] if rng.random() < 0.5 else self.digits[rows].astype(np.float32) / 256
         tensor = {
             "name": "pixels",
@@ -239,17 +239,17 @@ class Soak:
         return head(INFER, len(body), *headers), body
 
     def check(self, status: int, headers: dict[str, str], body: bytes, rows: list[int], name: str) -> None:
-        """See that this is the answer to these digits."""
+        """Check that this is the answer to these digits."""
         self.expect(status == 200, f"a good request was answered with {status}: {body[:300]!r}")
         text = body[: int(headers.get("inference-header-content-length", len(body)))]
-        said = json.loads(text)
-        self.expect(said["id"] == name, f"the answer to {said['id']} came to {name}")
-        logits = next(output for output in said["outputs"] if output["name"] == "logits")
+        answer = json.loads(text)
+        self.expect(answer["id"] == name, f"the answer to {answer['id']} came to {name}")
+        logits = next(output for output in answer["outputs"] if output["name"] == "logits")
         right = np.abs(np.reshape(logits["data"], (-1, 10)) - self.logits[rows]).max() < NEAR
         self.expect(bool(right), f"digits {rows} were answered with the logits of others")
 
     def mistakes(self) -> list[tuple[str, int, bytes, bytes]]:
-        """What a client can get wrong: name, the status it should get, head and body."""
+        """Return the mistakes of a client: name, expected status, head and body."""
         row = self.digits[0].tolist()
 
         def document(**changes: Any) -> bytes:
@@ -299,21 +299,21 @@ class Connection:
         self.writer.write(data)
 
     async def receive(self) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body of the next answer."""
+        """Return status, headers and body of the next answer."""
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower().split("\r\n")
         headers = dict(line.split(": ", 1) for line in head[1:] if line)
         return int(head[0].split()[1]), headers, await self.reader.readexactly(int(headers["content-length"]))
 
     async def close(self, *, whole: bool = True) -> None:
-        """Hang up; after whole requests, see that no answer came that nobody had asked for."""
+        """Disconnect; after whole requests, check that no further answer arrives."""
         if whole:
             self.writer.write_eof()
             if surplus := await self.reader.read():
-                raise BrokenError(f"an answer came that nobody had asked for: {surplus[:200]!r}")
+                raise BrokenError(f"an answer arrived without a request: {surplus[:200]!r}")
         self.writer.close()
 
     def abort(self) -> None:
-        """Hang up without a word."""
+        """Reset the connection."""
         self.writer.transport.abort()
 
 
@@ -336,7 +336,7 @@ def growth(memory: list[float]) -> tuple[float, float, float]:
 
 
 def counted(port: int) -> tuple[int, int]:
-    """Return how many inference requests the server has answered with 200, and how many models it has loaded."""
+    """Return the number of inference requests that the server has answered with 200, and of models it has loaded."""
     with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         families = text_string_to_metric_families(answer.read().decode())
     samples = [sample for family in families for sample in family.samples]
@@ -381,17 +381,17 @@ def soak(seconds: float) -> None:
             finally:
                 process.terminate()
         events = [json.loads(line) for line in (Path(home) / "log").read_text().splitlines()]
-    received = sum(run.tally[f"{role}: answered"] for role in ("good", "in a row", "slow"))
+    received = sum(run.tally[f"{role}: answered"] for role in ("good", "pipelined", "slow"))
     first, last, grown = growth(run.memory)
     for what, count in sorted(run.tally.items()):
         print(f"{count:>10,}  {what}")
     print(f"{served:>10,}  inferences that the server counts as answered, {received:,} of them received")
-    print(f"{reloads:>10,}  models taken up meanwhile")
+    print(f"{reloads:>10,}  models loaded meanwhile")
     print(f"memory {first:.1f} MiB after warm-up, {last:.1f} MiB at the end: {grown:+.1%}")
     errors = [event for event in events if event["event"] == "error"]
     run.expect(process.returncode == 0, f"the server ended with {process.returncode}")
-    run.expect(reloads, "no model was taken up")
-    run.expect(not errors, f"the server complained: {errors[:3]}")
+    run.expect(reloads, "no model was loaded")
+    run.expect(not errors, f"the server logged errors: {errors[:3]}")
     run.expect(0 <= served - received <= run.tally["dropped: after it was sent"], "answers and requests do not add up")
     run.expect(grown <= GROWTH, f"memory grew by more than {GROWTH:.0%}")
 
@@ -400,8 +400,8 @@ def listening(process: "subprocess.Popen[bytes]", log: Path) -> int:
     """Return the server's port, once the log announces it."""
     while process.poll() is None:
         for line in log.read_text().splitlines():
-            if line.startswith("{") and line.endswith("}") and "url" in (said := json.loads(line)):
-                return int(said["url"].rpartition(":")[2])
+            if line.startswith("{") and line.endswith("}") and "url" in (answer := json.loads(line)):
+                return int(answer["url"].rpartition(":")[2])
         time.sleep(0.05)
     raise BrokenError(f"the server did not start: {log.read_text()}")
 

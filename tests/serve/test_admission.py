@@ -25,7 +25,7 @@ INFER = "/v2/models/mnist/infer"
 
 @pytest.fixture
 def busy(serve, digits):
-    """A server at its limit of two concurrent requests, whose clients do not read, and the function that reads."""
+    """A server at its limit of two concurrent requests, whose clients do not read, and a function that reads."""
     server = serve("--max-concurrency", 2)
     body = json.dumps(server.document(np.tile(digits, (40, 1)))).encode()
     held = [server.connect() for _ in range(2)]
@@ -56,7 +56,7 @@ def test_requests_beyond_the_limit_get_503_and_may_retry(busy, digits):
     assert server.metric("mnist_serve_requests_in_flight") == 0
 
 
-def test_requests_that_are_still_on_their_way_make_room_for_others_the_oldest_first(serve, digits):
+def test_the_oldest_unfinished_request_makes_room_for_others(serve, digits):
     server = serve("--max-concurrency", 2)
     body = json.dumps(server.document(digits[:1])).encode()
     with server.send(body, part=slice(-10)) as oldest:
@@ -97,7 +97,7 @@ def test_requests_are_counted_by_route_and_status(serve, digits):
     assert server.metric("mnist_serve_batch_digits_bucket", le="2.0") == 3
 
 
-def test_metrics_are_what_prometheus_reads(server, classifier):
+def test_prometheus_can_parse_the_metrics(server, classifier):
     from prometheus_client.parser import text_string_to_metric_families
 
     answer = server.http.get("/metrics")
@@ -199,8 +199,8 @@ def test_a_body_that_does_not_arrive_is_a_408_on_any_asgi_server(app):
 
 
 @pytest.mark.parametrize("values", [200_000, 500])
-def test_a_refused_body_is_freed_before_the_client_reads_why(app, values):
-    """A large one is parsed in a thread, a small one in the event loop."""
+def test_a_refused_body_is_freed_before_the_response_is_sent(app, values):
+    """A large body is parsed in a thread, a small one in the event loop."""
     data = "[" + ",".join(["1.5"] * values) + "]"
     body = f'{{"inputs":[{{"name":"pixels","datatype":"FP32","shape":[1,784],"data":{data}}}]}}'.encode()
     held = []
@@ -222,7 +222,7 @@ def test_a_refused_body_is_freed_before_the_client_reads_why(app, values):
 
 
 @pytest.mark.parametrize("reads", [0, 1, 2, 5])
-def test_a_client_that_stops_reading_is_given_up_on_any_asgi_server(app, reads):
+def test_a_client_that_stops_reading_is_an_error_on_any_asgi_server(app, reads):
     exchange = Exchange([{"type": "http.request"}], reads)
     with pytest.raises(SlowReaderError, match=r"did not read its response for 0\.05 seconds"):
         exchange.run(app, "/large", "GET")

@@ -95,7 +95,7 @@ def test_additional_routes_have_the_same_limits_metrics_and_log(classifier, capl
         assert 'mnist_serve_requests_total{route="/fail",status="500"} 1.0' in (await http.get("/metrics")).text
 
         half = await http.post("/early", content=gzip.compress(bytes(101)), headers={"Content-Encoding": "gzip"})
-        assert half.status_code == 200  # which was said before the body was seen to be too large
+        assert half.status_code == 200  # sent before the body turned out to be too large
 
     visit(app, talk)
     lines = [record.facts for record in caplog.records if record.name == "mnist_serve.request"]

@@ -1,4 +1,4 @@
-"""Batching: pending requests run together, and none of them can tell."""
+"""Batching: pending requests run together, and each gets its own answer."""
 
 import asyncio
 import json
@@ -35,13 +35,13 @@ class Recorder:
         return self._classifier.compute(as_digits(digits))
 
     def crowd(self, digit: np.ndarray) -> Self:
-        """Ask for some at once, so that the batcher knows of a crowd; forget what ran."""
+        """Send several requests at once, so that the batcher expects more, and forget their runs."""
         self.labels(digit, digit, digit)
         self.runs.clear()
         return self
 
     def labels(self, *batches: np.ndarray) -> list[list[int]]:
-        """Ask for all of them at once."""
+        """Send all requests at once, and return the labels of each."""
 
         async def ask() -> list[list[int]]:
             return [scores.labels.tolist() for scores in await asyncio.gather(*map(self.batcher.join, batches))]
@@ -53,13 +53,13 @@ def test_concurrent_requests_run_once_and_are_answered_separately(classifier, di
     recorder = Recorder(classifier)
     parts = [digits[:1], digits[1:4], digits[4:5], digits[5:5], digits[5:20]]
     assert recorder.labels(*parts) == [classifier.predict(part).tolist() for part in parts]
-    assert recorder.runs == [("uint8", 1), ("uint8", 19)]  # the first could not know of the others
+    assert recorder.runs == [("uint8", 1), ("uint8", 19)]  # the first ran at once
     assert recorder.labels(*parts) == [classifier.predict(part).tolist() for part in parts]
-    assert recorder.runs[2:] == [("uint8", 20)]  # and now it is crowded
+    assert recorder.runs[2:] == [("uint8", 20)]  # all waited for the end of the iteration
 
 
 def test_a_batch_computes_each_digit_within_its_tolerance(classifier):
-    """Not always the same bits, because sums may round in another order, but always within the proven tolerance."""
+    """A batch may round sums in another order, but stays within the proven tolerance."""
     golden = classifier.artifact.golden
     recorder = Recorder(classifier).crowd(golden.digits[:1])
 
@@ -133,16 +133,16 @@ def test_a_cancelled_request_leaves_its_batch(classifier, digits):
     recorder = Recorder(classifier).crowd(digits[:1])
 
     async def ask() -> list[tuple[str, int]]:
-        seats = [recorder.batcher.join(digits[row : row + 1]) for row in range(3)]
-        seats[1].cancel()
-        assert [(await seats[row]).labels.tolist() for row in (0, 2)] == [[7], [1]]
+        pending = [recorder.batcher.join(digits[row : row + 1]) for row in range(3)]
+        pending[1].cancel()
+        assert [(await pending[row]).labels.tolist() for row in (0, 2)] == [[7], [1]]
         return recorder.runs
 
     assert asyncio.run(ask()) == [("uint8", 2)]
 
 
 @pytest.mark.parametrize("count", [2, 20])
-def test_digits_that_the_model_cannot_take_fail_alone(classifier, digits, count):
+def test_digits_that_the_model_refuses_fail_alone(classifier, digits, count):
     """An engine refuses the digits of one request; the other requests of the batch succeed."""
 
     class Choosy(Classifier):
@@ -164,10 +164,10 @@ def test_digits_that_the_model_cannot_take_fail_alone(classifier, digits, count)
     assert isinstance(failed, DigitError)
 
 
-def test_the_server_runs_requests_together_that_come_together(serve, classifier, digits):
+def test_the_server_runs_requests_of_the_same_moment_together(serve, classifier, digits):
     server = serve()
     connections = [server.connect() for _ in range(21)]
-    for connection in connections:  # so that the server knows them all
+    for connection in connections:  # so that the server has accepted them all
         connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK")
     server.process.send_signal(signal.SIGSTOP)
@@ -178,7 +178,7 @@ def test_the_server_runs_requests_together_that_come_together(serve, classifier,
     answers = [server.answer(connection) for connection in connections]
     labels = [answer["outputs"][2]["data"][0] for _, answer in answers]
     assert labels == classifier.predict(digits[:21]).tolist()
-    assert server.metric("mnist_serve_batch_digits_count") == 2  # the first could not know of the others
+    assert server.metric("mnist_serve_batch_digits_count") == 2  # the first ran at once
     assert server.metric("mnist_serve_batch_digits_sum") == 21
 
 

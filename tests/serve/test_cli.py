@@ -20,7 +20,7 @@ def test_help_and_version_need_neither_numpy_nor_the_servers_libraries():
 
 
 @pytest.mark.parametrize(
-    ("args", "says"),
+    ("args", "sentence"),
     [
         (["--port", "70000"], "'--port'"),
         (["--name", "a/b"], "'a/b' may only contain letters, digits, '.', '_' and '-'"),
@@ -33,10 +33,10 @@ def test_help_and_version_need_neither_numpy_nor_the_servers_libraries():
         (["--frobnicate"], "No such option"),
     ],
 )
-def test_wrong_usage_exits_2(run, home, args, says):
+def test_wrong_usage_exits_2(run, home, args, sentence):
     result = run("mnist-serve", *args, cwd=home)
     assert result.returncode == 2
-    assert says in result.stderr.decode()
+    assert sentence in result.stderr.decode()
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no model"])
@@ -44,12 +44,12 @@ def test_a_model_that_cannot_be_used_exits_1_and_is_named(run, tmp_path, content
     if content is not None:
         (tmp_path / "bad.onnx").write_bytes(content)
     result = run("mnist-serve", "--model", "bad.onnx", "--port", "0", cwd=tmp_path)
-    (complaint,) = result.stderr.decode().splitlines()
+    (error_line,) = result.stderr.decode().splitlines()
     assert result.returncode == 1
-    assert complaint.startswith("Error: bad.onnx ")
+    assert error_line.startswith("Error: bad.onnx ")
 
 
-def test_the_model_is_chosen_as_mnist_infer_chooses_it(serve, bundled):
+def test_the_model_is_chosen_as_in_mnist_infer(serve, bundled):
     chosen = bundled.with_suffix(".uint8.onnx")
     server = serve(env={"MNIST_MODEL": str(chosen)})
     assert server.wait_for("model")["message"].startswith(f"Using {chosen} ($MNIST_MODEL): it read 91.67%")

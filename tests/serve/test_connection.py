@@ -1,4 +1,4 @@
-"""Slow clients, endless heads and bytes that are not HTTP: none of them holds up the server."""
+"""Slow clients, endless heads and bytes that are not HTTP, none of which can stall the server."""
 
 import asyncio
 import contextlib
@@ -17,21 +17,21 @@ import pytest
 from mnist_serve.connection import MAX_HEAD, check_deadlines
 
 TIMEOUT = 0.5
-"""Seconds that a client of `hasty` may take."""
+"""Timeout of `hasty` in seconds."""
 
 
 @pytest.fixture(scope="module")
 def hasty(serve_module):
-    """A server that waits half a second for a client."""
+    """A server with a timeout of half a second."""
     return serve_module("--timeout", TIMEOUT)
 
 
 def test_a_head_that_does_not_arrive_gets_408(hasty):
     connection = hasty.connect()
     connection.sendall(b"POST /v2/models/mnist/infer HTTP/1.1\r\nHost: x\r\n")
-    status, said = hasty.answer(connection)
+    status, answer = hasty.answer(connection)
     assert status == 408
-    assert said["error"] == "the request did not arrive within 0.5 seconds; send it faster, or send less"
+    assert answer["error"] == "the request did not arrive within 0.5 seconds; send it faster, or send less"
 
 
 def test_a_silent_client_is_disconnected(hasty):
@@ -39,8 +39,8 @@ def test_a_silent_client_is_disconnected(hasty):
         assert connection.recv(100) == b""
 
 
-def test_a_stalled_server_does_not_blame_its_clients():
-    """Their requests may have arrived in time, and wait to be read."""
+def test_a_stalled_server_closes_no_connections():
+    """Requests may have arrived in time, and may still be unread."""
     checked = []
 
     async def stall() -> None:
@@ -74,13 +74,13 @@ def test_a_head_that_arrives_byte_by_byte_gets_408(hasty):
 
 def test_a_body_that_does_not_arrive_gets_408(hasty, digits):
     body = json.dumps(hasty.document(digits[:1])).encode()
-    status, said = hasty.answer(hasty.send(body, part=slice(-10)))
+    status, answer = hasty.answer(hasty.send(body, part=slice(-10)))
     assert status == 408
-    assert said["error"].startswith("the request did not arrive within 0.5 seconds")
+    assert answer["error"].startswith("the request did not arrive within 0.5 seconds")
     assert hasty.metric("mnist_serve_requests_in_flight") == 0
 
 
-def test_a_body_that_nobody_reads_does_not_hold_the_connection(hasty):
+def test_an_unread_body_does_not_keep_the_connection_open(hasty):
     with hasty.connect() as connection:
         connection.sendall(b"POST /v2 HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n.")
         received = b"".join(iter(lambda: connection.recv(1000), b""))
@@ -154,7 +154,7 @@ def test_a_client_that_reads_slowly_gets_its_whole_response(server, large):
 
 
 def test_a_client_that_stops_reading_is_disconnected(hasty, large):
-    """Even if the client had been slow before and then continued."""
+    """The client had also been slow before, and then continued."""
     before = hasty.metric("process_open_fds")
     with narrow(hasty, 4096) as connection, connection.makefile("rb") as answers:
         sending = threading.Thread(target=ignoring_resets, args=[lambda: connection.sendall(large * 10)])
@@ -176,7 +176,7 @@ def ignoring_resets(call):
 
 def test_a_client_that_keeps_reading_slowly_is_not_disconnected(hasty, test_split):
     """A response that takes several times the timeout, without a pause that is nearly as long."""
-    digits = np.tile(test_split.images.reshape(-1, 784), (2, 1))  # 8 MB of answer are more than a system keeps
+    digits = np.tile(test_split.images.reshape(-1, 784), (2, 1))  # for a response of 8 MB, more than sockets buffer
     with narrow(hasty, 2**16) as connection:
         connection.sendall(asking_for_json(digits))
         start, received, size = time.monotonic(), bytearray(), 1
@@ -197,7 +197,7 @@ def test_empty_lines_do_not_keep_a_connection_open(hasty):
 
 
 def test_memory_for_pipelined_requests_is_bounded(server):
-    """No response may let in more of the bytes behind all requests."""
+    """Responses must not resume reading while requests are pending."""
     before = server.metric("process_resident_memory_bytes")
     size = 300_000_000
     with server.connect() as connection:
@@ -218,7 +218,7 @@ def test_memory_for_pipelined_requests_is_bounded(server):
     assert largest < before + 50_000_000
 
 
-def test_the_log_has_the_status_that_the_client_got(serve):
+def test_the_log_has_the_status_that_the_client_received(serve):
     """Even for a request whose response does not depend on its malformed body."""
     server = serve()
     connection = server.connect()
@@ -237,7 +237,7 @@ def test_an_upgrade_to_http2_is_ignored(server, digits, body):
     else:
         rest = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(document), document)
     request = f"{head}\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n".encode() + rest
-    for cut in (0, 30, 300, len(request) - 10):  # parts that come one after the other
+    for cut in (0, 30, 300, len(request) - 10):  # two parts, sent separately
         with server.connect() as connection, connection.makefile("rb") as answers:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.sendall(request[:cut])
@@ -296,11 +296,11 @@ def test_a_head_that_is_too_large_is_refused(server, head):
     with connection:
         *_, last = b"".join(iter(lambda: connection.recv(65536), b"")).split(b"HTTP/1.1 ")
     assert last.startswith(b"431 ")
-    said = json.loads(last.partition(b"\r\n\r\n")[2])
-    assert said["error"].startswith("the headers are larger than 65,536 bytes")
+    document = json.loads(last.partition(b"\r\n\r\n")[2])
+    assert document["error"].startswith("the headers are larger than 65,536 bytes")
 
 
-def test_the_end_of_a_long_body_is_not_taken_for_headers(server):
+def test_the_end_of_a_long_body_is_not_counted_as_headers(server):
     request = b"POST /v2/models/mnist/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\n\r\n" + b" " * 90_000
     last = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     with server.connect() as connection, connection.makefile("rb") as answers:
@@ -317,7 +317,7 @@ def test_the_end_of_a_long_body_is_not_taken_for_headers(server):
 CHUNKED = b"POST /v2/models/%b/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-def test_a_malformed_body_takes_no_response_from_the_request_before(server, large):
+def test_a_malformed_body_does_not_affect_the_response_before_it(server, large):
     with server.connect() as connection:
         connection.sendall(large + CHUNKED % b"mnist" + b"zz\r\n")
         received = b"".join(iter(lambda: connection.recv(65536), b""))
@@ -381,19 +381,19 @@ def test_malformed_bytes_are_refused_after_the_responses_before_them(server, lar
 def test_bytes_that_are_not_http_get_400(server, sent, reason):
     connection = server.connect()
     connection.sendall(sent)
-    status, said = server.answer(connection)
+    status, answer = server.answer(connection)
     assert status == 400
-    assert said["error"] == f"the request is not HTTP/1.1 ({reason})"
+    assert answer["error"] == f"the request is not HTTP/1.1 ({reason})"
 
 
 @pytest.mark.parametrize("hosts", ["", "Host: x\r\nHost: x\r\n", "Host: x\r\nHOST: y\r\n"])
 def test_a_request_without_one_host_gets_400(server, hosts):
-    """A proxy and the server might disagree about whom it is for (RFC 9112, section 3.2)."""
+    """Otherwise a proxy and the server might disagree about the request's host (RFC 9112, section 3.2)."""
     connection = server.connect()
     connection.sendall(f"GET /v2 HTTP/1.1\r\n{hosts}\r\n".encode())
-    status, said = server.answer(connection)
+    status, answer = server.answer(connection)
     assert status == 400
-    assert said["error"] == "a request of HTTP/1.1 must have one Host header; send the server's name in it"
+    assert answer["error"] == "a request of HTTP/1.1 must have one Host header; send the server's name in it"
 
 
 def test_a_request_of_http_1_0_needs_no_host(server):
@@ -403,12 +403,12 @@ def test_a_request_of_http_1_0_needs_no_host(server):
 
 
 def test_a_body_in_tiny_pieces_is_refused(server, digits):
-    """Each piece costs as much as a large one, and would keep others waiting."""
+    """A piece of one byte takes the server as long as a large one."""
     connection = server.connect()
     connection.sendall(CHUNKED % b"mnist" + b"1\r\n \r\n" * 1100)
-    status, said = server.answer(connection)
+    status, answer = server.answer(connection)
     assert status == 400
-    assert said["error"] == "the body comes in pieces of less than 64 bytes; send it in larger ones"
+    assert answer["error"] == "the body comes in pieces of less than 64 bytes; send it in larger ones"
     body = json.dumps(server.document(digits)).encode()
     pieces = [body[at : at + 64] for at in range(0, len(body), 64)] + [b" "] * 1000
     with server.connect() as connection:
@@ -420,8 +420,8 @@ def test_a_body_in_tiny_pieces_is_refused(server, digits):
 def test_connect_gets_400(server):
     connection = server.connect()
     connection.sendall(b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com\r\n\r\n")
-    status, said = server.answer(connection)
-    assert (status, said["error"][:15]) == (400, "CONNECT is for ")
+    status, answer = server.answer(connection)
+    assert (status, answer["error"][:15]) == (400, "CONNECT is for ")
 
 
 @pytest.mark.parametrize(
@@ -447,7 +447,7 @@ def test_pipelined_requests_are_answered_in_order(server):
     assert received.index(b"HTTP/1.1 200 OK") < received.index(b"HTTP/1.1 404 ")
 
 
-def test_a_connection_that_is_reset_leaves_no_trace(server, digits):
+def test_a_reset_connection_causes_no_error(server, digits):
     for part in (slice(20), slice(-10), slice(None)):
         connection = server.send(json.dumps(server.document(digits[:1])).encode(), part=part)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

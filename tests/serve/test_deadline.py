@@ -8,7 +8,7 @@ import pytest
 from mnist_serve.deadline import finish_in
 
 LONG = 600.0
-"""Seconds that no test waits."""
+"""Timeout in seconds that no test waits out."""
 
 
 class LateError(Exception):

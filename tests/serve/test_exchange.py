@@ -49,7 +49,7 @@ def test_compressed_bodies_are_decompressed(server, digits, encoding, pack):
 
 
 @pytest.mark.parametrize(
-    ("encoding", "body", "status", "says"),
+    ("encoding", "body", "status", "sentence"),
     [
         ("br", b"{}", 415, "Content-Encoding is 'br'; send gzip, deflate or identity"),
         ("gzip, gzip", b"{}", 415, "Content-Encoding is 'gzip, gzip'"),
@@ -60,9 +60,9 @@ def test_compressed_bodies_are_decompressed(server, digits, encoding, pack):
         ("gzip", gzip.compress(b"{}", mtime=0) + b"more", 400, "the gzip body is followed by more bytes"),
     ],
 )
-def test_a_body_that_contradicts_its_content_encoding_is_refused(server, encoding, body, status, says):
+def test_a_body_that_contradicts_its_content_encoding_is_refused(server, encoding, body, status, sentence):
     answer = server.http.post(INFER, content=body, headers={"Content-Encoding": encoding})
-    assert (answer.status_code, answer.json()["error"][: len(says)]) == (status, says)
+    assert (answer.status_code, answer.json()["error"][: len(sentence)]) == (status, sentence)
 
 
 def test_two_content_encodings_are_refused(server):
@@ -80,8 +80,8 @@ def test_a_content_length_beyond_the_limit_is_refused_at_once(small):
         with small.connect() as connection, connection.makefile("rb") as answer:
             connection.sendall(head % size)
             assert answer.readline().startswith(b"HTTP/1.1 413 ")
-            said = json.loads(answer.read(int(parse_headers(answer)["content-length"])))
-        assert said["error"].startswith("the body is larger than 100,000 bytes; send fewer digits per request")
+            document = json.loads(answer.read(int(parse_headers(answer)["content-length"])))
+        assert document["error"].startswith("the body is larger than 100,000 bytes; send fewer digits per request")
     assert small.metric("mnist_serve_requests_total", route="/v2/models/{model}/infer", status="413") >= 2
 
 
@@ -109,7 +109,7 @@ def test_a_body_of_the_largest_size_is_accepted(small):
     assert small.http.post(INFER, content=document.ljust(LIMIT + 1)).status_code == 413
 
 
-def test_a_body_without_a_length_is_counted_as_it_comes(small, digits):
+def test_a_body_without_a_length_is_counted_as_it_arrives(small, digits):
     document = json.dumps(small.document(digits[:1])).encode()
 
     def chunks(count):
@@ -132,7 +132,7 @@ def test_a_client_that_disconnects_between_chunks_is_logged_as_499(small):
 
 
 def test_the_413_arrives_even_if_the_connection_closes(small):
-    """Most of the body is unread then, and the system would reset the connection."""
+    """Most of the body is unread, so closing at once would reset the connection and lose the response."""
     assert small.answer(small.send(bytes(30_000_000), "Connection: close"))[0] == 413
 
 

@@ -1,4 +1,4 @@
-"""The log: its lines, and that nobody who reads it, or does not, holds up the server."""
+"""The log: its lines, and a server that no reader of its log can stall."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ import pytest
 from mnist_serve import log
 
 REQUESTS = log.CAPACITY + 3000
-"""More lines than the queue and a pipe of 64 KiB hold."""
+"""Number of requests whose lines exceed the queue and a pipe of 64 KiB."""
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_no_line_is_lost_while_somebody_reads(serve):
 
 
 def lines(log_format: str, *, requests: bool, monkeypatch) -> list[str]:
-    """What two events and a failure of uvicorn look like in the log."""
+    """Return the lines of an event, a request and a failure of uvicorn."""
     reader, writer = os.pipe()
     names = ("mnist_serve", "mnist_serve.request", "uvicorn.error")
     before = {logger: (logger.level, logger.propagate) for logger in map(logging.getLogger, names)}

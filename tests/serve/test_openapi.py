@@ -1,4 +1,4 @@
-"""openapi.json: schemathesis finds that the server does what it says."""
+"""openapi.json, to which the server conforms, as schemathesis checks."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""Threads that no stop waits for."""
+"""Threads that do not hold up the end of the process."""
 
 import subprocess
 import sys
@@ -7,17 +7,14 @@ import threading
 from mnist_serve.pictures import DaemonThreads
 
 
-def test_threads_call_and_raise_and_skip_what_is_cancelled():
+def test_threads_return_raise_and_skip_cancelled_calls():
     threads, called = DaemonThreads(2), []
     assert [threads.submit(int, text).result() for text in "123"] == [1, 2, 3]
     assert isinstance(threads.submit(int, "x").exception(), ValueError)
     alone, go = DaemonThreads(1), threading.Event()
-    waiting, left, last = (
-        alone.submit(go.wait),
-        alone.submit(called.append, "left"),
-        alone.submit(called.append, "last"),
-    )
-    assert left.cancel()
+    waiting = alone.submit(go.wait)
+    cancelled, last = (alone.submit(called.append, name) for name in ("cancelled", "last"))
+    assert cancelled.cancel()
     go.set()
     assert waiting.result()
     assert last.exception() is None

@@ -22,7 +22,7 @@ class Case:
 
     name: str
     status: int
-    says: str = ""
+    sentence: str = ""
     """Part of the error's sentence."""
     method: str = "POST"
     path: str = INFER
@@ -36,20 +36,20 @@ def tensor(**changes: Any) -> dict[str, Any]:
     return {key: value for key, value in whole.items() if value is not None}
 
 
-def ask(title: str, status: int, says: str = "", *, document: Any = None, **changes: Any) -> Case:
+def ask(title: str, status: int, sentence: str = "", *, document: Any = None, **changes: Any) -> Case:
     """Return a case of a JSON request for one blank digit, with its input or, by `document`, its top level changed."""
     whole = {"inputs": [tensor(**changes)]}
-    return Case(title, status, says, body=json.dumps({**whole, **document} if document else whole).encode())
+    return Case(title, status, sentence, body=json.dumps({**whole, **document} if document else whole).encode())
 
 
-def text(name: str, status: int, says: str, body: str) -> Case:
-    return Case(name, status, says, body=body.encode())
+def text(name: str, status: int, sentence: str, body: str) -> Case:
+    return Case(name, status, sentence, body=body.encode())
 
 
 def binary(
     title: str,
     status: int,
-    says: str = "",
+    sentence: str = "",
     *,
     data: bytes = bytes(784),
     length: object = "",
@@ -59,11 +59,11 @@ def binary(
     """Return a case of one blank digit as bytes after the JSON."""
     asked = tensor(**{"data": None, "parameters": {"binary_data_size": 784}, **changes})
     head = json.dumps({"inputs": [asked], **(extra or {})}).encode()
-    return Case(title, status, says, body=head + data, headers={LENGTH: str(length or len(head))})
+    return Case(title, status, sentence, body=head + data, headers={LENGTH: str(length or len(head))})
 
 
-def get(name: str, status: int, path: str, says: str = "", method: str = "GET") -> Case:
-    return Case(name, status, says, method, path)
+def get(name: str, status: int, path: str, sentence: str = "", method: str = "GET") -> Case:
+    return Case(name, status, sentence, method, path)
 
 
 CASES = [
@@ -133,10 +133,10 @@ CASES = [
         text(
             f"deep {name}",
             400,
-            says,
+            sentence,
             json.dumps({"inputs": [tensor(**{name: 0})]}).replace(f'"{name}": 0', f'"{name}": {DEEP}'),
         )
-        for name, says in (
+        for name, sentence in (
             ("name", "Expected `str`, got `array` - at `$.inputs[0].name`"),
             ("datatype", "Expected `str`, got `array` - at `$.inputs[0].datatype`"),
             ("shape", "Expected `int`, got `array` - at `$.inputs[0].shape[0]`"),
@@ -359,12 +359,12 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_one_request_gets_one_answer(server, case):
+def test_each_request_gets_its_status_and_error(server, case):
     answer = server.http.request(case.method, case.path, content=case.body, headers=case.headers)
     assert answer.status_code == case.status, answer.text
     if case.status >= 400 and case.method != "HEAD":
         assert list(answer.json()) == ["error"]
-        assert case.says in answer.json()["error"]
+        assert case.sentence in answer.json()["error"]
         assert "\n" not in answer.json()["error"]
     assert (answer.status_code == 405) == ("allow" in answer.headers)
 
@@ -374,8 +374,8 @@ def test_the_table_is_long_enough_and_its_names_are_unique():
 
 
 def test_metadata_describe_the_model(server, classifier):
-    said = server.http.get("/v2/models/mnist").json()
-    assert said == {
+    document = server.http.get("/v2/models/mnist").json()
+    assert document == {
         "name": "mnist",
         "versions": ["1"],
         "platform": "onnxruntime_onnx",
@@ -389,21 +389,21 @@ def test_metadata_describe_the_model(server, classifier):
         ],
         "properties": {"sha256": " ".join(classifier.digests)},
     }
-    assert server.http.get("/v2/models/mnist/versions/1").json() == said
+    assert server.http.get("/v2/models/mnist/versions/1").json() == document
     assert server.http.get("/v2").json()["extensions"] == ["binary_tensor_data"]
 
 
-def test_health_has_the_protocols_form(server):
+def test_health_follows_the_protocol(server):
     assert server.http.get("/v2/health/live").json() == {"live": True}
     assert server.http.get("/v2/health/ready").json() == {"ready": True}
     assert server.http.get("/v2/models/mnist/ready").json() == {"name": "mnist", "ready": True}
 
 
-def test_real_digits_are_answered_as_the_classifier_answers_them(server, classifier, digits):
-    said = server.infer(digits).json()
-    assert (said["model_name"], said["model_version"]) == ("mnist", "1")
-    assert "id" not in said
-    outputs = {output["name"]: output for output in said["outputs"]}
+def test_real_digits_get_the_answers_of_the_classifier(server, classifier, digits):
+    document = server.infer(digits).json()
+    assert (document["model_name"], document["model_version"]) == ("mnist", "1")
+    assert "id" not in document
+    outputs = {output["name"]: output for output in document["outputs"]}
     assert list(outputs) == ["logits", "probabilities", "label", "no_digit", "verdict"]
     assert [(outputs[name]["datatype"], outputs[name]["shape"]) for name in outputs] == [
         ("FP32", [100, 10]),
@@ -420,18 +420,19 @@ def test_real_digits_are_answered_as_the_classifier_answers_them(server, classif
     assert outputs["verdict"]["data"] == computed.verdicts.tolist()
 
 
-def test_what_is_no_digit_is_told_and_max_error_decides_what_is_unsure(serve, server):
+def test_verdicts_are_answered_and_follow_max_error(serve, server):
     dash = np.zeros((1, 28, 28), np.uint8)
     dash[0, 13:16, 4:24] = 255
-    said = server.infer(dash.reshape(1, 784), outputs=[{"name": "no_digit"}, {"name": "verdict"}]).json()["outputs"]
-    assert said[0]["data"][0] > 0.5
-    assert said[1]["data"] == [2]
+    answer = server.infer(dash.reshape(1, 784), outputs=[{"name": "no_digit"}, {"name": "verdict"}])
+    no_digit, verdict = (output["data"][0] for output in answer.json()["outputs"])
+    assert no_digit > 0.5
+    assert verdict == 2
     for max_error, verdict in (("0.001", [1]), ("1", [0])):
         linear = serve("--model", "linear", "--max-error", max_error)
         assert linear.infer(dash.reshape(1, 784), outputs=[{"name": "verdict"}]).json()["outputs"][0]["data"] == verdict
 
 
-def test_floats_and_intensities_of_one_digit_get_one_answer(server, digits):
+def test_floats_and_intensities_of_a_digit_get_the_same_answer(server, digits):
     scaled = digits[:10].astype(np.float32) / 256
     assert server.infer(scaled).json() == server.infer(digits[:10]).json()
 
@@ -453,14 +454,14 @@ def test_either_graph_takes_either_datatype(serve, bundled, digits, graph):
     assert (fine == nearest) == ("uint8" in graph)
 
 
-def test_outputs_come_in_the_requested_order_and_the_id_is_returned(server, digits):
+def test_outputs_are_in_the_requested_order_and_the_id_is_returned(server, digits):
     wanted = [{"name": "label"}, {"name": "logits"}]
-    said = server.infer(digits[:2], id="ä 42", outputs=wanted).json()
-    assert said["id"] == "ä 42"
-    assert [output["name"] for output in said["outputs"]] == ["label", "logits"]
+    document = server.infer(digits[:2], id="ä 42", outputs=wanted).json()
+    assert document["id"] == "ä 42"
+    assert [output["name"] for output in document["outputs"]] == ["label", "logits"]
 
 
-def test_binary_and_json_outputs_mix(server, classifier, digits):
+def test_binary_and_json_outputs_can_be_mixed(server, classifier, digits):
     wanted = [
         {"name": "probabilities", "parameters": {"binary_data": True}},
         {"name": "label", "parameters": {"binary_data": False}},
@@ -469,12 +470,12 @@ def test_binary_and_json_outputs_mix(server, classifier, digits):
     answer = server.infer(digits[:3], outputs=wanted, parameters={"binary_data_output": True})
     assert answer.headers["content-type"] == "application/octet-stream"
     length = int(answer.headers[LENGTH])
-    said, rest = json.loads(answer.content[:length]), answer.content[length:]
-    sizes = [output.get("parameters", {}).get("binary_data_size") for output in said["outputs"]]
+    document, rest = json.loads(answer.content[:length]), answer.content[length:]
+    sizes = [output.get("parameters", {}).get("binary_data_size") for output in document["outputs"]]
     assert sizes == [120, None, 120]
     computed = classifier.compute(as_digits(digits[:3]))
     assert rest == computed.probabilities.tobytes() + computed.logits.tobytes()
-    assert said["outputs"][1]["data"] == computed.labels.tolist()
+    assert document["outputs"][1]["data"] == computed.labels.tolist()
 
 
 def test_whole_numbers_may_be_written_with_a_point(server, digits):

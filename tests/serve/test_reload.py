@@ -1,4 +1,4 @@
-"""A new model takes over between two requests; one that cannot prove itself does not."""
+"""Hot reload: a proven model replaces the served one between two requests; others are refused."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ def uint8(bundled) -> bytes:
 
 @pytest.fixture
 def impostor(float32) -> bytes:
-    """The bundled model with an intact seal, but with other weights than its golden digits were computed from."""
+    """The bundled model with an intact seal, but with weights that do not match its golden digits."""
     import onnx
 
     proto = onnx.load_from_string(float32)
@@ -54,7 +54,7 @@ def publish_into(folder, model: bytes, dtype: str) -> None:
     publish(folder, {"checkpoint": {"sha256": checkpoint}, "of": dtype}, [File("mnist.onnx", model, record)])
 
 
-def test_a_new_file_takes_over_without_dropping_a_request(serve, tmp_path, float32, uint8, digits):
+def test_a_new_file_replaces_the_model_without_dropping_a_request(serve, tmp_path, float32, uint8, digits):
     path = tmp_path / "mnist.onnx"
     path.write_bytes(float32)
     server = serve("--model", path, "--reload")
@@ -171,7 +171,7 @@ def test_a_file_that_is_still_being_written_is_not_loaded(tmp_path, monkeypatch,
 
 @pytest.fixture
 def watching(monkeypatch, caplog):
-    """Watch a path for a thousand times less long, and return a function that waits for the next events of the log."""
+    """Watch a path every millisecond; the context's value is a function that waits for an event in the log."""
     caplog.set_level("INFO", "mnist_serve")
     monkeypatch.setattr(reload, "INTERVAL", 0.001)
 
@@ -208,7 +208,7 @@ def test_a_folder_that_is_copied_manifest_first_is_loaded_once_it_is_whole(tmp_p
     assert model.classifier.digests == [sha256(uint8)]
 
 
-def test_a_model_that_could_not_be_read_for_a_while_is_tried_again(tmp_path, watching, float32, uint8):
+def test_a_model_that_was_temporarily_unreadable_is_tried_again(tmp_path, watching, float32, uint8):
     path = tmp_path / "mnist.onnx"
     path.write_bytes(uint8)
     model = ServedModel(Classifier(float32))
@@ -228,7 +228,7 @@ def test_a_model_that_could_not_be_read_for_a_while_is_tried_again(tmp_path, wat
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "mnist.onnx"])
-def test_a_pipe_in_the_place_of_a_file_holds_up_nothing(serve, tmp_path, float32, uint8, name):
+def test_a_pipe_in_the_place_of_a_file_is_refused(serve, tmp_path, float32, uint8, name):
     publish_into(tmp_path, float32, "float32")
     server = serve("--model", tmp_path, "--reload")
     (tmp_path / name).unlink()
@@ -251,7 +251,7 @@ def test_a_folder_that_vanishes_changes_nothing(serve, tmp_path, float32, uint8,
 def test_a_model_that_fails_parity_is_not_served_at_all(run, tmp_path, impostor):
     (tmp_path / "mnist.onnx").write_bytes(impostor)
     result = run("mnist-serve", "--port", "0", "--model", "mnist.onnx", cwd=tmp_path)
-    (complaint,) = result.stderr.decode().splitlines()
+    (error_line,) = result.stderr.decode().splitlines()
     assert result.returncode == 1
-    assert complaint.startswith("Error: mnist.onnx is not at parity: the logit of class")
-    assert complaint.endswith("do not serve it on this machine")
+    assert error_line.startswith("Error: mnist.onnx is not at parity: the logit of class")
+    assert error_line.endswith("do not serve it on this machine")

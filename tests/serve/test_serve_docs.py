@@ -19,7 +19,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", DOCUMENT, re.DOTALL)
 
 
-def test_the_documents_commands_print_what_the_document_shows(server, tmp_path):
+def test_the_commands_of_the_page_print_what_it_shows(server, tmp_path):
     address = server.url.removeprefix("http://")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     pairs = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", "".join(blocks("console")), re.MULTILINE)
@@ -39,7 +39,7 @@ def test_the_documents_commands_print_what_the_document_shows(server, tmp_path):
         assert doctest.OutputChecker().check_output(expected, printed, doctest.ELLIPSIS), (command, printed)
 
 
-def test_the_python_of_the_document_runs(server, monkeypatch, capsys):
+def test_the_python_of_the_page_runs(server, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     for block in blocks("python"):
         code = block.replace("localhost:8000", server.url.removeprefix("http://"))

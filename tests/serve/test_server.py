@@ -1,4 +1,4 @@
-"""The process: its announcement, and that it loses no request when it stops."""
+"""The server's process: its announcement, and its end, which loses no request."""
 
 import json
 import signal
@@ -15,10 +15,10 @@ INFER = "/v2/models/mnist/infer"
 
 
 def test_the_log_announces_the_address_and_the_model(server, classifier):
-    said = server.wait_for("listening")
-    assert said["url"].startswith("http://127.0.0.1:")
-    assert (said["model"], said["sha256"]) == ("mnist", classifier.digests)
-    assert said["message"].endswith("to this machine alone (--host 0.0.0.0 opens it to others).")
+    event = server.wait_for("listening")
+    assert event["url"].startswith("http://127.0.0.1:")
+    assert (event["model"], event["sha256"]) == ("mnist", classifier.digests)
+    assert event["message"].endswith("to this machine alone (--host 0.0.0.0 opens it to others).")
 
 
 def test_the_server_listens_on_loopback_by_default(serve):
@@ -54,7 +54,7 @@ def test_the_server_listens_on_a_unix_socket_and_removes_it(serve, home, tmp_pat
     assert not path.exists()
 
 
-def test_a_socket_that_cannot_be_made_exits_1(run, home, tmp_path):
+def test_an_impossible_unix_socket_is_refused_in_one_sentence(run, home, tmp_path):
     (tmp_path / "file").write_text("no socket")
     for path in (tmp_path / "file", tmp_path / "absent" / "socket", tmp_path / ("x" * 200)):
         result = run("mnist-serve", "--uds", path, cwd=home)
@@ -63,14 +63,14 @@ def test_a_socket_that_cannot_be_made_exits_1(run, home, tmp_path):
     assert (tmp_path / "file").read_text() == "no socket"
 
 
-def test_a_host_that_is_no_name_exits_1(run, home):
+def test_an_invalid_host_name_is_refused_in_one_sentence(run, home):
     result = run("mnist-serve", "--host", "a..b", cwd=home)
     assert result.returncode == 1
     *_, last = result.stderr.decode().splitlines()
     assert last == "Error: cannot listen on a..b, because that is no host name; give another --host"
 
 
-def test_pages_of_the_named_origins_alone_may_read_answers(serve, digits):
+def test_only_pages_of_the_named_origins_may_read_answers(serve, digits):
     server = serve("--cors-origin", "https://example.org", "--cors-origin", "http://localhost:3000")
     asked = {
         "Access-Control-Request-Method": "POST",
@@ -85,7 +85,7 @@ def test_pages_of_the_named_origins_alone_may_read_answers(serve, digits):
             assert answer.headers["access-control-expose-headers"] == "Inference-Header-Content-Length"
 
 
-def test_no_page_elsewhere_may_read_answers_by_default(server, digits):
+def test_no_page_of_another_origin_may_read_answers_by_default(server, digits):
     answer = server.http.post(INFER, json=server.document(digits[:1]), headers={"Origin": "https://example.org"})
     assert answer.status_code == 200
     assert not [name for name in answer.headers if name.startswith("access-control")]
@@ -116,8 +116,8 @@ def test_a_stopping_server_is_live_but_not_ready_and_finishes_accepted_requests(
         assert refused.headers["retry-after"] == "1"
     assert refused.json()["error"] == "the server is stopping; send this request to another server"
     accepted.sendall(body[-10:])
-    status, said = server.answer(accepted)
-    assert (status, said["outputs"][2]["data"]) == (200, [7])
+    status, answer = server.answer(accepted)
+    assert (status, answer["outputs"][2]["data"]) == (200, [7])
     assert server.wait() == 0
 
 
@@ -126,7 +126,7 @@ FAKETIME = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1
 
 @pytest.mark.skipif(not FAKETIME, reason="needs libfaketime")
 @pytest.mark.parametrize("jump", ["+1d", "-1d"])
-def test_a_clock_that_jumps_ends_no_request_early_and_no_deadline_late(serve, digits, tmp_path, jump):
+def test_a_jump_of_the_clock_moves_no_deadline(serve, digits, tmp_path, jump):
     clock = tmp_path / "clock"
     clock.write_text("+0")
     env = {"LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1"}
@@ -161,7 +161,7 @@ def test_under_load_no_accepted_request_is_lost(serve, classifier, digits):
     enough = threading.Event()
 
     def ask(client: int) -> list[int]:
-        """The statuses of one client's requests; it goes on until it is sent away."""
+        """Send requests until nobody listens any more, and return their statuses."""
         statuses: list[int] = []
         with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as http:
             while True:
@@ -188,7 +188,7 @@ def test_under_load_no_accepted_request_is_lost(serve, classifier, digits):
     }
 
 
-def test_a_port_in_use_is_one_sentence(server, run, home):
+def test_a_port_in_use_is_refused_in_one_sentence(server, run, home):
     port = server.address[1]
     result = run("mnist-serve", "--port", port, cwd=home)
     assert result.returncode == 1
@@ -197,7 +197,7 @@ def test_a_port_in_use_is_one_sentence(server, run, home):
     )
 
 
-def test_an_unknown_host_is_one_sentence(run, home):
+def test_an_unknown_host_is_refused_in_one_sentence(run, home):
     result = run("mnist-serve", "--host", "no.such.host.invalid", "--port", "0", cwd=home)
     assert result.returncode == 1
     assert result.stderr.decode().splitlines()[-1].startswith("Error: cannot listen on no.such.host.invalid port 0 (")

@@ -13,7 +13,7 @@ from tritonclient.utils import InferenceServerException
 from mnist_runtime.digits import as_digits
 from mnist_serve.protocol import OUTPUTS
 
-PACKED = [None, "gzip", "deflate"]
+ENCODINGS = [None, "gzip", "deflate"]
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_health_and_metadata_are_understood(client):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 @pytest.mark.parametrize(("binary", "binary_back"), list(product([True, False], [True, False, None])))
-def test_every_mix_of_json_and_binary_gets_the_classifiers_answer(
+def test_every_mix_of_json_and_binary_gets_the_answer_of_the_classifier(
     client, classifier, digits, dtype, binary, binary_back
 ):
     sent = digits if dtype == np.uint8 else digits.astype(np.float32) / np.float32(256)
@@ -66,7 +66,7 @@ def test_every_mix_of_json_and_binary_gets_the_classifiers_answer(
         np.testing.assert_array_equal(answered, expected)
 
 
-@pytest.mark.parametrize(("there", "back"), list(product(PACKED, PACKED)))
+@pytest.mark.parametrize(("there", "back"), list(product(ENCODINGS, ENCODINGS)))
 @pytest.mark.parametrize("binary", [True, False])
 def test_bodies_are_compressed_both_ways(client, classifier, digits, there, back, binary):
     result = client.infer(
@@ -80,7 +80,7 @@ def test_bodies_are_compressed_both_ways(client, classifier, digits, there, back
     np.testing.assert_array_equal(result.as_numpy("logits"), classifier.decision_function(digits))
 
 
-def test_custom_parameters_are_tolerated(client, digits):
+def test_custom_parameters_are_ignored(client, digits):
     result = client.infer("mnist", [tensor(digits)], priority=3, timeout=10, parameters={"tenant": "blue"})
     assert result.as_numpy("label").shape == (100,)
 
@@ -91,7 +91,7 @@ def test_a_request_without_digits_is_answered(client):
     assert result.as_numpy("logits").shape == (0, 10)
 
 
-def test_errors_come_as_the_clients_own_exception(client, digits):
+def test_errors_raise_the_exception_of_the_client(client, digits):
     with pytest.raises(InferenceServerException, match="model 'cifar' is not served here") as caught:
         client.infer("cifar", [tensor(digits)])
     assert caught.value.status() == "404"
@@ -118,8 +118,8 @@ def test_many_threads_each_get_their_own_answer(server, classifier, digits):
 
 
 def test_concurrent_requests_of_one_client_each_get_their_own_answer(client, classifier, digits):
-    under_way = [client.async_infer("mnist", [tensor(digits[row : row + 1])]) for row in range(32)]
-    labels = [int(each.get_result().as_numpy("label")[0]) for each in under_way]
+    pending = [client.async_infer("mnist", [tensor(digits[row : row + 1])]) for row in range(32)]
+    labels = [int(each.get_result().as_numpy("label")[0]) for each in pending]
     assert labels == classifier.predict(digits[:32]).tolist()
 
 
@@ -129,7 +129,7 @@ def test_the_asyncio_client_is_served_too(server, classifier, digits):
             assert await client.is_server_ready()
             assert await client.is_model_ready("mnist")
             assert (await client.get_model_metadata("mnist"))["name"] == "mnist"
-            for there, back, binary in product(PACKED, PACKED, [True, False]):
+            for there, back, binary in product(ENCODINGS, ENCODINGS, [True, False]):
                 result = await client.infer(
                     "mnist",
                     [tensor(digits, binary=binary)],
