@@ -38,7 +38,7 @@ def real() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def shifted(real) -> Callable[[int], np.ndarray]:
-    """The 70,000 digits moved by the k-th of 49 different shifts of up to 3 pixels, uint8 `[70000, 784]`."""
+    """Function that moves the 70,000 digits by the k-th of 49 shifts of up to 3 pixels, uint8 `[70000, 784]`."""
     return lambda k: np.roll(real, (k % 7 - 3, k // 7 % 7 - 3), axis=(1, 2)).reshape(-1, 784)
 
 
@@ -76,5 +76,5 @@ def write_shard(column) -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def plain() -> Classifier:
-    """The plain runtime, which has the last word; the linear model, because it answers a million digits in seconds."""
+    """The plain runtime as reference, with the linear model, which answers a million digits in seconds."""
     return Classifier("linear")

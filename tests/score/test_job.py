@@ -18,7 +18,7 @@ def test_a_record_holds_the_job_and_the_details():
 @pytest.mark.parametrize(
     "text", [b"", b"my notes", b"{}", b"[1]", b"\xff", b'{"schema": 1, "input": "x"}', b"[" * 10**5]
 )
-def test_any_other_text_is_no_record(text):
+def test_other_text_is_refused_as_a_record(text):
     with pytest.raises(ValueError, match="no record of mnist-score"):
         Job.of_record(text)
 
@@ -41,6 +41,6 @@ def test_the_parts_hold_each_digit_once_and_are_of_near_equal_size(total, count)
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def test_only_several_parts_have_names_of_their_own():
+def test_one_of_several_parts_has_its_own_file():
     assert Part(2, 8).path(Path("out/labels.npy")) == Path("out/labels.2-of-8.npy")
     assert Part(1, 1).path(Path("out/labels.npy")) == Path("out/labels.npy")

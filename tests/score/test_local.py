@@ -1,4 +1,4 @@
-"""One .npy scored into one .npy: of any size, resumed after a kill, each part once, and nothing overwritten."""
+"""One .npy scored into one .npy: of any size, in parts, resumed after a kill, and without overwriting other files."""
 
 import json
 import os
@@ -16,13 +16,13 @@ from mnist_runtime.io.arrays import StoredArray
 from mnist_score.local import CHUNK_BYTES, score
 
 ROWS = CHUNK_BYTES // 784
-"""Digits of uint8 between two writes."""
+"""Number of uint8 digits between two writes."""
 SCORE = Path(sys.executable).parent / "mnist-score"
 
 
 @pytest.fixture(scope="module")
 def digits(test_split, tmp_path_factory):
-    """50,000 digits, three chunks and a bit."""
+    """A file of 50,000 digits, a little more than three chunks."""
     path = tmp_path_factory.mktemp("digits") / "digits.npy"
     np.save(path, np.tile(test_split.images, (5, 1, 1)))
     return path
@@ -44,7 +44,7 @@ def test_labels_stream_into_a_file_that_appears_whole(run, digits, wanted, tmp_p
     assert b"\r" not in result.stderr  # no bar where there is no terminal
 
 
-def test_done_work_is_not_done_again_and_another_model_does_it_anew(run, digits, exported, tmp_path):
+def test_complete_answers_are_kept_and_another_model_replaces_them(run, digits, exported, tmp_path):
     output = tmp_path / "labels.npy"
     assert run("mnist-score", digits, output).returncode == 0
     before = output.stat().st_mtime_ns, output.stat().st_ino
@@ -56,7 +56,7 @@ def test_done_work_is_not_done_again_and_another_model_does_it_anew(run, digits,
     assert output.stat().st_mtime_ns > before[0]
 
 
-def test_arrays_are_turned_as_asked_for_and_turned_answers_are_not_resumed(run, test_split, tmp_path):
+def test_arrays_are_turned_by_option_and_answers_of_another_orientation_are_replaced(run, test_split, tmp_path):
     np.save(tmp_path / "x.npy", 255 - test_split.images[:1000].transpose(0, 2, 1))
     plain = run("mnist-score", "x.npy", "y.npy", cwd=tmp_path)
     assert b"x.npy: the rims of the digits are bright" in plain.stderr
@@ -123,7 +123,7 @@ def test_sigkill_leaves_nothing_under_the_final_name_and_the_next_run_completes_
 @pytest.mark.parametrize(
     ("sig", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
-def test_a_signal_ends_in_one_sentence_and_no_result(tmp_path, sig, code, word):
+def test_a_signal_ends_a_run_with_one_sentence_and_no_result(tmp_path, sig, code, word):
     np.lib.format.open_memmap(tmp_path / "huge.npy", "w+", np.uint8, (100_000_000, 28, 28)).flush()  # sparse
     output, part = tmp_path / "labels.npy", tmp_path / "labels.npy.part"
     process = subprocess.Popen([SCORE, tmp_path / "huge.npy", output], stderr=subprocess.PIPE)
@@ -159,7 +159,7 @@ def test_the_output_reports_its_accuracy(run, digits, wanted, test_split, tmp_pa
     assert b"50,000 digits and 49,999 labels" in result.stderr
 
 
-def test_an_archive_is_not_a_npy(run, test_split, tmp_path):
+def test_an_archive_is_refused(run, test_split, tmp_path):
     np.savez(tmp_path / "x.npz", x=test_split.images[:2])
     result = run("mnist-score", "x.npz", "o.npy", cwd=tmp_path)
     assert result.returncode == 1
@@ -239,7 +239,7 @@ def test_a_side_file_that_is_not_ours_is_kept(run, test_split, tmp_path, side, c
 
 
 @pytest.mark.parametrize("rewrite", [Path.write_bytes, replace], ids=["in place", "anew"])
-def test_other_digits_of_the_same_name_size_and_time_are_scored_anew(run, test_split, tmp_path, rewrite):
+def test_other_digits_of_the_same_name_size_and_time_are_scored_again(run, test_split, tmp_path, rewrite):
     np.save(tmp_path / "x.npy", test_split.images[:100])
     np.save(tmp_path / "y.npy", test_split.images[100:200])
     output, status = tmp_path / "o.npy", (tmp_path / "x.npy").stat()
@@ -250,7 +250,7 @@ def test_other_digits_of_the_same_name_size_and_time_are_scored_anew(run, test_s
     assert np.array_equal(np.load(output), Classifier("linear").predict(test_split.images[100:200]))
 
 
-def test_a_part_of_another_run_of_ours_is_written_anew(run, test_split, tmp_path):
+def test_a_part_of_another_job_is_replaced(run, test_split, tmp_path):
     np.save(tmp_path / "x.npy", test_split.images[:100])
     output = tmp_path / "o.npy"
     assert run("mnist-score", tmp_path / "x.npy", output).returncode == 0
@@ -260,14 +260,14 @@ def test_a_part_of_another_run_of_ours_is_written_anew(run, test_split, tmp_path
     assert np.load(output).shape == (100, 10)
 
 
-def test_a_pipe_must_be_saved_first(run, tmp_path):
+def test_a_pipe_is_refused(run, tmp_path):
     result = run("mnist-score", "/dev/stdin", tmp_path / "o.npy", input=b"digits")
     assert result.returncode == 1
     assert b"/dev/stdin is a pipe or a device, not a file; " in result.stderr
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_no_file_is_never_replaced_by_one(run, test_split, tmp_path):
+def test_folders_and_pipes_are_never_replaced(run, test_split, tmp_path):
     np.save(tmp_path / "x.npy", test_split.images[:10])
     (tmp_path / "folder.npy").mkdir()
     os.mkfifo(tmp_path / "fifo.npy")
@@ -287,7 +287,7 @@ def test_what_is_no_file_is_never_replaced_by_one(run, test_split, tmp_path):
     assert (tmp_path / "fifo.npy").is_fifo()
 
 
-def test_a_part_that_another_run_is_writing_is_left_to_it(digits, wanted, tmp_path):
+def test_a_part_that_another_run_is_writing_is_refused(digits, wanted, tmp_path):
     output, file = tmp_path / "labels.npy", StoredArray.open(digits)
 
     def come_too_late(_):

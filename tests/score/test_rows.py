@@ -1,4 +1,4 @@
-"""What shards are read: every layout of pixels, and what is refused."""
+"""Rows of shards: every layout of pixels is read, and shards without digits are refused."""
 
 import io
 import re
@@ -47,7 +47,7 @@ def test_every_layout_of_pixels_is_read_with_the_columns_beside_them(folder, tmp
     assert [name for names, _ in columns for name in names.to_pylist()] == table["name"].to_pylist()
 
 
-def test_the_tensors_that_ray_and_arrow_write_are_lists_to_us(folder, tmp_path, real):
+def test_tensors_of_ray_and_arrow_are_read(folder, tmp_path, real):
     tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(real[:100]))
     pq.write_table(pa.table({"pixels": tensors}), tmp_path / "a.parquet")
     assert np.array_equal(read(folder, "a.parquet")[1], real[:100].reshape(-1, 784))
@@ -78,7 +78,7 @@ def test_an_npy_is_read_in_any_shape_and_dtype_of_digits(folder, tmp_path, real,
     assert np.array_equal(pixels * (scale or 1), digits.reshape(-1, 784))
 
 
-def test_arrays_and_pictures_of_28_by_28_are_turned_as_asked_for(folder, tmp_path, real, column):
+def test_arrays_and_pictures_of_28_by_28_are_turned(folder, tmp_path, real, column):
     digits, pictures = real[:200].reshape(-1, 784), []
     turned = 255 - real[:200].transpose(0, 2, 1)
     for digit in turned:
@@ -150,7 +150,7 @@ TWICE = parquet(pixels=[1], pixel5=[2]).replace(b"pixel5", b"pixels")
         ("a.npy", b"no array", "is not a .npy file"),
     ],
 )
-def test_what_holds_no_digits_is_refused_in_one_sentence(folder, tmp_path, name, data, sentence):
+def test_shards_without_digits_are_refused_in_one_sentence(folder, tmp_path, name, data, sentence):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(DigitError, match=re.escape(sentence)) as refusal:
         read(folder, name)
@@ -164,7 +164,7 @@ def test_a_shard_that_does_not_exist_is_named_by_its_path(folder, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.npy"])
-def test_a_shard_without_digits_has_no_batches(folder, tmp_path, name):
+def test_an_empty_shard_has_no_batches(folder, tmp_path, name):
     none = pa.array([], pa.binary(784))
     (tmp_path / name).write_bytes(npy(np.empty((0, 784), np.uint8)) if name == "a.npy" else parquet(pixels=none))
     with open_rows(folder, name) as rows:

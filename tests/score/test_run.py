@@ -1,4 +1,4 @@
-"""The plan of a run: which shards are missing or have changed, and which outputs are refused."""
+"""Plans of runs: missing and changed shards, and outputs that are refused."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def plan(plain, shards, output):
 
 @pytest.fixture
 def score(plan, plain):
-    """Score what is planned, without Ray."""
+    """Function that scores the missing shards of a plan, without Ray."""
 
     def score(planned):
         for shard in planned.missing:
@@ -53,7 +53,7 @@ def score(plan, plain):
 
 @pytest.fixture
 def finish(plan, score, plain):
-    """Score everything, and write the manifest."""
+    """Function that scores everything, and writes the manifest."""
 
     def finish():
         score(plan())
@@ -74,7 +74,7 @@ def test_at_first_every_shard_is_missing(plan):
     assert not planned.complete
 
 
-def test_what_is_scored_is_not_missing_and_ends_in_the_manifest(plan, score, plain, output, capfd):
+def test_scored_shards_are_not_missing_and_are_listed_in_the_manifest(plan, score, plain, output, capfd):
     score(plan())
     planned = plan()
     assert planned.missing == []
@@ -129,7 +129,7 @@ def test_a_new_shard_is_missing_and_the_manifest_waits_for_it(plan, finish, shar
     assert not (output / "_manifest.json").exists()
 
 
-def test_what_a_killed_run_has_begun_is_removed_and_other_files_are_kept(plan, output):
+def test_unfinished_files_of_killed_runs_are_removed_and_other_files_kept(plan, output):
     output.mkdir()
     for name in (".a.parquet.0123abcd.mnist-score.tmp", "notes.txt", ".hidden"):
         (output / name).write_text("x")
@@ -190,7 +190,7 @@ def test_a_uri_is_an_input_and_an_output(plan, score, shards, output):
     planned = plan(f"file://{shards}", f"file://{output}")
     score(planned)
     assert len(list(output.rglob("*.parquet"))) == 3
-    assert plan().missing == []  # as it is the same place
+    assert plan().missing == []  # because it is the same place
 
 
 def test_hidden_files_and_those_of_other_kinds_are_no_shards(plan, shards):
@@ -229,7 +229,7 @@ def test_an_output_that_is_a_file_is_refused(plan, output):
 @pytest.mark.parametrize(
     "act", [Place.create, lambda place: place.writing("a").__enter__(), lambda place: place.remove("a")]
 )
-def test_what_cannot_be_written_ends_in_one_sentence(tmp_path, act):
+def test_write_errors_are_one_sentence(tmp_path, act):
     (tmp_path / "file").write_text("x")
     with pytest.raises(FileWriteError, match=re.escape(f"cannot write {tmp_path}/file/out")):
         act(Place.at(str(tmp_path / "file" / "out")))
@@ -237,9 +237,9 @@ def test_what_cannot_be_written_ends_in_one_sentence(tmp_path, act):
 
 def test_a_manifest_that_cannot_be_written_is_named_once(output):
     (output / "_manifest.json").mkdir(parents=True)
-    with pytest.raises(FileWriteError) as told, Place.at(str(output)).writing("_manifest.json"):
+    with pytest.raises(FileWriteError) as refusal, Place.at(str(output)).writing("_manifest.json"):
         pass
-    assert str(told.value).count("cannot write") == 1
+    assert str(refusal.value).count("cannot write") == 1
 
 
 def test_links_are_followed_and_broken_ones_skipped(plan, shards, tmp_path):
@@ -257,13 +257,13 @@ def test_a_shard_that_is_found_twice_is_refused(plan, shards, target):
         plan()
 
 
-def test_a_name_that_is_no_utf_8_is_refused(plan, shards):
+def test_a_name_that_is_not_utf_8_is_refused(plan, shards):
     (shards / "b.npy").rename(os.fsdecode(os.fsencode(shards) + b"/\xff.npy"))
     with pytest.raises(FileReadError, match=re.escape(f"{shards} holds ") + r".*\\xff\.npy', whose name is not UTF-8"):
         plan()
 
 
-def test_no_manifest_vouches_for_what_another_run_has_written_meanwhile(plan, score, plain, output):
+def test_no_manifest_is_written_over_answers_of_another_run(plan, score, plain, output):
     other = plan(probabilities=True)  # both have found the folder empty
     score(plan())
     last = plan()
@@ -279,7 +279,7 @@ def test_a_link_to_itself_cannot_be_reached(tmp_path):
         Place.at(str(tmp_path / "loop"))
 
 
-def test_input_and_output_lie_apart(plan, shards):
+def test_overlapping_input_and_output_are_refused(plan, shards):
     shards.with_name("link").symlink_to(shards)
     roundabout = shards / ".." / shards.name / "out"
     for place in (shards, shards / "out", shards.parent, roundabout, shards.with_name("link") / "out"):
@@ -307,7 +307,7 @@ def test_a_shard_may_have_the_longest_of_names(plan, score, shards, real):
 
 
 def test_places_beyond_the_local_disk_are_written_whole_too(plain, real, shards, tmp_path):
-    """Arrow's in-memory filesystem stands for object stores: it knows no fsync and no rename of ours."""
+    """Arrow's in-memory filesystem stands in for object stores, because it is written through PyArrow alone."""
     place = Place.at("mock:///out")
     folder, found = list_shards(Place.at(str(shards)))
     scorer = Scorer(plain, Job.of(folder.name, plain.digests, probabilities=False), folder, place, 2**30)
@@ -321,7 +321,7 @@ def test_places_beyond_the_local_disk_are_written_whole_too(plain, real, shards,
     assert len(place.files()) == 2
 
 
-def test_progress_counts_the_bytes_and_digits_of_a_shard_once_though_it_is_tried_again(capsys):
+def test_progress_counts_a_shard_once_even_if_it_is_tried_again(capsys):
     with run._Progress([Shard("a.npy", 800, 0), Shard("b.npy", 200, 0)]) as progress:
         for rows in (0, 1000, 0, 1000):  # its scorer dies, and another one begins again
             progress.add(Report("a.npy", rows=rows, count=2000))

@@ -1,4 +1,4 @@
-"""The actor, called as Ray Data calls it: one output a shard, whole or not at all."""
+"""The actor, called as Ray Data calls it: one output per shard, whole or not at all."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from mnist_score.storage import Place
 
 @pytest.fixture
 def score(plain, tmp_path):
-    """Score every shard of tmp_path/in, and return the reports."""
+    """Function that scores every shard of tmp_path/in, and returns the reports."""
     (tmp_path / "in").mkdir()
 
     def score(*, probabilities=False, report_every=2**30):
@@ -40,7 +40,7 @@ def score(plain, tmp_path):
     return score
 
 
-def test_the_answers_are_the_plain_runtimes_in_the_rows_order(score, plain, real, tmp_path, write_shard):
+def test_the_answers_equal_those_of_the_plain_runtime_row_by_row(score, plain, real, tmp_path, write_shard):
     digits = real.reshape(-1, 784)
     write_shard(tmp_path / "in" / "a.parquet", digits, first=7)
     assert [(report["rows"], report["done"]) for report in score()] == [(0, False), (70_000, True)]
@@ -91,9 +91,9 @@ def test_row_groups_are_bounded_and_columns_keep_their_types_and_metadata(score,
     output = pq.ParquetFile(tmp_path / "out" / "a.parquet")
     groups = [output.metadata.row_group(i).num_rows for i in range(output.num_row_groups)]
     assert groups == [ROW_GROUP, count - ROW_GROUP]
-    said = output.read()
-    assert said.schema.field("writer").equals(fields[0], check_metadata=True)
-    assert said.select(["writer", "when"]).equals(table.select(["writer", "when"]))
+    answers = output.read()
+    assert answers.schema.field("writer").equals(fields[0], check_metadata=True)
+    assert answers.select(["writer", "when"]).equals(table.select(["writer", "when"]))
     assert set(output.schema_arrow.metadata) == {b"mnist_score"}
 
 
@@ -103,7 +103,7 @@ def test_an_empty_shard_has_an_empty_output(score, tmp_path):
     assert pq.read_table(tmp_path / "out" / "a.npy.parquet").num_rows == 0
 
 
-def test_a_large_shard_reports_how_far_it_is(score, shifted, tmp_path):
+def test_a_large_shard_reports_its_progress(score, shifted, tmp_path):
     np.save(tmp_path / "in" / "a.npy", np.concatenate([shifted(k) for k in range(4)]))
     reports = score(report_every=100_000)
     assert [report["rows"] for report in reports] == [0, 2 * ROW_GROUP, 4 * ROW_GROUP, 280_000]
@@ -134,7 +134,7 @@ def test_the_footer_holds_the_resume_record(score, plain, real, tmp_path, write_
 
 
 def flip_a_pixel(path):
-    """Change one bit of a pixel, where nothing but the page's checksum can tell."""
+    """Flip one bit of a pixel, which only the page's checksum detects."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)

@@ -18,19 +18,19 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ.pop("RAY_ADDRESS", None)
 
 SCORE = Path(sys.executable).parent / "mnist-score"
-PATIENCE = 300  # seconds, for the slowest of machines
+TIMEOUT = 300  # seconds, also on a slow machine
 
 
 @pytest.fixture(scope="session", autouse=True)
 def ray_folder() -> Iterator[None]:
-    """Leave nothing of Ray's behind."""
+    """Remove Ray's folder at the end."""
     yield
     shutil.rmtree(os.environ["RAY_TMPDIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
 def millions(shifted, write_shard, tmp_path_factory) -> Path:
-    """30 shards, 2,100,000 different digits."""
+    """A folder of 30 shards with 2,100,000 different digits."""
     folder = tmp_path_factory.mktemp("millions")
     for k in range(30):
         write_shard(folder / f"shift={k:02}" / "digits.parquet", shifted(k), first=70_000 * k)
@@ -39,7 +39,7 @@ def millions(shifted, write_shard, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def check_all(shifted, plain) -> Callable[[Path], None]:
-    """Hold an output of `millions` row by row against the plain runtime."""
+    """Function that compares an output of `millions` with the plain runtime, row by row."""
     wanted = [(plain.predict(shifted(k)), plain.predict_proba(shifted(k))) for k in range(30)]
 
     def check(output: Path) -> None:
@@ -56,7 +56,7 @@ def check_all(shifted, plain) -> Callable[[Path], None]:
 
 @pytest.fixture(scope="session")
 def two_nodes() -> Iterator[str]:
-    """The address of a Ray of two nodes of one CPU each, of real processes on this machine."""
+    """Address of a Ray of two nodes with one CPU each, as real processes on this machine."""
     from ray.cluster_utils import Cluster
 
     options = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
@@ -75,7 +75,7 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def start(home) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    """Start mnist-score as a process; what still runs at the test's end is killed."""
+    """Function that starts mnist-score as a process; it is killed if it still runs at the end of the test."""
     ours = {"MNIST_MODEL", "RAY_USAGE_STATS_ENABLED"}
     started = []
 
@@ -100,11 +100,11 @@ def start(home) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
 
 @pytest.fixture
 def score(start) -> Callable[..., "subprocess.CompletedProcess[str]"]:
-    """Run mnist-score to its end."""
+    """Function that runs mnist-score to its end."""
 
     def score(*arguments: object) -> "subprocess.CompletedProcess[str]":
         process = start(*arguments)
-        stdout, stderr = process.communicate(timeout=PATIENCE)
+        stdout, stderr = process.communicate(timeout=TIMEOUT)
         return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
 
     return score

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-PATIENCE = 300  # seconds, for the slowest of machines
+TIMEOUT = 300  # seconds, also on a slow machine
 
 
 def test_damaged_shards_are_named_the_others_scored_and_the_next_run_tries_them_again(
@@ -60,7 +60,7 @@ def test_a_terminal_shows_a_bar(terminal, millions, tmp_path):
 
 def wait_for_answers(process: "subprocess.Popen[str]", output: Path) -> None:
     """Wait until the first shard is scored."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not list(output.rglob("digits.parquet")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -70,11 +70,11 @@ def wait_for_answers(process: "subprocess.Popen[str]", output: Path) -> None:
 @pytest.mark.parametrize(
     ("sig", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
-def test_a_signal_ends_in_one_sentence_and_without_ray(start, millions, tmp_path, sig, code, word):
+def test_a_signal_ends_a_run_on_ray_in_one_sentence(start, millions, tmp_path, sig, code, word):
     process = start(millions, tmp_path / "out")
     wait_for_answers(process, tmp_path / "out")
     process.send_signal(sig)
-    _, stderr = process.communicate(timeout=PATIENCE)
+    _, stderr = process.communicate(timeout=TIMEOUT)
     assert process.returncode == code
     assert stderr.endswith(f"Error: {word}; no file is left half-written under its final name\n")
     assert "Traceback" not in stderr
@@ -111,7 +111,7 @@ class Poisoned:
 
 sys.meta_path.insert(0, Poisoned)
 """
-"""Startup code of every Python process: a shard of that name kills its reader, as one that takes all memory does."""
+"""Startup code of every Python process: reading poison.npy kills the process, as a shard that takes all memory does."""
 
 
 @pytest.mark.parametrize("actors", [1, 2])
@@ -157,6 +157,6 @@ def test_ray_reports_no_usage_and_leaves_nothing_in_the_home(start, home, millio
     rays = {command: given for command, given in environments(process).items() if "/ray/" in command}
     assert {"gcs_server", "raylet"} <= {Path(command).name for command in rays}
     assert {given.get("RAY_USAGE_STATS_ENABLED") for given in rays.values()} == {"0"}
-    _, stderr = process.communicate(timeout=PATIENCE)
+    _, stderr = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0, stderr
     assert list(home.iterdir()) == []
