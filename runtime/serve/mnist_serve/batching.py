@@ -1,8 +1,7 @@
 """Dynamic batching without a delay.
 
-A request that finds no other runs at once. Requests that come in the same event-loop iteration run together at its end,
-many of them in a thread, and those that come meanwhile are the next batch. What is computed for one digit does not
-depend on the others in its batch.
+A lone request runs at once. Requests of the same event-loop iteration run together at its end, many of them in a
+thread; requests that arrive meanwhile are the next batch. The answer to a digit does not depend on its batch.
 """
 
 import asyncio
@@ -17,7 +16,7 @@ from mnist_runtime.digits import Intensities, Pixels
 Compute = Callable[[Intensities | Pixels], Outputs]
 
 _MANY = 8
-"""Requests of a batch that runs in a thread. The way there takes longer than fewer digits of the bundled model."""
+"""Number of requests from which a batch runs in a thread; fewer are computed sooner than a thread is reached."""
 
 
 @dataclass(slots=True)
@@ -30,15 +29,15 @@ class Batcher:
     """Collects digits in one event loop and computes them together."""
 
     def __init__(self, compute: Compute, max_batch: int, ran: Callable[[int], None]) -> None:
-        """Compute up to `max_batch` digits a run with `compute`; call `ran` with the number of each run."""
+        """Compute up to `max_batch` digits per run with `compute`; call `ran` with the number of digits of each run."""
         self._compute = compute
         self._max_batch = max_batch
         self._ran = ran
         self._pending: list[_Pending] = []
         self._is_busy = False
-        """True until the end of this event-loop iteration, or of the run in the thread, sees to what is pending."""
+        """True until pending requests run: at the end of this event-loop iteration, or of a run in the thread."""
         self._is_crowded = False
-        """True if several requests were pending then."""
+        """True if several requests were pending at that time."""
 
     def compute(self, digits: Intensities | Pixels) -> Outputs:
         """Compute `[N, 784]` at once."""
@@ -48,7 +47,7 @@ class Batcher:
     def join(self, digits: Intensities | Pixels) -> "asyncio.Future[Outputs]":
         """Compute `[N, 784]`, uint8 or float32, together with the digits of other pending requests.
 
-        The result, or the error, concerns these digits alone. Cancel the future to leave the batch.
+        The future's result or error is of these digits alone. Cancel the future to leave the batch.
         """
         loop = asyncio.get_running_loop()
         request = _Pending(digits, loop.create_future())

@@ -19,7 +19,7 @@ T = TypeVar("T")
 _LARGE = 2**17
 """Size in bytes of a body above which a thread does all work, so that the event loop stays free."""
 _LONG = 0.1
-"""Seconds of a result from which its client is watched, because watching costs a fifth of a request."""
+"""Seconds that a result takes until its client is watched, because watching costs a fifth of a request."""
 
 
 class InferEndpoint:
