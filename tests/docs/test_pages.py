@@ -1,8 +1,9 @@
 """The commands and the Python of every page run, and the commands print what the page shows.
 
-A comment before a block can say `<!-- not run: WHY -->` or `<!-- slow -->`. FRESH_ENVIRONMENTS=1 (make docs) runs the
-slow blocks too, and makes an environment per page with what the page installs; else the tests' environment is used. The
-pages about the lab, the server and scale have tests of their own.
+A comment before a block can say `<!-- not run: WHY -->`, `<!-- in the background: WHY -->` or `<!-- slow -->`.
+FRESH_ENVIRONMENTS=1 (make docs) runs the slow blocks too, and makes an environment per page with what the page
+installs; else the tests' environment is used. The pages about the lab, the server and scale have tests of their own; in
+fresh environments, the first two are run here too.
 """
 
 import doctest
@@ -29,14 +30,19 @@ PAGES = [
     "docs/edge.md",
 ]
 FRESH = bool(os.environ.get("FRESH_ENVIRONMENTS"))
+if FRESH:
+    PAGES += ["docs/lab.md", "docs/serve.md"]
 
 BLOCK = re.compile(
-    r"(?:^<!-- (?P<mark>not run|slow)\b[^\n]*-->\n)?^```(?P<language>console|sh|python)\n(?P<body>.*?)^```$",
+    r"(?:^<!-- (?P<mark>not run|in the background|slow)\b[^\n]*-->\n)?"
+    r"^```(?P<language>console|sh|python)\n(?P<body>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
 COMMAND = re.compile(r"^\$ (?P<text>(?:.*\\\n)*.*)\n(?P<printed>(?:(?!\$ ).*\n)*)", re.MULTILINE)
 INSTALLS = re.compile(r"^(pip |python3 -m venv|\. )")
 END = "-- end of command, exit code"
+ANSWERS = "curl --silent --output ready --retry 100 --retry-connrefused --retry-delay 1 localhost:8000/v2/health/ready"
+"""Waits for the server that runs in the background."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,11 @@ def commands(page: str) -> Iterator[Command]:
     for block in BLOCK.finditer((ROOT / page).read_text(encoding="utf-8")):
         if block["mark"] == "not run" or (block["mark"] == "slow" and not FRESH):
             continue
+        if block["mark"] == "in the background":
+            yield Command(f"{block['body'].rstrip()} > server.log 2>&1 &\n{ANSWERS}", "")
+            continue
+        if block["language"] == "python" and page == "docs/lab.md":
+            continue  # parts of the script that its commands extract
         if block["language"] == "python":
             yield Command(f"python - <<'END'\n{block['body']}END", "")
             continue
@@ -86,13 +97,12 @@ def test_the_commands_of_a_page_print_what_it_shows(
         bin_folder = environment / "bin"
     told = list(commands(page))
     assert told
-    script = "\n".join(f"{command.text}\necho; echo '{END}' $?" for command in told)
+    steps = (f"{command.text}\necho; echo '{END}' $?" for command in told)
+    script = "\n".join(["exec 2>&1; trap 'kill $(jobs -p)' EXIT", *steps])
     clean = {key: value for key, value in os.environ.items() if key not in {"MNIST_MODEL", "VIRTUAL_ENV"}}
     env = {**clean, "PATH": f"{bin_folder}{os.pathsep}{clean['PATH']}", "HOME": str(checkout), "NO_COLOR": "1"}
     env["PIP_CONSTRAINT"] = str(ROOT / "constraints.txt")  # the versions that the tests know
-    done = subprocess.run(
-        ["bash", "-c", f"exec 2>&1\n{script}"], cwd=checkout, env=env, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(["bash", "-c", script], cwd=checkout, env=env, capture_output=True, text=True, check=False)
     ends = list(re.finditer(rf"\n{END} (\d+)\n", done.stdout))
     starts = [0, *(end.end() for end in ends)]
     assert len(ends) == len(told), done.stdout
