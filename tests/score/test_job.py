@@ -7,12 +7,11 @@ import pytest
 
 from mnist_score.job import Job, Part, Shard
 
-JOB = Job.of("local:///digits", ["b", "a"], probabilities=True)
+JOB = Job("local:///digits", ["a", "b"], "probabilities")
 
 
 def test_a_record_holds_the_job_and_the_details():
     assert Job.of_record(JOB.record(rows=[0, 7])) == (JOB, {"rows": [0, 7]})
-    assert JOB.models == ["a", "b"]
 
 
 @pytest.mark.parametrize(

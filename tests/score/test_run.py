@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mnist_runtime import Classifier, FileMissingError, FileReadError, FileWriteError, OptionError
+from mnist_runtime.digits import UPRIGHT
 from mnist_score import run
 from mnist_score.job import Job, Shard
 from mnist_score.scorer import Report, Scorer
@@ -310,7 +311,7 @@ def test_places_beyond_the_local_disk_are_written_whole_too(plain, real, shards,
     """Arrow's in-memory filesystem stands in for object stores, because it is written through PyArrow alone."""
     place = Place.at("mock:///out")
     folder, found = list_shards(Place.at(str(shards)))
-    scorer = Scorer(plain, Job.of(folder.name, plain.digests, probabilities=False), folder, place, 2**30)
+    scorer = Scorer(plain, Job.of(folder.name, plain, UPRIGHT, probabilities=False), folder, place, 2**30)
     for shard in found:
         assert list(scorer.score(shard))[-1].done
     assert sorted(place.files()) == ["2025/a.parquet", "2026/a.parquet", "b.npy.parquet"]

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mnist_runtime.digits import as_digits
+from mnist_runtime.digits import UPRIGHT, as_digits
 from mnist_runtime.verdicts import VERDICTS
 from mnist_score.job import Job
 from mnist_score.rows import open_rows
@@ -24,7 +24,7 @@ def score(plain, tmp_path):
 
     def score(*, probabilities=False, report_every=2**30):
         folder, shards = list_shards(Place.at(str(tmp_path / "in")))
-        job = Job.of(folder.name, plain.digests, probabilities=probabilities)
+        job = Job.of(folder.name, plain, UPRIGHT, probabilities=probabilities)
         scorer = Scorer(plain, job, folder, Place.at(str(tmp_path / "out")), report_every)
         reports = []
         for shard in shards:

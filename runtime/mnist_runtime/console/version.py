@@ -1,7 +1,6 @@
-"""Versions of the package, onnxruntime and the bundled models, found without importing onnxruntime."""
+"""The option --version: versions of the package, onnxruntime and the bundled models, without importing onnxruntime."""
 
-import hashlib
-from importlib.metadata import PackageNotFoundError, version
+import click
 
 from mnist_runtime import __version__
 from mnist_runtime.bundled import BUNDLED
@@ -10,14 +9,26 @@ _ENGINES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxrunti
 """Distributions that contain the module onnxruntime."""
 
 
-def describe(command: str) -> str:
-    """Return one line each for the command's package, onnxruntime, and the SHA-256 of each bundled file."""
+def _print_versions(ctx: click.Context, _: click.Parameter, value: bool) -> None:  # noqa: FBT001  # click's
+    """Print one line each for the command's package, onnxruntime, and the SHA-256 of each bundled file."""
+    if not value or ctx.resilient_parsing:
+        return
+    import hashlib
+
     files = [file for files in BUNDLED.values() for file in files]
     digests = [f"{file.name} sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in files]
-    return "\n".join([f"{command}, version {__version__}", _engine(), *digests])
+    click.echo("\n".join([f"{ctx.info_name}, version {__version__}", _engine(), *digests]))
+    ctx.exit()
+
+
+version_option = click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_versions, help="Show the versions."
+)
 
 
 def _engine() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
     for name in _ENGINES:
         try:
             return f"{name} {version(name)}"

@@ -7,17 +7,9 @@ import click
 from mnist_runtime.console.command import FAILURE, Command, note, uninterrupted, use_one_blas_thread
 from mnist_runtime.console.model_choice import max_error_option, model_option, open_classifier
 from mnist_runtime.console.orientation import invert_option, transpose_option
+from mnist_runtime.console.version import version_option
 
 # NumPy and onnxruntime are imported where they are used: --help and --version answer without them.
-
-
-def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-    if not value or ctx.resilient_parsing:
-        return
-    from mnist_runtime.console.version import describe
-
-    click.echo(describe(ctx.info_name or "mnist-infer"))
-    ctx.exit()
 
 
 @click.command("mnist-infer", cls=Command)
@@ -44,9 +36,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 )
 @invert_option
 @transpose_option
-@click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the versions."
-)
+@version_option
 def infer(
     paths: tuple[str, ...],
     model: Path | None,

@@ -1,5 +1,6 @@
 """A mnist.h of `mnist-export`, compiled by this machine's C compiler into a program that computes logits."""
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -53,26 +54,26 @@ class Header(Program):
             OptionError: there is no such compiler.
             ArtifactError: it does not compile, or is no header of ours.
         """
-        compiler = _find_compiler()
-        if not compiler:
-            wanted = os.environ.get("CC") or "cc"
-            raise OptionError(
-                f"{name} is C, and this machine has no compiler {wanted!r}; install one, or name yours in the "
-                "environment variable CC"
-            )
+        compiler = _find_compiler(name)
         folder = folder_for(self)
         (folder / "mnist.h").write_bytes(source)
         (folder / "main.c").write_text(PROGRAM)
         run(name, [*compiler, *_FLAGS, str(folder / "main.c"), "-o", str(folder / "main")], "compile")
         super().__init__(name, [str(folder / "main")], f"compiled by {shlex.join(compiler)}")
 
-    @staticmethod
-    def is_possible() -> bool:
-        """Return True if this machine has the compiler."""
-        return bool(_find_compiler())
 
+def _find_compiler(name: str) -> list[str]:
+    """Return the command of `$CC`, or `cc`.
 
-def _find_compiler() -> list[str]:
-    """Return the command of `$CC`, or `cc`; empty where there is no such compiler."""
-    command = shlex.split(os.environ.get("CC") or "cc")
-    return command if shutil.which(command[0]) else []
+    Raises:
+        OptionError: there is no such compiler.
+    """
+    wanted = os.environ.get("CC", "").strip() or "cc"
+    with contextlib.suppress(ValueError):  # an open quote
+        command = shlex.split(wanted)
+        if shutil.which(command[0]):
+            return command
+    raise OptionError(
+        f"{name} is C, and this machine has no compiler {wanted!r}; install one, or name yours in the environment "
+        "variable CC"
+    )

@@ -47,11 +47,6 @@ class JavaScript(Program):
         version = run(name, [node, "--version"], "run").decode().strip()
         super().__init__(name, [node, str(folder / "main.mjs")], f"run by node {version}")
 
-    @staticmethod
-    def is_possible() -> bool:
-        """Return True if this machine has node."""
-        return bool(shutil.which("node"))
-
 
 class OfflinePage(JavaScript):
     """The module inside a mnist.html."""

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -24,9 +24,6 @@ from mnist_runtime.console.model_choice import max_error_option, model_option, o
 from mnist_runtime.console.orientation import invert_option, transpose_option
 from mnist_runtime.errors import DigitError, ExtraMissingError
 from mnist_score.job import Part
-
-if TYPE_CHECKING:
-    from mnist_runtime.digits import Orientation
 
 # NumPy, onnxruntime and Ray are imported where they are used: --help and --version answer without them.
 
@@ -122,10 +119,9 @@ def score(
     with uninterrupted():
         from mnist_runtime.digits import Orientation
 
-    orientation = Orientation(invert, transpose)
+    options = {"orientation": Orientation(invert, transpose), "probabilities": probabilities}
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # Ray does the same once it is imported
     try:
-        options: dict[str, Any] = {"orientation": orientation, "probabilities": probabilities}
         if is_local:
             _score_file(Path(given), Path(output), model, part or Part(), labels, **options)
         elif not _score_shards(given, output, model, max_error, address, actors, **options):
@@ -139,16 +135,7 @@ def score(
     return 0
 
 
-def _score_file(
-    given: Path,
-    output: Path,
-    model: Path | None,
-    part: Part,
-    labels: Path | None,
-    *,
-    orientation: "Orientation",
-    probabilities: bool,
-) -> None:
+def _score_file(given: Path, output: Path, model: Path | None, part: Part, labels: Path | None, **options: Any) -> None:
     """Score a part of one .npy into a .npy of its own, and report the accuracy if there are `labels`."""
     with uninterrupted():
         import numpy as np
@@ -168,21 +155,12 @@ def _score_file(
             )
         rows, target = part.rows(len(digits)), part.path(output)
         with tqdm(total=len(rows), desc=target.name, unit=" digits", unit_scale=True, disable=None) as bar:
-            fresh = local.score(
-                classifier,
-                digits,
-                target,
-                rows,
-                probabilities=probabilities,
-                orientation=orientation,
-                labels=labels,
-                advance=bar.update,
-            )
-    note(f"{'Wrote' if fresh else 'Nothing to do: there already is'} {target}  ({len(rows):,} digits)")
+            is_new = local.score(classifier, digits, target, rows, labels=labels, advance=bar.update, **options)
+    note(f"{'Wrote' if is_new else 'Nothing to do: there already is'} {target}  ({len(rows):,} digits)")
     if truth is not None:
         answers = np.load(target, mmap_mode="r")
         confusion = Confusion(truth[rows.start : rows.stop])
-        confusion.add(answers.argmax(axis=1) if probabilities else answers)
+        confusion.add(answers.argmax(axis=1) if answers.ndim > 1 else answers)
         click.echo(confusion.report())
 
 
@@ -193,9 +171,7 @@ def _score_shards(
     max_error: float | None,
     address: str | None,
     actors: int | None,
-    *,
-    orientation: "Orientation",
-    probabilities: bool,
+    **options: Any,
 ) -> bool:
     """Score the shards of an input on Ray, and return True if every one is scored."""
     try:
@@ -207,7 +183,7 @@ def _score_shards(
             "or give an OUTPUT that ends in .npy"
         ) from error
     with open_classifier(model, note, max_error=max_error) as classifier:
-        plan = run.plan(classifier, given, output, probabilities=probabilities, orientation=orientation)
+        plan = run.plan(classifier, given, output, **options)
         return run.run(plan, classifier, address, actors)
 
 

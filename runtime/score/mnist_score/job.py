@@ -5,10 +5,13 @@ A record is in the footer of each Parquet file of answers, in `_manifest.json`, 
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from mnist_runtime.classifier import Classifier
+    from mnist_runtime.digits import Orientation
 
 SCHEMA = 2
 """Version of the layout of records."""
@@ -59,19 +62,10 @@ class Job:
     """Version of the layout of records."""
 
     @classmethod
-    def of(
-        cls,
-        folder: str,
-        digests: Sequence[str],
-        *,
-        probabilities: bool,
-        max_error: float | None = None,
-        invert: bool = False,
-        transpose: bool = False,
-    ) -> Self:
-        """Describe a run over the shards of `folder`, by models with the SHA-256 `digests`."""
+    def of(cls, folder: str, classifier: "Classifier", orientation: "Orientation", *, probabilities: bool) -> Self:
+        """Describe a run of `classifier` over the shards of `folder`."""
         kind = "probabilities" if probabilities else "labels"
-        return cls(folder, sorted(digests), kind, max_error, invert, transpose)
+        return cls(folder, sorted(classifier.digests), kind, classifier.max_error, **asdict(orientation))
 
     def record(self, **details: Any) -> bytes:
         """Encode the job, and the `details` of one or all files of answers, as JSON."""

@@ -74,8 +74,7 @@ def score(
     for path in (output, part, record):
         _check_replaceable(path, [Path(name) for name in (digits.name, classifier.artifact.name, labels) if name])
     source = Path(digits.name).resolve()
-    place = f"local://{source.parent}"
-    job = Job.of(place, classifier.digests, probabilities=probabilities, **asdict(orientation))
+    job = Job.of(f"local://{source.parent}", classifier, orientation, probabilities=probabilities)
     details = {"shard": asdict(Shard.of_file(source.name, source)), "rows": [rows.start, rows.stop]}
     is_resumable, digest = _read_record(record, part, job, details)
     ensure_writable(output.parent)

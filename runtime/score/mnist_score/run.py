@@ -65,13 +65,7 @@ def plan(
     folder, shards = list_shards(place)
     if target.overlaps(place):
         raise OptionError(f"{target.path} and the input {place.path} overlap; keep them apart")
-    job = Job.of(
-        folder.name,
-        classifier.digests,
-        probabilities=probabilities,
-        max_error=classifier.max_error,
-        **asdict(orientation),
-    )
+    job = Job.of(folder.name, classifier, orientation, probabilities=probabilities)
     found = target.files()
     outputs = _scored(job, target, found)
     expected = {shard.output: shard for shard in shards}

@@ -9,17 +9,11 @@ import click
 
 from mnist_runtime.console.command import FAILURE, Command, uninterrupted, use_one_blas_thread
 from mnist_runtime.console.model_choice import choose_model, max_error_option, model_option, with_accuracy
-from mnist_runtime.console.version import describe
+from mnist_runtime.console.version import version_option
 
 # The server's libraries are imported where they are used, so that --help and --version answer at once.
 
 _COUNT = click.IntRange(1)
-
-
-def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-    if value and not ctx.resilient_parsing:
-        click.echo(describe("mnist-serve"))
-        ctx.exit()
 
 
 def _check_name(ctx: click.Context, param: click.Parameter, value: str) -> str:
@@ -92,9 +86,7 @@ def _check_timeout(ctx: click.Context, param: click.Parameter, value: float) -> 
 )
 @click.option("--reload", is_flag=True, help="Load each newly published model at --model once it has proven itself.")
 @click.option("--access-log/--no-access-log", default=True, help="Log every request.")
-@click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the versions."
-)
+@version_option
 def serve(
     model: Path | None,
     max_error: float | None,

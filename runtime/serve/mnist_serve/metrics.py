@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 
@@ -14,36 +15,25 @@ class Metrics:
 
     def __init__(self, in_flight: Callable[[], int]) -> None:
         """Start at zero; `in_flight` is called for each scrape."""
-        self._registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        name = "mnist_serve_{}".format
-        requests = Counter(
-            name("requests"), "Requests answered, by route and status.", ["route", "status"], registry=registry
-        )
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        ours: dict[str, Any] = {"namespace": "mnist_serve", "registry": self._registry}
+        requests = Counter("requests", "Requests answered, by route and status.", ["route", "status"], **ours)
         durations = Histogram(
-            name("request_duration_seconds"),
+            "request_duration_seconds",
             "Seconds from a request's headers to the last byte of its response.",
             ["route"],
             buckets=_LATENCIES,
-            registry=registry,
+            **ours,
         )
         self._requests = cache(requests.labels)  # a lookup by labels takes longer than counting
         self._durations = cache(durations.labels)
-        pending = Gauge(name("requests_in_flight"), "Requests being answered, except GET and HEAD.", registry=registry)
-        pending.set_function(in_flight)
-        self.batch_digits = Histogram(
-            name("batch_digits"), "Digits per run of the model.", buckets=_BATCHES, registry=registry
-        )
-        self.rejected = Counter(
-            name("requests_rejected"), "Requests refused unread, by reason.", ["reason"], registry=registry
-        )
-        self.reloads = Counter(
-            name("reloads"), "Newly published models, swapped in or refused.", ["outcome"], registry=registry
-        )
-        self.dropped = Counter(
-            name("log_lines_dropped"), "Log lines dropped because standard error stalled.", registry=registry
-        )
-        self.model = Info(name("model"), "The model that is served.", registry=registry)
+        Gauge("requests_in_flight", "Requests being answered, except GET and HEAD.", **ours).set_function(in_flight)
+        self.batch_digits = Histogram("batch_digits", "Digits per run of the model.", buckets=_BATCHES, **ours)
+        self.rejected = Counter("requests_rejected", "Requests refused unread, by reason.", ["reason"], **ours)
+        self.reloads = Counter("reloads", "Newly published models, swapped in or refused.", ["outcome"], **ours)
+        self.dropped = Counter("log_lines_dropped", "Log lines dropped because standard error stalled.", **ours)
+        self.model = Info("model", "The model that is served.", **ours)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """Count one request."""

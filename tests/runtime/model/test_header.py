@@ -62,10 +62,17 @@ def test_a_program_that_crashes_is_an_error(test_split):
         header.logits(test_split.images[:1])
 
 
-@pytest.mark.parametrize("compiler", ["no-such-compiler", "no-such-compiler -m32"])
+@needs_compiler
+@pytest.mark.parametrize("compiler", ["", "  ", "cc -O1"])
+def test_the_compiler_is_cc_unless_another_is_named(monkeypatch, compiler):
+    monkeypatch.setenv("CC", compiler)
+    assert Header(SOURCE, "mnist.h").how == f"compiled by {compiler.strip() or 'cc'}"
+
+
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "no-such-compiler -m32", '"cc', "''"])
 def test_a_missing_compiler_is_reported_with_advice(monkeypatch, compiler):
     monkeypatch.setenv("CC", compiler)
-    with pytest.raises(OptionError, match=f"no compiler '?{compiler}'?; install one, or name yours"):
+    with pytest.raises(OptionError, match=f"no compiler {compiler!r}; install one, or name yours"):
         Header(SOURCE, "mnist.h")
 
 
