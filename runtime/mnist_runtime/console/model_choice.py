@@ -1,13 +1,13 @@
 """Choice of the model, and of the risk of its answers, on the command line."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mnist_runtime.bundled import BUNDLED, DEFAULT
+from mnist_runtime.console.command import note
 from mnist_runtime.errors import MnistRuntimeError
 
 if TYPE_CHECKING:
@@ -31,50 +31,43 @@ max_error_option = click.option(
 )
 
 
-def choose_model(named: Path | None, say: Callable[[str], object]) -> Path | str:
-    """Return the model to use: a path, or the name of a bundled model.
+def choose_model(named: Path | None) -> tuple[Path | str, str | None]:
+    """Return the model to use, a path or the name of a bundled model, and a sentence about a choice not named.
 
     Args:
-        named: Model that the command line names: a bundled model, or else a path.
-        say: Called with the choice, in a sentence, if the command line names none.
+        named: Model that the command line names, if any: a bundled model, or else a path.
     """
     if named:
-        return _read(str(named))
+        return _read(str(named)), None
     if chosen := os.environ.get("MNIST_MODEL"):
-        say(f"Using {chosen} ($MNIST_MODEL).")
-        return _read(chosen)
+        return _read(chosen), f"Using {chosen} ($MNIST_MODEL)."
     if _LOCAL.exists():
-        say(f"Using {_LOCAL} (found here).")
-        return _LOCAL
-    say(f"Using the bundled model {DEFAULT} (no {_LOCAL} here).")
-    return DEFAULT
+        return _LOCAL, f"Using {_LOCAL} (found here)."
+    return DEFAULT, f"Using the bundled model {DEFAULT} (no {_LOCAL} here)."
 
 
-def open_classifier(named: Path | None, say: Callable[..., object], **settings: Any) -> "Classifier":
-    """Open the model that `choose_model` chooses.
+def open_classifier(named: Path | None, **settings: Any) -> "Classifier":
+    """Open the model that `choose_model` chooses; note a choice and the model's accuracy on stderr.
 
     Args:
-        named: Model that the command line names: a bundled model, or else a path.
-        say: Called with the choice and the model's accuracy if the command line names none, and with `warning=True` if
-            the accuracy is low; `note` is such a function.
+        named: Model that the command line names, if any: a bundled model, or else a path.
         settings: Further arguments of `Classifier`.
 
     Raises:
-        MnistRuntimeError: the model cannot be used; `say` was called with the choice.
+        MnistRuntimeError: the model cannot be used.
     """
     from mnist_runtime.classifier import Classifier
 
-    choices: list[str] = []
-    model = choose_model(named, choices.append)
+    model, choice = choose_model(named)
     try:
         classifier = Classifier(model, **settings)
     except MnistRuntimeError:
-        for choice in choices:
-            say(choice)
+        if choice:
+            note(choice)
         raise
-    share = _accuracy(classifier)
-    for choice in choices:
-        say(with_accuracy(choice, classifier), warning=share is not None and share < _LOW)
+    if choice:
+        share = _accuracy(classifier)
+        note(with_accuracy(choice, classifier), warning=share is not None and share < _LOW)
     return classifier
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from mnist_runtime.console.command import FAILURE, Command, note, uninterrupted, use_one_blas_thread
+from mnist_runtime.console.command import FAILURE, Command, uninterrupted, use_one_blas_thread
 from mnist_runtime.console.model_choice import max_error_option, model_option, open_classifier
 from mnist_runtime.console.orientation import invert_option, transpose_option
 from mnist_runtime.console.version import version_option
@@ -79,7 +79,7 @@ def infer(
         from mnist_runtime.infer.inputs import Reading
         from mnist_runtime.infer.records import Detail
 
-    with open_classifier(model, note, max_error=max_error) as classifier:
+    with open_classifier(model, max_error=max_error) as classifier:
         answers = Answers(classifier, paths, Reading(recursive, Orientation(invert, transpose)))
         if labels:
             click.echo(evaluate(answers, labels).report())

@@ -51,7 +51,9 @@ def parity(path: Path | None, format_: str, digits_file: Path | None) -> int:
     with uninterrupted():
         from mnist_runtime.parity.findings import verify_file, verify_folder
 
-    chosen = choose_model(path, note)
+    chosen, choice = choose_model(path)
+    if choice:
+        note(choice)
     files = BUNDLED[chosen] if isinstance(chosen, str) else (chosen,)
     is_folder = files[0].is_dir()
     if is_folder and digits_file:

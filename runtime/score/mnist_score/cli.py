@@ -146,7 +146,7 @@ def _score_file(given: Path, output: Path, model: Path | None, part: Part, label
         from mnist_runtime.io.labels import read_labels
         from mnist_score import local
 
-    with open_classifier(model, note) as classifier:
+    with open_classifier(model) as classifier:
         digits = StoredArray.open(given)
         truth = read_labels(labels) if labels else None
         if truth is not None and len(truth) != len(digits):
@@ -182,7 +182,7 @@ def _score_shards(
             'scoring into a folder needs Ray, which is not installed; run: pip install "ray[data]" aiohttp; '
             "or give an OUTPUT that ends in .npy"
         ) from error
-    with open_classifier(model, note, max_error=max_error) as classifier:
+    with open_classifier(model, max_error=max_error) as classifier:
         plan = run.plan(classifier, given, output, **options)
         return run.run(plan, classifier, address, actors)
 

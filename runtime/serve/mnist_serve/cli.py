@@ -120,12 +120,11 @@ def serve(
         from mnist_serve.server import listen, listen_unix, run
 
     with logging_to_stderr(log_format, requests=access_log) as log:
-        choices: list[str] = []
-        chosen = choose_model(model, choices.append)
+        chosen, choice = choose_model(model)
         if reload and isinstance(chosen, str):
             raise click.UsageError("--reload needs a --model FILE or FOLDER to watch.")
         served = ServedModel(load_proven(chosen, max_error), name)
-        for choice in choices:
+        if choice:
             log_event("model", with_accuracy(choice, served.classifier))
         limits = Limits(max_body, max_concurrency, timeout)
         watched = chosen if reload and isinstance(chosen, Path) else None

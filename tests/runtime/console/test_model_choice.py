@@ -1,10 +1,12 @@
 """Note on the model that a command chose: its origin and its accuracy."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from mnist_runtime import FileReadError
 from mnist_runtime.console.model_choice import open_classifier
 from mnist_runtime.model.seal import seal, sealed_digest
 
@@ -19,10 +21,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exported: Path) -> Pat
     return tmp_path
 
 
-def notes(named: Path | None = None) -> list[str]:
-    sentences: list[str] = []
-    open_classifier(named, lambda sentence, **_: sentences.append(sentence)).close()
-    return sentences
+@pytest.fixture
+def notes(capsys: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
+    """Function that opens a model, and returns the notes on stderr."""
+
+    def notes(named: Path | None = None) -> list[str]:
+        open_classifier(named).close()
+        return capsys.readouterr().err.splitlines()
+
+    return notes
 
 
 def lower_accuracy(model: Path) -> None:
@@ -33,24 +40,23 @@ def lower_accuracy(model: Path) -> None:
     model.write_bytes(seal(lower.replace(sealed_digest(data).encode(), b"0" * 64)))
 
 
-def test_the_line_states_the_validation_accuracy(here):
+def test_the_line_states_the_validation_accuracy(here, notes):
     assert notes() == ["Using artifacts/mnist.onnx (found here): it read 91.67% of the validation digits right."]
 
 
-def test_a_named_model_prints_no_line(here):
+def test_a_named_model_prints_no_line(here, notes):
     assert notes(Path("artifacts/mnist.onnx")) == notes(Path("linear")) == []
 
 
-def test_a_low_accuracy_is_red_on_a_terminal(here, terminal):
+def test_a_low_accuracy_is_red_on_a_terminal(here, notes, terminal):
     lower_accuracy(here / "artifacts" / "mnist.onnx")
     assert notes() == ["Using artifacts/mnist.onnx (found here): it read 10.00% of the validation digits right."]
     seen = terminal("mnist-infer", Path(__file__).parents[3] / "examples" / "digit.npy", cwd=here).read()
     assert "\x1b[31mUsing artifacts/mnist.onnx (found here): it read 10.00%" in seen
 
 
-def test_a_model_that_cannot_be_used_is_named_first(here):
+def test_a_model_that_cannot_be_used_is_named_first(here, capsys):
     (here / "artifacts" / "mnist.onnx").write_bytes(b"")
-    sentences: list[str] = []
-    with pytest.raises(Exception, match="empty"):
-        open_classifier(None, sentences.append)
-    assert sentences == ["Using artifacts/mnist.onnx (found here)."]
+    with pytest.raises(FileReadError, match="empty"):
+        open_classifier(None)
+    assert capsys.readouterr().err == "Using artifacts/mnist.onnx (found here).\n"
