@@ -7,11 +7,13 @@ connects to it; the server ends with the last connection.
 """
 
 import atexit
+import contextlib
 import functools
 import gc
 import importlib
 import importlib.metadata
 import json
+import logging
 import os
 import runpy
 import signal
@@ -21,6 +23,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -179,16 +182,28 @@ def fork_ranks() -> None:
 
 def remember_operators() -> None:
     """Build the table of ONNX operators once, because torch.onnx.export takes two seconds to build it at every call."""
-    from torch.onnx._internal._lazy_import import onnxscript_apis
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-    onnxscript_apis.get_torchlib_ops = functools.cache(onnxscript_apis.get_torchlib_ops)
-    onnxscript_apis.get_torchlib_ops()
+    ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
+
+
+def export_once() -> None:
+    """Export a small module, because the first export of a process imports for three seconds what it needs."""
+    import torch
+
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        batch = ({0: torch.export.Dim("batch")},)
+        torch.onnx.export(torch.nn.Linear(2, 1), (torch.zeros(2, 2),), dynamic_shapes=batch, verbose=False)
+        logging.disable(logging.NOTSET)
 
 
 def main() -> None:
     for name in PRELOADED:
         importlib.import_module(name)
     remember_operators()
+    export_once()
     fork_ranks()
     gc.collect()
     gc.freeze()  # because a child that collects garbage would copy every page of torch's objects

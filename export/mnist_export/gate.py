@@ -19,7 +19,7 @@ from mnist_runtime.verdicts import VERDICTS, Rule, Thresholds
 from mnist_train.errors import MnistEdgeError
 
 _BATCH = 250
-"""Digits of a whole set that are run together."""
+"""Digits that an engine in this process runs together, because its memory grows with them."""
 _BATCHES = (1, 2, 64)
 """Batch sizes that are run before the whole set, because they show a baked-in batch dimension at once.
 
@@ -83,7 +83,17 @@ def compute_of(module: Callable[[torch.Tensor], torch.Tensor]) -> Compute:
         with torch.no_grad():
             return [module(torch.from_numpy(as_pixels(digits))).numpy()]
 
-    return compute
+    return in_batches(compute)
+
+
+def in_batches(compute: Compute) -> Compute:
+    """Return a function that calls `compute` with some hundred digits at a time."""
+
+    def whole(digits: Intensities) -> list[NDArray[np.float32]]:
+        batches = [compute(digits[start : start + _BATCH]) for start in range(0, len(digits), _BATCH)]
+        return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+
+    return whole
 
 
 def judge(compute: Compute, expected: Expected) -> Verdict:
@@ -131,7 +141,7 @@ def _compare(
         part = wanted[:size]
         label = name if size == len(wanted) else f"{name}, batch of {size}"
         try:
-            outputs = _in_batches(compute, part.digits)
+            outputs = compute(part.digits)
         except Exception as error:  # noqa: BLE001  # each engine raises its own, and none may pass
             failed = incomparable(label, size, f"it cannot be run ({first_line(error)})")
             return failed, np.empty((0, TEN), np.float32)
@@ -141,11 +151,6 @@ def _compare(
         if not comparison.passed:
             break
     return comparison, outputs[0]
-
-
-def _in_batches(compute: Compute, digits: Intensities) -> list[NDArray[np.float32]]:
-    batches = [compute(digits[start : start + _BATCH]) for start in range(0, len(digits), _BATCH)]
-    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
 
 def _lost_verdicts(wanted: Reference, outputs: Sequence[NDArray[np.float32]], thresholds: Thresholds) -> Iterator[str]:

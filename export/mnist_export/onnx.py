@@ -19,7 +19,7 @@ from torch import nn
 
 from mnist_export.errors import ExportError
 from mnist_export.formats import Recipe
-from mnist_export.gate import Compute
+from mnist_export.gate import Compute, in_batches
 from mnist_export.golden import GOLDEN, Expected
 from mnist_export.outputs import with_outputs
 from mnist_runtime import __version__
@@ -65,7 +65,7 @@ class Onnx(Recipe):
         def compute(digits: Intensities) -> list[NDArray[np.float32]]:
             return artifact.run(digits, *artifact.outputs)
 
-        return compute
+        return in_batches(compute)
 
     def describe(self, bundle: "Bundle") -> Mapping[str, Any]:
         """Return what an engine needs to load the file."""

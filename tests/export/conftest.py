@@ -18,9 +18,9 @@ from mnist_train.data.bundled import Split
 @pytest.fixture(scope="session", autouse=True)
 def operators() -> None:
     """Build the table of ONNX operators once, as command_server.py does."""
-    from torch.onnx._internal._lazy_import import onnxscript_apis
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-    onnxscript_apis.get_torchlib_ops = functools.cache(onnxscript_apis.get_torchlib_ops)
+    ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,7 @@
 """mnist-export and export(): every format of several modules has the same bytes each time, or fails in one sentence."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,31 +24,34 @@ from mnist_train import checkpoint as checkpoints
 from mnist_train.models import MODELS
 
 EXPORTER = """
-import sys, torch, command_server, networks
+import sys
+folder, *beside = sys.argv[1:]
+sys.path[:0] = beside
+import torch, command_server, networks
 from mnist_export import export
 from mnist_export.formats import FORMATS
 command_server.remember_operators()
-for name in sys.argv[2:]:
+for name in ("Perceptron", "Convolutions"):
     torch.manual_seed(0)
     formats = [format.name for format in FORMATS.values() if name == "Perceptron" or not format.lossy]
-    export(getattr(networks, name)(), formats, sys.argv[1] + "/" + name, max_accuracy_drop=100)
+    export(getattr(networks, name)(), formats, folder + "/" + name, max_accuracy_drop=100)
 """
 
 
 @pytest.fixture(scope="module")
-def twice(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def twice(run, make_once) -> list[Path]:
     """Two exports of two networks in two processes, folders and hash seeds."""
-    folders = {seed: tmp_path_factory.mktemp(f"seed{seed}") for seed in ("1", "2")}
     beside = Path(__file__).parent
-    processes = []
-    for seed, folder in folders.items():
-        env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(map(str, (beside, beside.parent)))}
-        arguments = [sys.executable, "-c", EXPORTER, str(folder), "Perceptron", "Convolutions"]
-        processes.append(subprocess.Popen(arguments, cwd=folder, env=env, stdout=-1, stderr=-1))
-    said = [process.communicate() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
-    assert said == [(b"", b"")] * 2, "messages of torch's exporters must not reach the user"
-    return list(folders.values())
+
+    def twice(both: Path) -> None:
+        for folder, env in ((both / "one", {}), (both / "two", {"PYTHONHASHSEED": "2"})):
+            folder.mkdir()
+            done = run("python", "-c", EXPORTER, folder, beside, beside.parent, env=env, cwd=folder, timeout=300)
+            assert done.returncode == 0, done.stderr
+            assert (done.stdout, done.stderr) == (b"", b""), "messages of torch's exporters must not reach the user"
+
+    both = make_once("twice", twice)
+    return [both / "one", both / "two"]
 
 
 @pytest.mark.parametrize("network", ["Perceptron", "Convolutions"])
