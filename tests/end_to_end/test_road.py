@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_train_export_prove_infer(run, tmp_path):
-    """Four commands with their defaults, in an empty folder."""
+    """Run four commands with their defaults in an empty folder."""
     for command in (["mnist-train"], ["mnist-export"], ["mnist-parity"], ["mnist-data", "save", "0", "digit.npy"]):
         result = run(*command, cwd=tmp_path)
         assert result.returncode == 0, result.stderr

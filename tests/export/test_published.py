@@ -60,7 +60,7 @@ def _problems(folder: Path) -> list[tuple[str, str | None]]:
 
 @pytest.mark.parametrize("ninth", range(9))
 def test_a_flipped_bit_in_any_file_of_a_folder_is_caught_by_its_digest(folder: Path, ninth: int):
-    """In all files at once; the next test damages one at a time."""
+    """All files are damaged at once; the next test damages one at a time."""
     files = [entry.file for entry in read_manifest(folder).files.values()]
     for file in files:
         path = folder / file

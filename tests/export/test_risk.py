@@ -11,7 +11,7 @@ from mnist_runtime.verdicts import VERDICTS, Thresholds
 
 
 def _logits(count: int, width: int = 10, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Logits of a model that is wrong in every fifth answer and less sure there, and the true labels."""
+    """Return logits of a model that is wrong in some answers, and less sure of them, and the true labels."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(10, size=count)
     logits = rng.normal(size=(count, width))

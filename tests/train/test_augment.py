@@ -27,14 +27,14 @@ def generator(device):
 
 
 def centre(pictures):
-    """Rows and columns [N, 2] of the centre of mass, counted from 0."""
+    """Return row and column of the centre of mass, `[N, 2]`, counted from 0."""
     pixels = torch.arange(28.0, device=pictures.device)
     mass = pictures.sum(dim=(1, 2, 3))[:, None]
     return torch.stack([(pictures.sum(dim=d) @ pixels).squeeze(1) for d in (3, 2)], dim=1) / mass
 
 
 def extent(pictures):
-    """Pixels [N] of the longest side of the ink's box."""
+    """Return the longest side of the ink's box in pixels, `[N]`."""
     lit = pictures > 0.1 * pictures.amax(dim=(2, 3), keepdim=True)
     return torch.stack([lit.any(dim=d).sum(dim=-1).squeeze(1) for d in (2, 3)]).amax(dim=0)
 

@@ -86,7 +86,7 @@ def digits(data: Path, shuffle: int | None = None) -> Batches:
 
 
 def first_weights() -> torch.Tensor:
-    """Weights and bias of the linear model before the first step, float64 `[10, 785]`."""
+    """Return weights and bias of the linear model before the first step, float64 `[10, 785]`."""
     torch.manual_seed(0)
     return flat(build("linear"))
 

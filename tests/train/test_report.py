@@ -55,7 +55,7 @@ def test_positive_weights_are_red_and_negative_ones_blue():
     assert images.shape == (10, 28, 28, 3)
     assert images[3, 0, :3].tolist() == [[255, 0, 0], [0, 0, 255], [255, 255, 255]]
     assert first_weights(MLP()).shape == (10, 28, 28)
-    assert first_weights(torch.nn.Conv2d(1, 1, 3)) is None
+    assert weight_images(torch.nn.Conv2d(1, 1, 3)).shape == (0, 28, 28, 3)
 
 
 def test_tensorboard_shows_curves_weights_and_digits(run, few, tmp_path):

@@ -15,7 +15,7 @@ import click
 from mnist_runtime import __version__
 from mnist_runtime.console.command import Command, Group, require_a_thread, use_one_blas_thread
 from mnist_train.errors import GroupError
-from mnist_train.settings import CHANGEABLE, TrainingSettings
+from mnist_train.settings import CHANGEABLE, TrainingSettings, read_config
 from mnist_train.torchrun_env import Rank
 
 # torch and NumPy are imported where they are used, so that --help is fast and mnist-data needs no torch.
@@ -68,13 +68,10 @@ class _Device(click.ParamType[str]):
         return str(value)
 
 
-def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> Path | None:
+def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
     """Make the file's values the defaults, so that flags win and click checks both."""
     if path and not ctx.resilient_parsing:
-        from mnist_train.settings import read_config
-
         ctx.default_map = {**(ctx.default_map or {}), **read_config(path)}
-    return path
 
 
 def _read_state(ctx: click.Context, _: click.Parameter, path: Path | None) -> Any:

@@ -69,7 +69,7 @@ def write_report(
     }
     pixels, _ = next(iter(train.epoch(1, _SAMPLES)))
     figures["samples.png"] = ("Training pictures", _samples(pixels.reshape(-1, HEIGHT, WIDTH).cpu().numpy()))
-    if (weights := first_weights(model)) is not None:
+    if len(weights := first_weights(model)):
         is_linear = sum(p.ndim == 2 for p in model.parameters()) == 1
         figures["templates.png"] = ("What each output looks for", _templates(weights, linear=is_linear))
     if outcome.captions:

@@ -67,9 +67,8 @@ class TensorBoard(Tracker):
         self._writer.close()
 
     def _add_weights(self, model: nn.Module, at: int) -> None:
-        templates = weight_images(model)
-        if templates is not None:
-            self._writer.add_images("weights", templates, at, dataformats="NHWC")
+        if len(images := weight_images(model)):
+            self._writer.add_images("weights", images, at, dataformats="NHWC")
 
 
 class WandB(Tracker):
@@ -103,10 +102,8 @@ class WandB(Tracker):
         self._run.finish()
 
     def _weights(self, model: nn.Module) -> dict[str, Any]:
-        templates = weight_images(model)
-        if templates is None:
-            return {}
-        return {"weights": [self._wandb.Image(image, caption=str(label)) for label, image in enumerate(templates)]}
+        images = [self._wandb.Image(image, caption=str(label)) for label, image in enumerate(weight_images(model))]
+        return {"weights": images} if images else {}
 
 
 def make_tracker(name: str, folder: Path, settings: TrainingSettings) -> Tracker:
@@ -135,24 +132,17 @@ def samples(digits: AnySplit) -> tuple[NDArray[np.uint8], list[int]]:
     return np.asarray(images).reshape(-1, HEIGHT, WIDTH), [int(label) for label in labels]
 
 
-def weight_images(model: nn.Module) -> NDArray[np.uint8] | None:
-    """Return the weights of up to ten outputs or hidden units as uint8 RGB `[n, 28, 28, 3]`.
-
-    Positive weights are red, negative ones blue. None if no layer takes pixels.
-    """
+def weight_images(model: nn.Module) -> NDArray[np.uint8]:
+    """Return `first_weights` as uint8 RGB `[n, 28, 28, 3]`: positive weights are red, negative ones blue."""
     weights = first_weights(model)
-    if weights is None:
-        return None
     share = weights / np.abs(weights).max(axis=(1, 2), keepdims=True).clip(1e-12)
     red, blue = 1 + np.minimum(share, 0), 1 - np.maximum(share, 0)
     levels: NDArray[np.uint8] = np.rint(255 * np.stack([red, 1 - np.abs(share), blue], axis=-1)).astype(np.uint8)
     return levels
 
 
-def first_weights(model: nn.Module) -> NDArray[np.float32] | None:
-    """Return the first ten rows of the first `[n, 784]` parameter as float32 `[10, 28, 28]`; None if there is none."""
-    for parameter in model.parameters():
-        if parameter.ndim == 2 and parameter.shape[1] == PIXELS:
-            weights: NDArray[np.float32] = parameter.detach()[:10].to("cpu", torch.float32).numpy()
-            return weights.reshape(-1, HEIGHT, WIDTH)
-    return None
+def first_weights(model: nn.Module) -> NDArray[np.float32]:
+    """Return the weights of up to ten outputs or hidden units that take pixels, float32 `[n, 28, 28]`."""
+    layers = (each.detach() for each in model.parameters() if each.ndim == 2 and each.shape[1] == PIXELS)
+    rows: NDArray[np.float32] = next(layers, torch.empty(0, PIXELS))[:10].to("cpu", torch.float32).numpy()
+    return rows.reshape(-1, HEIGHT, WIDTH)

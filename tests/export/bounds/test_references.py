@@ -22,7 +22,7 @@ def digits(test_split) -> NDArray[np.uint8]:
 
 
 def linear_reference(digits, weight, bias) -> Reference:
-    """The reference of one linear layer."""
+    """Return the reference of one linear layer."""
     module = nn.Linear(784, 10)
     module.load_state_dict({"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)})
     walked = walk(trace(module)[0], digits)
@@ -35,7 +35,7 @@ def reference(digits) -> Reference:
 
 
 def in_float32(digits, order=slice(None)) -> NDArray[np.float32]:
-    """x @ W + b, summed strictly one product after the other in float32, in a given order of the pixels."""
+    """Return x @ W + b, summed in float32 one product after the other, in a given order of the pixels."""
     x = (digits / np.float32(256)).astype(np.float32)[:, order]
     logits = np.tile(BIAS, (len(digits), 1))
     for column, weights in zip(x.T, WEIGHT.T[order], strict=True):

@@ -185,7 +185,7 @@ def test_an_operator_without_a_rule_is_named():
 
 
 def test_a_constant_affine_that_an_optimiser_folds_widens_the_bound():
-    """With one lit pixel a sum has two terms, and the weights' own rounding shows."""
+    """A sum of one lit pixel has two terms, so that the rounding of the weights is visible."""
     layer = nn.Linear(784, 10, bias=False)
     scaled = trace(nn.Sequential(layer, _Scaled()))[0]
     plain = trace(layer)[0]

@@ -12,7 +12,7 @@ from mnist_export.golden import single_pixels
 
 
 def _by_torch(network: ExactNetwork, digits: np.ndarray) -> np.ndarray:
-    """The same integers from torch's operators in float64."""
+    """Compute the same integers by torch's operators in float64."""
     x = torch.from_numpy(digits.reshape(-1, 1, 28, 28)).double()
     for layer in network.layers:
         weight, bias = (torch.from_numpy(a.astype(np.float64)) for a in (layer.weight, layer.bias))
