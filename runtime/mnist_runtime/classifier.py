@@ -121,9 +121,9 @@ class Classifier:
     """
 
     artifact: Artifact
-    """Model, or the first of a published folder's two."""
+    """Model, or the first of two graphs."""
     max_error: float | None
-    """Largest share of wrong labels among the digits, as it was given."""
+    """Largest share of wrong labels among the digits, as given."""
     classes_: NDArray[np.int64]
     """Labels 0-9, int64 `[10]`."""
     n_features_in_ = PIXELS
@@ -142,18 +142,18 @@ class Classifier:
         """Load a model and check it.
 
         Args:
-            model: A .onnx file, its bytes, or a folder that `mnist-export` published: its manifest is checked, and
-                given both graphs, uint8 digits take the uint8 one. Or the name of a bundled model: "cnn", exact and
-                the default, or "linear".
+            model: A .onnx file, its bytes, or a folder that `mnist-export` published: its manifest is checked, and if
+                it lists both graphs, uint8 digits run on the uint8 one. Or the name of a bundled model: "cnn", exact
+                and the default, or "linear".
             threads: Threads that share the batches of a call; "auto" means the CPUs that affinity and cgroup quota
-                grant. A call of one batch, which is at least one digit, uses one.
+                grant. A call of one batch uses one thread.
             providers: onnxruntime's execution providers, the preferred one first; each by its name, or with its
                 options as a pair.
             session_options: onnxruntime's own options, taken as they are instead of our defaults.
             trusted_contract: "float32" (pixels are intensity / 256) or "uint8" (raw), for a model without our
                 metadata, which is refused otherwise.
-            max_error: Largest share of wrong labels among those whose verdict is "digit", such as 0.001; the largest
-                risk up to it that the model states decides, or, if not given, the least. 1 asks for no confidence.
+            max_error: Largest share of wrong labels among those whose verdict is "digit", such as 0.001. The largest
+                risk up to it that the model states decides, by default the least one. 1 requires no confidence.
 
         Raises:
             FileMissingError, FileReadError: there is no such file, or it cannot be read.

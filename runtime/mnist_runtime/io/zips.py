@@ -21,7 +21,7 @@ def unzipped(file: BinaryIO | str | os.PathLike[str], name: str) -> Iterator[Zip
             yield archive
     except MnistRuntimeError:
         raise
-    except Exception as error:  # zipfile and its decompressors raise whatever their parsing ran into
+    except Exception as error:  # damage makes zipfile and its decompressors raise anything
         raise DigitError(
             f"{name} is not a .zip or .npz file that can be read ({first_line(error)}); copy or save it again"
         ) from error

@@ -72,7 +72,7 @@ class Reference:
         """
         try:
             reference = cls(*_unpacked(text, [field.name for field in fields(cls)]))
-        except Exception as error:  # zipfile raises whatever its parsing ran into
+        except Exception as error:  # damage makes zipfile raise anything
             raise ValueError(f"not a packed reference: {first_line(error)}") from error
         reference._check()
         return reference

@@ -24,7 +24,7 @@ Provider: TypeAlias = str | tuple[str, dict[str, Any]]
 """Name of an execution provider, or a pair of its name and options."""
 
 Run: TypeAlias = Callable[[Sequence[str], Mapping[str, Any], None], list[NDArray[np.float32]]]
-"""Names of the outputs, inputs by name, and no run options, to the outputs."""
+"""Function from names of outputs, inputs by name, and no run options, to the outputs."""
 
 _MOST_THREADS = 1024
 _CPU = "CPUExecutionProvider"
@@ -49,7 +49,7 @@ class SessionSettings:
     providers: Sequence[Provider] = (_CPU,)
     """Execution providers, the preferred one first."""
     session_options: ort.SessionOptions | None = None
-    """Options of onnxruntime that replace our defaults: one thread a batch, no spinning, no logging."""
+    """Options of onnxruntime that replace our defaults: one thread per batch, no spinning, no logging."""
 
     def __post_init__(self) -> None:
         """Refuse values that onnxruntime would ignore or misread."""

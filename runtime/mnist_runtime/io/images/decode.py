@@ -68,7 +68,7 @@ def decode(source: bytes | Image.Image, name: str) -> Grey:
         raise DigitError(f"{name} claims more than {PIXEL_LIMIT:,} pixels; crop it to the digit") from error
     except DigitError:
         raise
-    except Exception as error:  # Pillow's decoders raise whatever their parsing ran into
+    except Exception as error:  # damage makes Pillow's decoders raise anything
         reason = error or type(error).__name__
         raise DigitError(f"{name} is a damaged image ({reason}); copy or save it again") from error
 
@@ -131,7 +131,7 @@ def _upright(image: Image.Image) -> Image.Image:
     """Turn an image as its EXIF data say, if they can be read."""
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # noqa: BLE001  # whatever malformed EXIF data run into, the pixels are whole
+    except Exception:  # noqa: BLE001  # malformed EXIF data make it raise anything
         return image
 
 
