@@ -97,6 +97,8 @@ check: .venv/dev  ## style, types and import directions
 	$(BIN)/lint-imports
 
 bench: .venv/dev  ## every claim of speed, side by side with what you would pick instead
+	@test -x .venv-peers/bin/mlserver || { $(PYTHON) -m venv .venv-peers && \
+	  .venv-peers/bin/python -m pip install --quiet mlserver==1.7.1 onnxruntime; }
 	@$(BIN)/python benchmarks/_all.py
 
 compat: .venv/demo  ## the runtime's tests and every ONNX format with old and new onnxruntimes, without torch
@@ -138,7 +140,7 @@ model: .venv/dev  ## make the bundled models again
 	  "to keep the committed ones: git checkout runtime/mnist_runtime/bundled"
 
 clean:  ## forget the environments and caches; artifacts stay
-	rm -rf .venv .venv-edge .venv-compat .venv-engines .mypy_cache .ruff_cache .pytest_cache .coverage .import_linter_cache
+	rm -rf .venv .venv-edge .venv-compat .venv-engines .venv-peers .mypy_cache .ruff_cache .pytest_cache .coverage .import_linter_cache
 
 .venv/demo: $(MANIFESTS)
 	@echo "Setting up .venv with torch, onnx and onnxruntime: a minute or two, about 1 GB, the first time only."

@@ -17,8 +17,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -26,12 +27,14 @@ import numpy as np
 import uvicorn
 from _claim import Claim, report
 
+from mnist_runtime.bundled import BUNDLED
 from mnist_train.data.bundled import load_split
 
 REPEATS = 9
 SECONDS = 1.0  # of one repeat
 CLIENTS = 64
 BIN = Path(sys.executable).parent
+PEERS = Path(__file__).parents[1] / ".venv-peers" / "bin"
 
 LOAD = """
 import json, select, socket, sys, time
@@ -118,6 +121,26 @@ def infer(digits: Digits):
         probabilities = torch.softmax(model(torch.tensor(digits.pixels)), dim=1)
     return {"labels": probabilities.argmax(dim=1).tolist(), "probabilities": probabilities.tolist()}
 """
+MLSERVER = """
+import onnxruntime
+from mlserver import MLModel
+from mlserver.codecs import NumpyCodec
+from mlserver.types import InferenceResponse
+
+class Digits(MLModel):
+    async def load(self):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(self.settings.parameters.uri, options)
+        return True
+
+    async def predict(self, request):
+        pixels = NumpyCodec.decode_input(request.inputs[0])
+        probabilities = self.session.run(["probabilities"], {"pixels": pixels})[0]
+        outputs = {"label": probabilities.argmax(axis=1), "probabilities": probabilities}
+        encoded = [NumpyCodec.encode_output(name, values) for name, values in outputs.items()]
+        return InferenceResponse(model_name=self.name, outputs=encoded)
+"""
 ON_UVICORN = """
 listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
 print(listener.getsockname()[1], flush=True)
@@ -194,6 +217,36 @@ def theirs(source: str, argument: Path, request: Path) -> Iterator[Server]:
             process.terminate()
 
 
+@contextmanager
+def mlserver(folder: Path, request: Path) -> Iterator[Server]:
+    """Seldon's MLServer with the bundled network, in its own process and without workers."""
+    http_port, grpc_port, metrics_port = free_ports(3)
+    ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
+    model = {"name": "mnist", "implementation": "digits.Digits", "parameters": {"uri": str(BUNDLED["cnn"][0])}}
+    folder.mkdir()
+    (folder / "digits.py").write_text(MLSERVER)
+    (folder / "settings.json").write_text(json.dumps({**ports, "parallel_workers": 0, "debug": False}))
+    (folder / "model-settings.json").write_text(json.dumps(model))
+    command = [PEERS / "mlserver", "start", folder]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        server = Server(http_port, request)
+        try:
+            while True:
+                with suppress(OSError, http.client.HTTPException):
+                    server.ask()
+                    break
+                time.sleep(0.1)
+            yield server
+        finally:
+            process.terminate()
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as opened:
+        sockets = [opened.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [each.getsockname()[1] for each in sockets]
+
+
 def post(body: bytes, *headers: str) -> bytes:
     """Return the bytes of an HTTP request."""
     lines = ["POST /v2/models/mnist/infer HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {len(body)}", *headers]
@@ -263,6 +316,20 @@ def many_clients(folder: Path, digit: np.ndarray) -> list[Claim]:
     ]
 
 
+def beside_mlserver(folder: Path, digit: np.ndarray) -> list[Claim]:
+    """Throughput of the bundled model with 64 connections, against MLServer; the same JSON, uint8, to both."""
+    if not PEERS.is_dir():
+        print("\nNo row of MLServer: make bench installs it in .venv-peers.")
+        return []
+    request = folder / "v2-json-uint8"
+    tensor = {"name": "pixels", "shape": [1, 784], "datatype": "UINT8", "data": digit.tolist()}
+    request.write_bytes(post(json.dumps({"inputs": [tensor]}).encode(), "Content-Type: application/json"))
+    with ours(request) as mine, mlserver(folder / "mlserver", request) as peer:
+        seen = alternate({"mnist-serve": mine, "MLServer": peer}, CLIENTS)
+    print_table(f"one digit a request, as JSON, {CLIENTS} connections, the bundled convolutional model", seen)
+    return [rates("mnist-serve / MLServer, both sent JSON", *seen.values(), 2)]
+
+
 def heavy_model(folder: Path) -> list[Claim]:
     """Compare batching with none for 64 connections and 15 MB of weights, which are read once per batch."""
     import torch
@@ -303,7 +370,12 @@ def main() -> int:
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         versions = f"Python {platform.python_version()}, uvicorn {uvicorn.__version__}"
         print(f"{platform.machine()}, {os.cpu_count()} CPUs, {versions}")
-        claims = [*one_client(folder, digits), *many_clients(folder, digits), *heavy_model(folder)]
+        claims = [
+            *one_client(folder, digits),
+            *many_clients(folder, digits),
+            *beside_mlserver(folder, digits),
+            *heavy_model(folder),
+        ]
     return report(claims)
 
 
