@@ -47,10 +47,11 @@ class Answer:
 
     def to_dict(self, detail: Detail) -> dict[str, Any]:
         """Return a JSON-serialisable dict with the fields of `RECORD_SCHEMA`; `top` only if asked for."""
-        prediction = self.prediction
-        place = {"schema": RECORD_SCHEMA, "source": self.source, "index": self.index}
-        top = [{"label": label, "probability": probability} for label, probability in prediction.top(detail.top)]
-        return {**place, **prediction.to_dict(), **({"top": top} if detail.top > 1 else {})}
+        record: dict[str, Any] = {"schema": RECORD_SCHEMA, "source": self.source, "index": self.index}
+        record |= self.prediction.to_dict()
+        if detail.top > 1:
+            record["top"] = [{"label": label, "probability": p} for label, p in self.prediction.top(detail.top)]
+        return record
 
 
 def write_text(answers: Iterable[Answer], out: TextIO, detail: Detail = DEFAULT) -> None:
