@@ -34,7 +34,10 @@ EDGE_PACKAGES := gcc g++ clang libclang-rt-dev gcc-arm-none-eabi gcc-aarch64-lin
 
 EDGE_NPM := typescript@7.0.2 hermes-engine-cli@0.12.0
 
-.PHONY: demo quick test test-browser test-edge engines test-ray check bench soak compat docs fuzz model clean
+# Rooms of which each test is slow: make quick does not even import them.
+SLOW_ROOMS := browser docs edge end_to_end examples export serve score/with_ray
+
+.PHONY: demo quick test test-heavy test-browser test-edge engines test-ray check bench soak compat docs fuzz model clean
 
 demo: .venv/demo .venv-edge/demo  ## train, export, prove parity, and recognise a digit without torch
 	@echo "\n== Train: the lab's loop on 50,000 digits =="
@@ -53,12 +56,15 @@ demo: .venv/demo .venv-edge/demo  ## train, export, prove parity, and recognise 
 	@echo "$(BIN)/mnist-train --model mlp --optimizer adamw --lr 0.001 --epochs 5 --shuffle --output-dir artifacts/mlp"
 
 quick: .venv/dev  ## the tests that start no torch process and no server, and kill nothing
-	$(BIN)/python -m pytest -n 2 -q -m "not slow"
+	$(BIN)/python -m pytest -n 2 -q -p no:schemathesis -m "not slow and not heavy" $(SLOW_ROOMS:%=--ignore tests/%)
 
 test: check  ## every test that needs nothing but Python, doctests and branch coverage
-	@echo "Every test, some 20 minutes on two cores."
-	$(BIN)/python -m pytest -n 4 --dist worksteal --ignore tests/browser --ignore tests/edge --ignore tests/score/with_ray \
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not heavy" \
+	  --ignore tests/browser --ignore tests/edge --ignore tests/score/with_ray \
 	  -rs --cov --cov-report=term-missing:skip-covered
+
+test-heavy: .venv/dev  ## what trains, exports or reads pictures for a minute: long pages of docs/, the lab's script
+	$(BIN)/python -m pytest -n 2 -m heavy tests/docs tests/train tests/runtime
 
 test-browser: .venv/dev  ## the page in a real Chromium, which must be there, served and from a file
 	REQUIRE_CHROMIUM=1 $(BIN)/python -m pytest tests/browser
@@ -88,7 +94,7 @@ engines: .venv/dev  ## the exact network in other engines, each in an environmen
 	@node $(ENGINES)/web/engine.mjs $(ENGINES)/models && $(BIN)/python tests/edge/engines.py web $(ENGINES)/models
 
 test-ray: .venv/dev  ## mnist-score on a Ray of two nodes of this machine, with scorers and runs killed; some minutes
-	$(BIN)/python -m pytest tests/score --cov --cov-config=tests/score/coverage.toml --cov-report=term-missing
+	$(BIN)/python -m pytest tests/score/with_ray --cov --cov-config=tests/score/coverage.toml --cov-report=term-missing
 
 check: .venv/dev  ## style, types and import directions
 	$(BIN)/ruff check .

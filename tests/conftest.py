@@ -44,7 +44,7 @@ SLOW_ROOMS = ("browser", "docs", "edge", "end_to_end", "examples", "export", "se
 SLOW_FILES = frozenset(
     f"test_{name}.py"
     for name in (
-        *("augment", "distributed", "fit", "lab", "models", "no_digit", "report", "run", "scratch"),
+        *("augment", "distributed", "fit", "lab", "models", "no_digit", "optimizers", "report", "run", "scratch"),
         *("classifier_processes", "fuzz", "images", "images_papers", "ink", "limits", "local", "ray_pool"),
     )
 )

@@ -25,9 +25,7 @@ PAGES = [
     "runtime/README.md",
     "examples/README.md",
     "docs/runtime.md",
-    "docs/training.md",
-    "docs/export.md",
-    "docs/edge.md",
+    *(pytest.param(f"docs/{name}.md", marks=pytest.mark.heavy) for name in ("training", "export", "edge")),
 ]
 FRESH = bool(os.environ.get("FRESH_ENVIRONMENTS"))
 if FRESH:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 BIN = Path(sys.executable).parent
+pytestmark = pytest.mark.slow  # most of these commands import Ray
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,7 @@ def test_the_command_on_the_page_extracts_its_script(page: str):
     assert extracted == script(page)
 
 
+@pytest.mark.heavy
 @pytest.mark.timeout(900)
 def test_the_script_runs_without_a_network_and_prints_what_the_page_says(page: str, tmp_path: Path):
     (tmp_path / "lab.py").write_text(script(page).replace(LAB_URL, NOWHERE), encoding="utf-8")

@@ -173,7 +173,13 @@ def on_plain_paper(test_split):
     return share_right(plain, test_split)
 
 
-@pytest.mark.parametrize("paper", PAPERS, ids=lambda paper: paper.__name__)
+@pytest.mark.parametrize(
+    "paper",
+    [
+        pytest.param(paper, id=paper.__name__, marks=() if paper in {ruled, boxed} else pytest.mark.heavy)
+        for paper in PAPERS
+    ],
+)
 def test_digits_on_paper_with_lines_are_recognised_as_well_as_on_plain_paper(paper, test_split, on_plain_paper):
     assert share_right(paper, test_split) > on_plain_paper - 0.051
 
