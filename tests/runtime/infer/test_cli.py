@@ -3,20 +3,16 @@
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import click
 import numpy as np
 import onnxruntime
 import pytest
 
-import mnist_runtime
-from mnist_runtime import Classifier, FileReadError, MnistRuntimeError, __version__
+from mnist_runtime import Classifier, FileReadError, __version__
 from mnist_runtime.bundled import BUNDLED
-from mnist_runtime.console.command import Command, uninterrupted
 
 
 @pytest.fixture
@@ -241,26 +237,6 @@ def test_full_closed_and_ascii_streams_cause_no_traceback(folder, line, status, 
     assert b"Exception" not in result.stderr
 
 
-def test_an_error_of_something_else_is_not_blamed_on_standard_output(capsys):
-    @click.command(cls=Command)
-    def fails():
-        raise TimeoutError("somewhere else")
-
-    with pytest.raises(TimeoutError, match="somewhere else"):
-        fails.main([])
-    assert "standard output" not in capsys.readouterr().err
-
-
-def test_ctrl_c_is_delayed_while_native_modules_are_imported():
-    reached = False
-    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
-        with uninterrupted():
-            signal.raise_signal(signal.SIGINT)
-            reached = True
-        pytest.fail("the signal was lost")
-    assert reached
-
-
 def test_the_version_names_engine_and_models(run):
     lines = run("mnist-infer", "--version").stdout.decode().splitlines()
     files = [file for files in BUNDLED.values() for file in files]
@@ -271,46 +247,10 @@ def test_the_version_names_engine_and_models(run):
     ]
 
 
-@pytest.mark.parametrize(
-    ("error", "builtin"),
-    [
-        ("DigitError", ValueError),
-        ("ArtifactError", ValueError),
-        ("IntegrityError", ValueError),
-        ("ManifestError", ValueError),
-        ("FileReadError", OSError),
-        ("FileMissingError", FileNotFoundError),
-        ("FileWriteError", OSError),
-        ("OptionError", ValueError),
-        ("ClosedError", ValueError),
-        ("ExtraMissingError", ImportError),
-    ],
-)
-def test_every_error_has_our_root_and_a_builtin_base(error, builtin):
-    assert issubclass(getattr(mnist_runtime, error), MnistRuntimeError)
-    assert issubclass(getattr(mnist_runtime, error), builtin)
-
-
 @pytest.mark.parametrize("args", [["--show", "--format", "json"], ["--labels", "y.npy", "--top-k", "2"]])
 def test_options_that_would_do_nothing_are_refused(run, folder, args):
     result = run("mnist-infer", "seven.npy", *args, cwd=folder)
     assert (result.returncode, result.stdout) == (2, b"")
-
-
-@pytest.mark.parametrize(
-    ("call", "sentence"),
-    [
-        ("threading.stack_size(2**46); threading.Thread().start()", "no thread can be started; raise the limit of"),
-        ("bytearray(2**60)", "there is not enough memory; raise its limit"),
-    ],
-)
-def test_exhausted_memory_or_threads_end_a_command_in_one_sentence(call, sentence):
-    code = (
-        "import threading, click; from mnist_runtime.console.command import Command\n"
-        f"@click.command('x', cls=Command)\ndef x(): {call}\nx([])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
-    assert (done.returncode, done.stderr.startswith(f"Error: {sentence}"), done.stderr.count("\n")) == (1, True, 1)
 
 
 @pytest.mark.parametrize("command", ["mnist-infer", "mnist-parity"])
