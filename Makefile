@@ -55,10 +55,10 @@ demo: .venv/demo .venv-edge/demo  ## train, export, prove parity, and recognise 
 	@echo "$(BIN)/mnist-serve                       # draw one yourself, at http://127.0.0.1:8000"
 	@echo "$(BIN)/mnist-train --model mlp --optimizer adamw --lr 0.001 --epochs 5 --shuffle --output-dir artifacts/mlp"
 
-quick: .venv/dev  ## the tests that start no torch process and no server, and kill nothing
+quick: .venv/dev  ## the tests that start no torch process, no Ray and no server, and kill nothing
 	$(BIN)/python -m pytest -n 2 -q -p no:schemathesis -m "not slow and not heavy" $(SLOW_ROOMS:%=--ignore tests/%)
 
-test: check  ## every test that needs nothing but Python, doctests and branch coverage
+test: check  ## every test that needs nothing but Python, without those of test-heavy; doctests and branch coverage
 	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not heavy" \
 	  --ignore tests/browser --ignore tests/edge --ignore tests/score/with_ray \
 	  -rs --cov --cov-report=term-missing:skip-covered
@@ -94,7 +94,7 @@ engines: .venv/dev  ## the exact network in other engines, each in an environmen
 	@node $(ENGINES)/web/engine.mjs $(ENGINES)/models && $(BIN)/python tests/edge/engines.py web $(ENGINES)/models
 
 test-ray: .venv/dev  ## mnist-score on a Ray of two nodes of this machine, with scorers and runs killed; some minutes
-	$(BIN)/python -m pytest tests/score/with_ray --cov --cov-config=tests/score/coverage.toml --cov-report=term-missing
+	$(BIN)/python -m pytest tests/score/with_ray tests/score/test_cli.py --cov --cov-config=tests/score/coverage.toml --cov-report=term-missing
 
 check: .venv/dev  ## style, types and import directions
 	$(BIN)/ruff check .

@@ -52,7 +52,7 @@ SLOW_FILES = frozenset(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow what `make quick` leaves out: tests that start torch or a server, or kill a process."""
+    """Mark as slow what `make quick` leaves out: tests that start torch, Ray or a server, or kill a process."""
     tests = Path(__file__).parent
     for item in items:
         room = item.path.relative_to(tests).parts[0] if item.path.is_relative_to(tests) else ""
