@@ -76,11 +76,15 @@ class Server:
                 return float(value)
         return 0.0
 
-    def wait_for_in_flight(self, count: int) -> None:
-        """Wait until `count` requests are being answered."""
+    def wait_for_metric(self, name: str, value: float) -> None:
+        """Wait until a metric has that value."""
         start = time.monotonic()
-        while self.metric("mnist_serve_requests_in_flight") != count:
-            assert time.monotonic() < start + WAIT, f"there were never {count} requests in flight"
+        while (seen := self.metric(name)) != value:
+            assert time.monotonic() < start + WAIT, f"{name} is {seen} and never became {value}"
+
+    def wait_for_in_flight(self, count: int) -> None:
+        """Wait until that many requests are being answered."""
+        self.wait_for_metric("mnist_serve_requests_in_flight", count)
 
     def connect(self) -> socket.socket:
         """Open a bare connection."""

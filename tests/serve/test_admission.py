@@ -33,6 +33,7 @@ def busy(serve, digits):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         server.send(body, "Connection: close", connection=connection)
     server.wait_for_in_flight(2)
+    server.wait_for_metric("mnist_serve_batch_digits_count", 2)  # no body is still on its way
 
     def release() -> list[int]:
         for connection in held:
