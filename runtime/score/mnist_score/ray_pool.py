@@ -80,6 +80,7 @@ def score(shards: list[Shard], scorer: tuple[object, ...], actors: int) -> Itera
     Raises:
         ClusterError: Ray gave up; the shards that are scored stay scored.
     """
+    _log_to_file_alone()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -125,6 +126,13 @@ def _check_reachable(address: str | None) -> None:
     host, colon, port = (address or "").rpartition(":")
     if colon and port.isdecimal() and "://" not in host:
         socket.create_connection((host.strip("[]"), int(port)), _TIMEOUT).close()
+
+
+def _log_to_file_alone() -> None:
+    """Keep Ray Data's log off stderr, because its threads log a traceback when the scorer dies that they wait for."""
+    logger = logging.getLogger("ray.data")
+    for handler in [each for each in logger.handlers if isinstance(each, logging.StreamHandler)]:
+        logger.removeHandler(handler)
 
 
 @contextlib.contextmanager
