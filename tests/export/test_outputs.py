@@ -174,7 +174,7 @@ def test_thresholds_travel_in_metadata_and_manifest(built, bundle, digits, tmp_p
 
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
-    [("thresholds", "{}", "carries no readable thresholds"), ("largest_layer", "-1", "'-1' of its largest layer")],
+    [("thresholds", "{}", "carries no readable thresholds"), ("largest_layer", "-1", "has the largest layer '-1'")],
 )
 def test_unreadable_metadata_are_refused(built, name, value, sentence):
     model = onnx.load_from_string(built("onnx").data)
