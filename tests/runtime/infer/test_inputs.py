@@ -295,7 +295,7 @@ def test_a_pipe_in_a_folder_is_left_out_and_counted(run, folder, tmp_path):
 def test_labels_give_the_accuracy_and_the_share_answered(run, folder, tmp_path):
     np.save(tmp_path / "y.npy", np.array([7, 2, 1, 6]))
     paths = [folder / name for name in ("a.npy", "b.npz", "c.png")]
-    result = run("mnist-infer", *paths, "--labels", tmp_path / "y.npy")
+    result = run("mnist-infer", *paths, "--labels", tmp_path / "y.npy", "--model", "cnn")
     assert result.stdout.startswith(b"accuracy  75.00%  (3 of 4; 95 % interval 30.06% to 95.44%)")
     assert result.stdout.splitlines()[1] == b"answered  100.00%  (4 of 4; right among these: 75.00% (3))"
     unsure = run("mnist-infer", *paths, "--labels", tmp_path / "y.npy", "--model", "linear")

@@ -56,7 +56,7 @@ def test_all_formats_hold_the_same_records_which_fit_the_schema(run, digits, tes
     validator = jsonschema.Draft202012Validator(SCHEMA)
     found = []
     for format_, parse in PARSERS.items():
-        result = run("mnist-infer", digits, "--format", format_, *detail)
+        result = run("mnist-infer", digits, "--model", "cnn", "--format", format_, *detail)
         assert result.returncode == 0, result.stderr
         found.append(parse(result.stdout.decode()))
         for record in found[-1]:
