@@ -59,6 +59,7 @@ quick: .venv/dev  ## the tests that start no torch process, no Ray and no server
 	$(BIN)/python -m pytest -n 2 -q -p no:schemathesis -m "not slow and not heavy" $(SLOW_ROOMS:%=--ignore tests/%)
 
 test: check  ## every test that needs nothing but Python, without those of test-heavy; doctests and branch coverage
+	@echo "Every test but the heavy ones, some 20 minutes on two cores."
 	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not heavy" \
 	  --ignore tests/browser --ignore tests/edge --ignore tests/score/with_ray \
 	  -rs --cov --cov-report=term-missing:skip-covered
@@ -103,7 +104,8 @@ check: .venv/dev  ## style, types and import directions
 	$(BIN)/lint-imports
 
 bench: .venv/dev  ## every claim of speed, side by side with what you would pick instead
-	@test -x .venv-peers/bin/mlserver || { $(PYTHON) -m venv .venv-peers && \
+	@test -x .venv-peers/bin/mlserver || { echo "Setting up .venv-peers with MLServer: a minute or two, the first time only."; \
+	  $(PYTHON) -m venv .venv-peers && \
 	  .venv-peers/bin/python -m pip install --quiet mlserver==1.7.1 onnxruntime; }
 	@$(BIN)/python benchmarks/_all.py
 

@@ -231,11 +231,13 @@ def mlserver(folder: Path, request: Path) -> Iterator[Server]:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         server = Server(http_port, request)
         try:
-            while True:
+            while process.poll() is None:
                 with suppress(OSError, http.client.HTTPException):
                     server.ask()
                     break
                 time.sleep(0.1)
+            else:
+                sys.exit("MLServer ended before it answered")
             yield server
         finally:
             process.terminate()
@@ -318,7 +320,7 @@ def many_clients(folder: Path, digit: np.ndarray) -> list[Claim]:
 
 def beside_mlserver(folder: Path, digit: np.ndarray) -> list[Claim]:
     """Throughput of the bundled model with 64 connections, against MLServer; the same JSON, uint8, to both."""
-    if not PEERS.is_dir():
+    if not (PEERS / "mlserver").exists():
         print("\nNo row of MLServer: make bench installs it in .venv-peers.")
         return []
     request = folder / "v2-json-uint8"

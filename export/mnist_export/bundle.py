@@ -106,7 +106,7 @@ class Bundle:
 
     @cached_property
     def expected(self) -> Expected:
-        """What the module computes, and so must every format that is not lossy."""
+        """Reference of every format that is not lossy: the numbers that the module computes."""
         return expect(self.checkpoint.module, self._validation, lambda: self._graphs[0])
 
     @cached_property
