@@ -1,5 +1,7 @@
 """Augmentation: each step does what its name says, and the same seed gives the same pictures."""
 
+import queue
+
 import pytest
 import torch
 
@@ -167,7 +169,7 @@ def test_sometimes_changes_its_share_of_the_pictures(pictures, generator):
 def test_augmented_batches_differ_between_epochs_and_resume_at_any_batch(validation, device):
     pixels, labels = validation.tensors(device)
     plain = InMemory(pixels[:250], labels[:250], shuffle=1)
-    batches = Altered(plain, augmented, seed=1)
+    batches = Altered(plain, [augmented], seed=1)
     assert len(batches) == 250
     first, again, second = (list(batches.epoch(number, 100)) for number in (1, 1, 2))
     assert [len(x) for x, _ in first] == [100, 100, 50]
@@ -176,11 +178,32 @@ def test_augmented_batches_differ_between_epochs_and_resume_at_any_batch(validat
     assert not torch.equal(first[0][0], second[0][0])
     (resumed,) = batches.epoch(1, 100, start=2)
     assert torch.equal(resumed[0], first[2][0])
-    other_rank = Altered(plain, augmented, seed=1, rank=1)
+    other_rank = Altered(plain, [augmented], seed=1, rank=1)
     assert not torch.equal(next(other_rank.epoch(1, 100))[0], first[0][0])
+
+
+def test_the_next_batch_is_altered_during_a_step(validation):
+    altered = queue.Queue()
+
+    def alter(pixels, labels, _):
+        altered.put(None)
+        return pixels, labels
+
+    batches = Altered(InMemory(*validation.tensors()), [alter], seed=1).epoch(1, 100)
+    next(batches)
+    for _ in range(2):
+        altered.get(timeout=60)
+
+
+def test_an_error_of_an_alteration_ends_the_epoch(validation):
+    def alter(*_):
+        raise ValueError("a hand that nobody can draw")
+
+    with pytest.raises(ValueError, match="nobody can draw"):
+        next(Altered(InMemory(*validation.tensors()), [alter], seed=1).epoch(1, 100))
 
 
 def test_an_empty_share_stays_empty(validation):
     pixels, labels = validation.tensors()
-    share_of_one = Altered(InMemory(pixels[:1], labels[:1], rank=0, ranks=2), augmented, seed=1)
+    share_of_one = Altered(InMemory(pixels[:1], labels[:1], rank=0, ranks=2), [augmented], seed=1)
     assert [len(pixels) for pixels, _ in share_of_one.epoch(1, 100)] == [0]

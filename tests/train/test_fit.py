@@ -73,10 +73,11 @@ def test_hooks_are_called_after_every_step_and_every_epoch(model, digits):
     assert [epoch.epoch for epoch in history] == [1, 2]
 
 
-def test_evaluation_in_batches_equals_evaluation_of_the_whole(model, digits, monkeypatch):
+@pytest.mark.parametrize(("name", "tolerance"), [("_EVALUATION_BATCH", 1e-5), ("_FORWARD", 1e-6)])
+def test_evaluation_in_parts_equals_evaluation_of_the_whole(model, digits, monkeypatch, name, tolerance):
     whole = evaluate(model, digits)
-    monkeypatch.setattr("mnist_train.fit._EVALUATION_BATCH", 77)
-    assert evaluate(model, digits) == pytest.approx(whole, rel=1e-5)
+    monkeypatch.setattr(f"mnist_train.fit.{name}", 77)
+    assert evaluate(model, digits) == pytest.approx(whole, rel=tolerance)
 
 
 def test_the_record_of_an_epoch_is_correct(model, digits):

@@ -53,7 +53,7 @@ def test_equal_seeds_give_equal_pictures(validation):
 def mixed(validation, device):
     pixels, labels = validation.tensors(device)
     grey = torch.full((5, 784), 0.5, device=device)
-    return Altered(InMemory(pixels[:1000], labels[:1000], shuffle=1), mixed_with(grey), seed=1)
+    return Altered(InMemory(pixels[:1000], labels[:1000], shuffle=1), [mixed_with(grey)], seed=1)
 
 
 def test_some_digits_are_replaced_by_what_is_no_digit(mixed):

@@ -36,10 +36,10 @@ def choose_device(name: str, group: ProcessGroup = ALONE) -> torch.device:
 
 
 def limit_threads(model: nn.Module) -> None:
-    """Use one thread for a small model.
+    """Use one thread for the steps of a small model.
 
-    More threads hardly help a small model, and PyTorch's threads spin while they wait: beside another process on the
-    same cores, the linear model trained 10 to 30 times slower. One thread also rounds alike on any number of cores.
+    More threads hardly help the linear model, and PyTorch's threads spin while they wait: beside another process on the
+    same cores, it trained 10 to 30 times slower. One thread also rounds alike on any number of cores.
     """
     if sum(p.numel() for p in model.parameters()) < _THREADS_PAY_FROM:
         torch.set_num_threads(1)

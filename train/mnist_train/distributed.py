@@ -83,6 +83,12 @@ class ProcessGroup(Rank):
         dist.all_reduce(total)
         return total
 
+    def share_buffers(self, module: nn.Module) -> None:
+        """Give every rank the buffers of rank 0, the statistics of a BatchNorm among them, which are those saved."""
+        if self.size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, src=0)
+
     def largest(self, number: int) -> int:
         """Return the largest `number` of any rank."""
         return number if self.size == 1 else max(int(each) for each in self.gather(torch.tensor(number)))

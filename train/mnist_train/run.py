@@ -17,7 +17,7 @@ from mnist_runtime.io.files import ensure_writable, sweep, write_atomically
 from mnist_train import checkpoint
 from mnist_train.augment import augmented
 from mnist_train.averaging import WeightAverage
-from mnist_train.data.batches import Altered, Batches, InMemory, OnDisk
+from mnist_train.data.batches import Alteration, Altered, Batches, InMemory, OnDisk
 from mnist_train.data.bundled import load_split
 from mnist_train.data.disk import DiskSplit
 from mnist_train.data.sources import AnySplit, open_source
@@ -134,9 +134,9 @@ class TrainingRun:
             Stopped: SIGINT or SIGTERM came; a resumable checkpoint was written.
             DivergenceError: the loss is NaN or infinite; the last good resumable checkpoint is kept.
         """
-        train = self._training_batches()
         valid = self._batches(self.data.valid)
-        self._announce(len(train), valid)
+        self._announce(valid)
+        train = self._training_batches()
         steps = math.ceil(len(train) / self.settings.batch_size)
         with (
             _DeferredSignals() as signals,  # before the bar, because a person who sees the bar may stop the run
@@ -154,14 +154,16 @@ class TrainingRun:
         if self.group.rank == 0:
             self._write(train, history, tested)
 
-    def _announce(self, count: int, valid: Batches) -> None:
+    def _announce(self, valid: Batches) -> None:
         parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         where = f"{self.group.size} processes, {self.device.type}" if self.group.size > 1 else self.device
-        self.echo(f"Training {self.settings.model} of {parameters:,} parameters on {count:,} digits ({where}).")
+        self.echo(
+            f"Training {self.settings.model} of {parameters:,} parameters on {len(self.data.train):,} digits ({where})."
+        )
         if self.position.history or self.position.step:
             self.echo(f"resumed     at step {self.position.step} of epoch {self.position.epoch}")
         else:
-            loss, _ = evaluate(self.trained, valid, self.group)
+            loss, _ = evaluate(self.model, valid, self.group)
             self.echo(f"untrained   validation loss {loss:.4f}; guessing gives -ln(1/10) = {CHANCE_LOSS:.4f}")
         self.tracker.start(self.model, self.data.train)
 
@@ -258,12 +260,15 @@ class TrainingRun:
     def _training_batches(self) -> Batches:
         settings = self.settings
         batches = self._batches(self.data.train, settings.seed if settings.shuffle else None)
+        alterations: list[Alteration] = []
         if knows_no_digit(self.model):
             from mnist_train.no_digit import mixed_with, no_digits
 
             pictures = no_digits(round(_NO_DIGITS * len(batches)), load_split("train"), settings.seed)
-            batches = Altered(batches, mixed_with(pictures.to(self.device)), settings.seed, self.group.rank)
-        return Altered(batches, augmented, settings.seed, self.group.rank) if settings.augment else batches
+            alterations.append(mixed_with(pictures.to(self.device)))
+        if settings.augment:
+            alterations.append(augmented)
+        return Altered(batches, alterations, settings.seed, self.group.rank) if alterations else batches
 
     def _batches(self, split: AnySplit, shuffle: int | None = None, group: ProcessGroup | None = None) -> Batches:
         group = group or self.group

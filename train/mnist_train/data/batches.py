@@ -1,6 +1,7 @@
 """Batches for the training loop, from tensors in memory or from larger arrays on disk."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any, Protocol
@@ -167,14 +168,15 @@ class OnDisk:
 
 @dataclass(frozen=True)
 class Altered:
-    """Batches that are altered at random, anew in every epoch.
+    """Batches that are altered at random, anew in every epoch; a thread makes the next batch ahead of its step.
 
-    The alteration depends on seed, epoch, batch and rank alone, so a resumed training sees the batches of an
+    The alterations depend on seed, epoch, batch and rank alone, so a resumed training sees the batches of an
     uninterrupted one.
     """
 
     batches: Batches
-    alter: Alteration
+    alterations: Sequence[Alteration]
+    """What is done to each batch, in this order, with the same seed."""
     seed: int
     rank: int = 0
 
@@ -183,8 +185,23 @@ class Altered:
 
     def epoch(self, number: int, batch_size: int, start: int = 0) -> Iterator[Data]:
         """See `Batches.epoch`."""
-        for index, (pixels, labels) in enumerate(self.batches.epoch(number, batch_size, start), start):
-            yield self.alter(pixels, labels, np.random.SeedSequence((self.seed, number, index, self.rank)))
+        return _ahead(self._altered(number, batch_size, start))
+
+    def _altered(self, number: int, batch_size: int, start: int) -> Iterator[Data]:
+        for index, batch in enumerate(self.batches.epoch(number, batch_size, start), start):
+            seed = np.random.SeedSequence((self.seed, number, index, self.rank))
+            for alter in self.alterations:
+                batch = alter(*batch, seed)
+            yield batch
+
+
+def _ahead(batches: Iterator[Data]) -> Iterator[Data]:
+    """Yield each batch, and let a thread make the next one meanwhile."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, batches, None)
+        while batch := coming.result():
+            coming = thread.submit(next, batches, None)
+            yield batch
 
 
 def _parts(blocks: list[_Range], low: int, high: int) -> Iterator[_Range]:
