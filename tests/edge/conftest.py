@@ -22,7 +22,8 @@ from mnist_train.checkpoint import load
 from mnist_train.data.bundled import load_split
 from mnist_train.models import CNN
 
-TEST_DIGITS = 1000
+LINEAR_DIGITS, CONVOLUTIONAL_DIGITS = 1000, 200
+"""Numbers of test digits; an emulated processor takes long for the second network."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def _print(module: nn.Module, count: int) -> Printed:
 @pytest.fixture(scope="session")
 def linear(trained: Path) -> Printed:
     """The trained linear model."""
-    return _print(load(trained / "mnist.safetensors").module, TEST_DIGITS)
+    return _print(load(trained / "mnist.safetensors").module, LINEAR_DIGITS)
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +74,7 @@ def convolutional() -> Printed:
     with torch.no_grad():
         for _ in range(20):
             module(load_split("train").tensors()[0][:200])
-    return _print(module, TEST_DIGITS)
+    return _print(module, CONVOLUTIONAL_DIGITS)
 
 
 @pytest.fixture(scope="session")
