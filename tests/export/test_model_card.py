@@ -1,8 +1,6 @@
 """--report writes a page with pictures, and tables for a model card."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -38,14 +36,13 @@ def test_page_and_card_tell_the_same_numbers(report: Path):
         assert "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" in page
 
 
-def test_without_matplotlib_the_package_is_named_before_any_work(tmp_path: Path, trained: Path):
+def test_without_matplotlib_the_package_is_named_before_any_work(run, tmp_path: Path, trained: Path):
     program = (
         "import sys; sys.modules['matplotlib'] = None; sys.argv[0] = 'mnist-export'\n"
         "from mnist_export.cli import export; export()"
     )
     options = ["--output-dir", tmp_path, "--report", tmp_path]
-    command = [sys.executable, "-c", program, trained / "mnist.safetensors", *options]
-    done = subprocess.run(command, capture_output=True, check=False)
+    done = run("python", "-c", program, trained / "mnist.safetensors", *options)
     assert done.returncode == 1
     assert b"run: pip install matplotlib" in done.stderr
     assert not list(tmp_path.iterdir())

@@ -3,10 +3,9 @@
 import contextlib
 import gzip
 import http.server
-import io
 import pickle
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,19 +17,18 @@ from mnist_train.data.bundled import SPLITS, Split, load_split
 
 
 @pytest.fixture(scope="session")
-def lab_pickle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def lab_pickle(make_once: Callable[..., Path]) -> Path:
     """The lab's mnist.pkl.gz, complete: gzip around a pickle of float32 images and int64 labels."""
-    splits = [load_split(name) for name in SPLITS]
-    arrays = tuple(
-        (split.images.reshape(-1, 784).astype(np.float32) / np.float32(256), split.labels.astype(np.int64))
-        for split in splits
-    )
-    buffer = io.BytesIO()
-    with gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=1, mtime=0) as file:
-        pickle.dump(arrays, file, protocol=2)
-    path = tmp_path_factory.mktemp("lab") / "mnist.pkl.gz"
-    path.write_bytes(buffer.getvalue())
-    return path
+
+    def pickle_splits(folder: Path) -> None:
+        arrays = tuple(
+            (split.images.reshape(-1, 784).astype(np.float32) / np.float32(256), split.labels.astype(np.int64))
+            for split in map(load_split, SPLITS)
+        )
+        with gzip.GzipFile(folder / "mnist.pkl.gz", "wb", compresslevel=1) as file:
+            pickle.dump(arrays, file, protocol=2)
+
+    return make_once("lab", pickle_splits) / "mnist.pkl.gz"
 
 
 @pytest.fixture(scope="session")

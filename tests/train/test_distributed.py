@@ -2,7 +2,6 @@
 
 import json
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -29,7 +28,6 @@ from mnist_train.resumable import FILE, load_state
 from mnist_train.run import TrainingRun
 from mnist_train.settings import TrainingSettings
 
-BIN = Path(sys.executable).parent
 CHECKPOINT = "mnist.safetensors"
 CPU = torch.device("cpu")
 COUNT, HELD_OUT = 1985, 500
@@ -292,14 +290,14 @@ train()
 
 def test_a_killed_rank_changes_no_byte(torchrun, archive, folder, tmp_path):
     """Kill a rank of an MLP, whose gradients come in several pieces, and whose dropout differs between ranks."""
-    size, steps, every, seed = 3, 16, 3, random.randrange(2**32)
+    size, epochs, steps, every, seed = 2, 2, 16, 3, random.randrange(2**32)
     draw = random.Random(seed)
-    rank, step, data = draw.randrange(size), draw.randrange(1, 3 * steps + 1), draw.choice([archive, folder])
+    rank, step, data = draw.randrange(size), draw.randrange(1, epochs * steps + 1), draw.choice([archive, folder])
     print(f"seed {seed}: rank {rank} is killed in step {step} on {data.name}")
     script = tmp_path / "kill.py"
     script.write_text(KILL)
     args = ("--device", "cpu", "--data", data, "--model", "mlp", "--optimizer", "adamw", "--lr", 0.001)
-    args = (*args, "--schedule", "cosine", "--shuffle", "--epochs", 3, "--batch-size", -(-COUNT // steps))
+    args = (*args, "--schedule", "cosine", "--shuffle", "--epochs", epochs, "--batch-size", -(-COUNT // steps))
     args = (*args, "--checkpoint-every", every)
     unbroken = torchrun(size, *args, "--output-dir", tmp_path / "unbroken")
     assert unbroken.returncode == 0, unbroken.stderr
@@ -315,22 +313,24 @@ def test_a_killed_rank_changes_no_byte(torchrun, archive, folder, tmp_path):
 
 
 STOP = """
-import os, signal
+import os, signal, sys
 from mnist_train import run
 from mnist_train.cli import train
 
-original = run.TrainingRun._save
+original, process = run.TrainingRun._save, getattr(os, sys.argv.pop(1))
 
 def save(self):
     saved = original(self)
     if os.environ["RANK"] == "1" and self.position.epoch == 2:
-        os.kill(os.getpid(), signal.SIGINT)
+        run.TrainingRun._save = original
+        os.kill(process(), signal.SIGINT)
     return saved
 
 run.TrainingRun._save = save
 train()
 """
-"""A program that runs mnist-train and stops one rank once the first epoch is saved."""
+"""A program that runs mnist-train; once the first epoch is saved, one rank sends SIGINT to itself (getpid) or to
+torchrun (getppid)."""
 
 
 @pytest.fixture
@@ -344,19 +344,18 @@ def said_where_it_stopped(stderr: str, state: Path) -> None:
     assert f"continue with: torchrun ... -m mnist_train --resume {state}" in stderr
 
 
-def test_a_signal_stops_all_ranks_after_the_same_step(run, endless, tmp_path):
+@pytest.fixture
+def stopping(tmp_path) -> Path:
+    script = tmp_path / "stop.py"
+    script.write_text(STOP)
+    return script
+
+
+def test_a_signal_stops_all_ranks_after_the_same_step(run, torchrun, stopping, endless, tmp_path):
     """Send SIGINT to torchrun, which forwards it, as on Ctrl-C; any number of processes can continue the run."""
-    command, *words = launch(2, "-m", "mnist_train", *endless)
-    with subprocess.Popen(
-        [BIN / command, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        for line in process.stdout:
-            if line.startswith("epoch  1"):
-                process.send_signal(signal.SIGINT)
-                break
-        _, stderr = process.communicate(timeout=120)
-    assert process.returncode != 0
-    said_where_it_stopped(stderr, tmp_path / FILE)
+    stopped = torchrun(2, "getppid", *endless, script=stopping)
+    assert stopped.returncode != 0
+    said_where_it_stopped(stopped.stderr.decode(), tmp_path / FILE)
     state = load_state(tmp_path / FILE)
     assert {name for name in state.tensors if name.startswith("rng.")} == {"rng.cpu.0", "rng.cpu.1"}
     resumed = run("mnist-train", "--resume", tmp_path / FILE, "--epochs", state.epoch)
@@ -364,10 +363,8 @@ def test_a_signal_stops_all_ranks_after_the_same_step(run, endless, tmp_path):
     assert f"resumed     at step {state.step} of epoch {state.epoch}".encode() in resumed.stdout
 
 
-def test_a_signal_to_one_rank_stops_all_and_all_can_continue(torchrun, endless, tmp_path):
-    script = tmp_path / "stop.py"
-    script.write_text(STOP)
-    stopped = torchrun(3, *endless, script=script)
+def test_a_signal_to_one_rank_stops_all_and_all_can_continue(torchrun, stopping, endless, tmp_path):
+    stopped = torchrun(3, "getpid", *endless, script=stopping)
     assert stopped.returncode != 0
     said_where_it_stopped(stopped.stderr.decode(), tmp_path / FILE)
     state = load_state(tmp_path / FILE)
@@ -512,7 +509,7 @@ class Moody(nn.Module):
 def test_a_users_module_may_leave_parameters_unused_and_normalise_batches(torchrun, archive, tmp_path, monkeypatch):
     (tmp_path / "moody.py").write_text(MODULES)
     args = ("--data", archive, "--device", "cpu", "--model", "moody:Moody", "--lr", 0.02, "--epochs", 2)
-    done = torchrun(2, *args, "--batch-size", COUNT // 5, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    done = torchrun(2, *args, "--batch-size", COUNT // 5, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     monkeypatch.syspath_prepend(tmp_path)
     metrics = metrics_of_the_saved_weights(tmp_path / "artifacts", archive)

@@ -97,12 +97,12 @@ def test_the_script_runs_without_a_network_and_prints_what_the_page_says(page: s
     assert done.stdout == printed(page).replace(SAME, SKIPPED)
 
 
-def test_the_download_holds_the_bundled_digits(page: str, lab_server: str, tmp_path: Path):
+def test_the_download_holds_the_bundled_digits(run, page: str, lab_server: str, tmp_path: Path):
     blocks = [block["code"] for block in BLOCK.finditer(page)]
     until = next(index for index, code in enumerate(blocks) if LAB_URL in code)
     code = "".join(blocks[: until + 1]).replace(LAB_URL, lab_server)
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.stdout.endswith(SAME), done.stderr
+    done = run("python", "-c", code, cwd=tmp_path)
+    assert done.stdout.decode().endswith(SAME), done.stderr
 
 
 if __name__ == "__main__":
