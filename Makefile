@@ -9,14 +9,16 @@ MANIFESTS := pyproject.toml runtime/pyproject.toml runtime/serve/pyproject.toml 
 # PyPI's torch for Linux brings CUDA, several GB. Where no NVIDIA driver and no configured index of pip is found, torch's
 # CPU build comes from the address that pytorch.org gives. `make TORCH_INDEX= demo` takes PyPI's; another address works too.
 CPU_BUILDS := https://download.pytorch.org/whl/cpu
-TORCH_INDEX ?= $(shell [ "$$(uname -s)" != Linux ] || [ -e /proc/driver/nvidia ] || command -v nvidia-smi > /dev/null || \
-  $(PYTHON) -m pip config list 2> /dev/null | grep -q -e index -e find-links || echo $(CPU_BUILDS))
+# Its first use replaces the variable by its value, because pip takes half a second to answer.
+TORCH_INDEX ?= $(eval TORCH_INDEX := $(shell [ "$$(uname -s)" != Linux ] || [ -e /proc/driver/nvidia ] || \
+  command -v nvidia-smi > /dev/null || $(PYTHON) -m pip config list 2> /dev/null | grep -q -e index -e find-links || \
+  echo $(CPU_BUILDS)))$(TORCH_INDEX)
 # On a terminal, pip shows its progress.
 PIP_FLAGS := --constraint constraints.txt $(shell [ -t 2 ] || echo --quiet)
 
 COMPAT_VENVS := .venv-compat
 # What old devices have, a set of requirements each, from the oldest declared in runtime/pyproject.toml to whatever is
-# newest. Those two, which name Pillow, run the runtime's tests; all replay golden digits. onnxruntime < 1.19 needs numpy 1.
+# newest. Those two, which name Pillow, run the runtime's tests but the heavy ones; all replay golden digits. onnxruntime < 1.19 needs numpy 1.
 COMPAT := onnxruntime==1.15.1,numpy==1.26.0,click==8.1.0,pillow==10.3.0 onnxruntime==1.17.3,numpy==1.26.4 \
   onnxruntime==1.20.1 onnxruntime,numpy,click,pillow
 COMPAT_TESTS := pytest pytest-timeout hypothesis jsonschema onnx scikit-learn
@@ -122,8 +124,8 @@ compat: .venv/demo  ## the runtime's tests and every ONNX format with old and ne
 	    echo "\n== $$wanted, opset $$opset =="; \
 	    $$folder/bin/mnist-parity artifacts/compat/opset$$opset || exit 1; \
 	  done; \
-	  case $$wanted in *pillow*) PYTHONPATH=train $$folder/bin/python -m pytest -q -rs -p no:cacheprovider tests/runtime \
-	    --exported artifacts/compat/opset18 || exit 1;; esac; \
+	  case $$wanted in *pillow*) PYTHONPATH=train $$folder/bin/python -m pytest -q -rs -p no:cacheprovider \
+	    -m "not heavy" tests/runtime --exported artifacts/compat/opset18 || exit 1;; esac; \
 	done
 
 docs: .venv/dev  ## the commands of every page, each page in a new environment with what the page installs
