@@ -22,8 +22,7 @@ from mnist_train.checkpoint import load
 from mnist_train.data.bundled import load_split
 from mnist_train.models import CNN
 
-LINEAR_DIGITS, CONVOLUTIONAL_DIGITS = 1000, 200
-"""Numbers of test digits; an emulated processor takes long for the second network."""
+TEST_DIGITS = 1000
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def _print(module: nn.Module, count: int) -> Printed:
 @pytest.fixture(scope="session")
 def linear(trained: Path) -> Printed:
     """The trained linear model."""
-    return _print(load(trained / "mnist.safetensors").module, LINEAR_DIGITS)
+    return _print(load(trained / "mnist.safetensors").module, TEST_DIGITS)
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +73,7 @@ def convolutional() -> Printed:
     with torch.no_grad():
         for _ in range(20):
             module(load_split("train").tensors()[0][:200])
-    return _print(module, CONVOLUTIONAL_DIGITS)
+    return _print(module, TEST_DIGITS)
 
 
 @pytest.fixture(scope="session")
