@@ -31,7 +31,7 @@ def edge(tmp_path_factory) -> Path:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
     (wheel,) = folder.glob("mnist_runtime-*-py3-none-any.whl")
     constraints = ["--constraint", ROOT / "constraints.txt"]
-    subprocess.run([*pip, "--python", python, "install", "--no-compile", *constraints, wheel], check=True, cwd=folder)
+    subprocess.run([*pip, "--python", python, "install", *constraints, wheel], check=True, cwd=folder)
     return python.parent
 
 
