@@ -1,9 +1,9 @@
-"""A process that has imported torch and forks itself for every command of the tests, as conftest.py asks it to.
+"""A process that has imported modules and forks itself for every command of the tests, as conftest.py asks it to.
 
-Importing torch takes longer than most of these commands. A forked command is a process of its own, with its own
+Importing torch or onnxruntime takes longer than most commands. A forked command is a process of its own, with its own
 arguments, environment, folder, streams and exit code; only what is fixed when an interpreter starts (PYTHON*, the
-locale) is the server's. Usage: command_server.py DESCRIPTOR, of a listening socket. Each process that runs tests
-connects to it; the server ends with the last connection.
+locale) or a module is imported is the server's. Usage: command_server.py DESCRIPTOR MODULE...; the descriptor is a
+listening socket's. Each process that runs tests connects to it; the server ends with the last connection.
 """
 
 import atexit
@@ -27,17 +27,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
-
-PRELOADED = (
-    "torch",
-    "torch.distributed.run",
-    "torch.nn.parallel",
-    "torch.onnx",
-    "torch.export",
-    "onnx",
-    "onnxscript",
-)
-"""Modules that take long to import. Not ours, and not onnxruntime: a command imports those in its own environment."""
 
 
 def accept(listener: socket.socket) -> socket.socket:
@@ -199,15 +188,23 @@ def export_once() -> None:
         logging.disable(logging.NOTSET)
 
 
-def main() -> None:
-    for name in PRELOADED:
-        importlib.import_module(name)
+def prepare_torch() -> None:
+    """Prepare what commands of torch would otherwise prepare one by one."""
     remember_operators()
     export_once()
     fork_ranks()
+
+
+def main() -> None:
+    descriptor, *modules = sys.argv[1:]
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # as mnist_runtime does before it imports onnxruntime
+    for name in modules:
+        importlib.import_module(name)
+    if "torch" in modules:
+        prepare_torch()
     gc.collect()
-    gc.freeze()  # because a child that collects garbage would copy every page of torch's objects
-    run_and_exit(serve(accept(socket.socket(fileno=int(sys.argv[1])))))
+    gc.freeze()  # because a child that collects garbage would copy every page of the modules' objects
+    run_and_exit(serve(accept(socket.socket(fileno=int(descriptor)))))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import codecs
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import pty
@@ -62,16 +63,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
+TORCH = (
+    "torch",
+    "torch.distributed.run",
+    "torch.nn.parallel",
+    "torch.onnx",
+    "torch.export",
+    "onnx",
+    "onnxscript",
+)
+ONNXRUNTIME = ("click", "numpy", "onnxruntime")
+PRELOADED = {
+    **dict.fromkeys(("mnist-train", "mnist-data", "mnist-export", "torchrun", "python"), TORCH),
+    **dict.fromkeys(("mnist-infer", "mnist-parity", "mnist-score"), ONNXRUNTIME),
+}
+"""Modules that a command, or `python -c PROGRAM`, finds imported in the process that it is forked from: none of ours,
+because a command imports those in its own environment."""
+
+
 class CommandServer:
-    """A connection to the process of command_server.py, which has torch imported and forks itself for each command."""
+    """A connection to a process of command_server.py, which has modules imported and forks itself for each command."""
 
-    commands = frozenset({"mnist-train", "mnist-data", "mnist-export", "torchrun", "python"})
-    """Names of the commands that a fork can run; of "python", `-c PROGRAM` alone."""
-
-    def __init__(self, folder: Path) -> None:
-        """Connect to the server that listens in `folder`; start it if there is none."""
+    def __init__(self, folder: Path, modules: Sequence[str]) -> None:
+        """Connect to the server with these modules that listens in `folder`; start it if there is none."""
         self._control = socket.socket(socket.AF_UNIX)
-        address = folder / "commands"
+        address = folder / f"{modules[-1]}.commands"
         with _lock(address):
             try:
                 self._control.connect(str(address))
@@ -83,7 +99,7 @@ class CommandServer:
                     listener.set_inheritable(True)
                     self._control.connect(str(address))
                     program = Path(__file__).with_name("command_server.py")
-                    words = [sys.executable, str(program), str(listener.fileno())]
+                    words = [sys.executable, str(program), str(listener.fileno()), *modules]
                     os.posix_spawn(sys.executable, words, os.environ)  # it outlives this process
         self._answers = self._control.makefile("rb")
 
@@ -149,18 +165,15 @@ def make_once(common: Path) -> Callable[[str, Callable[[Path], None]], Path]:
 
 
 @pytest.fixture(scope="session")
-def command_server(common: Path) -> Iterator[Callable[[], CommandServer]]:
-    """Return this process's connection to the server of commands, made at the first call."""
-    started: list[CommandServer] = []
+def command_server(common: Path) -> Iterator[Callable[[Sequence[str]], CommandServer]]:
+    """Return a function that returns this process's connection to the server with some modules."""
+    with contextlib.ExitStack() as connections:
 
-    def server() -> CommandServer:
-        if not started:
-            started.append(CommandServer(common))
-        return started[0]
+        @functools.cache
+        def server(modules: Sequence[str]) -> CommandServer:
+            return connections.enter_context(contextlib.closing(CommandServer(common, modules)))
 
-    yield server
-    for each in started:
-        each.close()
+        yield server
 
 
 def _needs_an_interpreter(env: Mapping[str, str]) -> bool:
@@ -169,10 +182,10 @@ def _needs_an_interpreter(env: Mapping[str, str]) -> bool:
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory, command_server: Callable[[], CommandServer]) -> Run:
+def run(tmp_path_factory: pytest.TempPathFactory, command_server: Callable[[Sequence[str]], CommandServer]) -> Run:
     """Run a command as a process with an empty HOME; the result holds bytes.
 
-    Commands that import torch are forked from one process that has; the others, and those with options of
+    Commands that import torch or onnxruntime are forked from a process that has; the others, and those with options of
     `subprocess.run` other than `cwd`, start the installed executable.
     """
     home = tmp_path_factory.mktemp("home")
@@ -181,8 +194,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, command_server: Callable[[], C
         env = env or {}
         clean = {key: value for key, value in os.environ.items() if key not in {"MNIST_MODEL", "NO_COLOR"}}
         words, whole = [str(BIN / command), *map(str, args)], {**clean, "HOME": str(home), **env}
-        if command in CommandServer.commands and options.keys() <= {"cwd"} and not _needs_an_interpreter(env):
-            return command_server().run(words, whole, Path(options.get("cwd") or Path.cwd()), timeout)
+        if command in PRELOADED and options.keys() <= {"cwd"} and not _needs_an_interpreter(env):
+            return command_server(PRELOADED[command]).run(words, whole, Path(options.get("cwd") or Path.cwd()), timeout)
         return subprocess.run(words, env=whole, capture_output=True, timeout=timeout, check=False, **options)
 
     return run
