@@ -36,9 +36,6 @@ EDGE_PACKAGES := gcc g++ clang libclang-rt-dev gcc-arm-none-eabi gcc-aarch64-lin
 
 EDGE_NPM := typescript@7.0.2 hermes-engine-cli@0.12.0
 
-# Rooms of which each test is slow: make quick does not even import them.
-SLOW_ROOMS := browser docs edge end_to_end examples export serve score/with_ray
-
 .PHONY: demo quick test test-heavy test-browser test-edge engines test-ray check bench soak compat docs fuzz model clean
 
 demo: .venv/demo .venv-edge/demo  ## train, export, prove parity, and recognise a digit without torch
@@ -58,7 +55,7 @@ demo: .venv/demo .venv-edge/demo  ## train, export, prove parity, and recognise 
 	@echo "$(BIN)/mnist-train --model mlp --optimizer adamw --lr 0.001 --epochs 5 --shuffle --output-dir artifacts/mlp"
 
 quick: .venv/dev  ## the tests that start no torch process, no Ray and no server, and kill nothing
-	$(BIN)/python -m pytest -n 2 -q -p no:schemathesis -m "not slow and not heavy" $(SLOW_ROOMS:%=--ignore tests/%)
+	$(BIN)/python -m pytest -n 2 -q -m "not slow and not heavy"
 
 test: check  ## every test that needs nothing but Python, without those of test-heavy; doctests and branch coverage
 	@echo "Every test but the heavy ones, some 20 minutes on two cores."

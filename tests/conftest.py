@@ -41,7 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 SLOW_FIXTURES = frozenset({"trained", "exported", "everything", "server", "serve", "terminal", "edge"})
 """Fixtures that start torch, a server or a terminal."""
 
-SLOW_ROOMS = ("browser", "docs", "edge", "end_to_end", "examples", "export", "serve")
+SLOW_ROOMS = frozenset({"browser", "docs", "edge", "end_to_end", "examples", "export", "serve", "with_ray"})
 SLOW_FILES = frozenset(
     f"test_{name}.py"
     for name in (
@@ -52,14 +52,24 @@ SLOW_FILES = frozenset(
 """Files that train networks, read hundreds of pictures, or kill processes."""
 
 
+def _rooms(path: Path) -> set[str]:
+    """Return the names of the folders under tests/ that lead to `path`."""
+    tests = Path(__file__).parent
+    return set(path.relative_to(tests).parts) if path.is_relative_to(tests) else set()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no file of slow tests alone where they are left out: they import Ray, matplotlib and hypothesis."""
+    slow = _rooms(collection_path) & (SLOW_ROOMS | SLOW_FILES)
+    return True if slow and "not slow" in config.option.markexpr else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as slow what `make quick` leaves out: tests that start torch, Ray or a server, or kill a process."""
-    tests = Path(__file__).parent
     for item in items:
-        room = item.path.relative_to(tests).parts[0] if item.path.is_relative_to(tests) else ""
-        fixtures = set(getattr(item, "fixturenames", ()))
-        starts_torch = "run" in fixtures and room in {"train", "export"}
-        if room in SLOW_ROOMS or item.path.name in SLOW_FILES or starts_torch or fixtures & SLOW_FIXTURES:
+        rooms, fixtures = _rooms(item.path), set(getattr(item, "fixturenames", ()))
+        starts_torch = "run" in fixtures and "train" in rooms
+        if rooms & (SLOW_ROOMS | SLOW_FILES) or starts_torch or fixtures & SLOW_FIXTURES:
             item.add_marker(pytest.mark.slow)
 
 

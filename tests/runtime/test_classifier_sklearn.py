@@ -7,17 +7,20 @@ import pytest
 
 from mnist_runtime import Classifier, OptionError
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    from sklearn.base import is_classifier
-    from sklearn.calibration import CalibratedClassifierCV
-    from sklearn.exceptions import NotFittedError
-    from sklearn.frozen import FrozenEstimator
-    from sklearn.metrics import accuracy_score, get_scorer, log_loss, top_k_accuracy_score
-    from sklearn.utils.validation import check_is_fitted
+
+@pytest.fixture(scope="module", autouse=True)
+def _import_sklearn():
+    """Import scikit-learn where these tests run, because its import would take seconds at collection."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import sklearn.calibration
+        import sklearn.frozen
+        import sklearn.metrics  # noqa: F401
 
 
 def test_sklearns_metrics_and_scorers_take_the_classifier(test_split):
+    from sklearn.metrics import accuracy_score, get_scorer, log_loss, top_k_accuracy_score
+
     classifier, X, y = Classifier("linear"), test_split.images.reshape(-1, 784), test_split.labels
     assert accuracy_score(y, classifier.predict(X)) == np.mean(classifier.predict(X) == y)
     assert log_loss(y, classifier.predict_proba(X)) < 0.4
@@ -27,6 +30,11 @@ def test_sklearns_metrics_and_scorers_take_the_classifier(test_split):
 
 
 def test_a_frozen_estimator_wraps_and_calibrates_the_classifier(test_split):
+    from sklearn.base import is_classifier
+    from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.frozen import FrozenEstimator
+    from sklearn.utils.validation import check_is_fitted
+
     classifier, X, y = Classifier("linear"), test_split.images.reshape(-1, 784)[:2000], test_split.labels[:2000]
     assert is_classifier(classifier)
     check_is_fitted(classifier)
@@ -43,6 +51,9 @@ def test_fit_is_refused_because_the_classifier_is_trained():
 
 
 def test_a_closed_classifier_is_not_fitted():
+    from sklearn.exceptions import NotFittedError
+    from sklearn.utils.validation import check_is_fitted
+
     classifier = Classifier()
     classifier.close()
     with pytest.raises(NotFittedError):
