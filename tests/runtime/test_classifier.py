@@ -55,13 +55,14 @@ def test_the_outputs_have_scikit_learns_shapes_and_dtypes(classifier, test_split
 
 
 def test_probabilities_are_the_softmax_of_the_logits(classifier, test_split):
-    logits = classifier.decision_function(test_split.images).astype(np.float64)
-    probabilities = classifier.predict_proba(test_split.images)
+    digits = test_split.images[:2000]
+    logits = classifier.decision_function(digits).astype(np.float64)
+    probabilities = classifier.predict_proba(digits)
     np.testing.assert_allclose(probabilities, softmax(logits), rtol=1e-5, atol=2**-126)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-6)
 
 
-@pytest.mark.parametrize("count", [0, 1, 5, 2000])
+@pytest.mark.parametrize("count", [0, 1, 5, 1000])
 def test_compute_gives_logits_probabilities_and_labels_of_checked_digits(classifier, test_split, count):
     computed = classifier.compute(as_digits(test_split.images[:count]))
     assert len(computed) == count
@@ -160,16 +161,15 @@ def test_pictures_of_no_digit_get_that_verdict_and_still_a_label():
 @pytest.mark.parametrize("name", ["cnn", "linear"])
 def test_a_larger_max_error_answers_more_and_still_bounds_the_errors(name, test_split):
     digits, answered = as_digits(test_split.images), []
-    for max_error in (0.001, 0.01, 1):
-        outputs = Classifier(name, max_error=max_error).compute(digits)
+    risks = (0.001, 0.01, 1)
+    computed = [Classifier(name, max_error=max_error).compute(digits) for max_error in risks]
+    for max_error, outputs in zip(risks, computed, strict=True):
         sure = outputs.verdicts == VERDICTS.index("digit")
         answered.append(sure.sum())
         assert (outputs.labels != test_split.labels)[sure].mean() < 3 * max_error
     assert answered[0] < answered[1] <= answered[2]
     assert answered[2] >= 0.995 * len(digits)
-    np.testing.assert_array_equal(
-        Classifier(name).compute(digits).verdicts, Classifier(name, max_error=0.001).compute(digits).verdicts
-    )
+    np.testing.assert_array_equal(Classifier(name).compute(digits).verdicts, computed[0].verdicts)
 
 
 def test_a_risk_that_the_model_does_not_state_is_refused():
