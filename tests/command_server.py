@@ -118,6 +118,7 @@ def run_and_exit(words: Sequence[str]) -> NoReturn:
     if not isinstance(code, int | None):
         print(code, file=sys.stderr)
         code = 1
+    # Both are private, because the only public end of an interpreter destroys modules; multiprocessing calls the first.
     threading._shutdown()
     atexit._run_exitfuncs()
     sys.stdout.flush()
