@@ -18,7 +18,8 @@ PIP_FLAGS := --constraint constraints.txt $(shell [ -t 2 ] || echo --quiet)
 
 COMPAT_VENVS := .venv-compat
 # What old devices have, a set of requirements each, from the oldest declared in runtime/pyproject.toml to whatever is
-# newest. Those two, which name Pillow, run the runtime's tests but the heavy ones; all replay golden digits. onnxruntime < 1.19 needs numpy 1.
+# newest. Those two, which name Pillow, run the runtime's tests but the heavy ones; all replay golden digits.
+# onnxruntime < 1.19 needs numpy 1.
 COMPAT := onnxruntime==1.15.1,numpy==1.26.0,click==8.1.0,pillow==10.3.0 onnxruntime==1.17.3,numpy==1.26.4 \
   onnxruntime==1.20.1 onnxruntime,numpy,click,pillow
 COMPAT_TESTS := pytest pytest-timeout hypothesis jsonschema onnx scikit-learn
@@ -58,7 +59,7 @@ quick: .venv/dev  ## the tests that start no torch process, no Ray and no server
 	$(BIN)/python -m pytest -n 2 -q -m "not slow and not heavy"
 
 test: check  ## every test that needs nothing but Python, without those of test-heavy; doctests and branch coverage
-	@echo "Every test but the heavy ones, some 20 minutes on two cores."
+	@echo "Every test but the heavy ones, some 10 minutes on two cores."
 	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not heavy" \
 	  --ignore tests/browser --ignore tests/edge --ignore tests/score/with_ray \
 	  -rs --cov --cov-report=term-missing:skip-covered
