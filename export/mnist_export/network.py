@@ -211,10 +211,22 @@ def _float64() -> Iterator[None]:
 
 @torch.no_grad()
 def _run(module: nn.Module, digits: Intensities, dtype: torch.dtype) -> NDArray[Any]:
+    """Run a module on a batch at a time, and keep the answers in one array.
+
+    An array per batch, between the large ones of its layers, would keep their memory from being used again.
+    """
     pixels = torch.from_numpy(digits)
-    batches = (pixels[start : start + _BATCH].to(dtype) / LEVELS for start in range(0, len(digits), _BATCH))
     try:
-        logits: NDArray[Any] = torch.cat([module(batch) for batch in batches]).numpy()
+        logits = np.empty(0)
+        for start in range(0, len(digits), _BATCH):
+            batch = pixels[start : start + _BATCH]
+            answer = module(batch.to(dtype) / LEVELS).numpy()
+            if answer.shape[:1] != batch.shape[:1]:
+                sentence = f"it makes {answer.shape} of {len(batch)} digits, not a row for each"
+                raise ValueError(sentence)  # noqa: TRY301  # to be told as every error of the module
+            if start == 0:
+                logits = np.empty((len(digits), *answer.shape[1:]), answer.dtype)
+            logits[start : start + _BATCH] = answer
     except Exception as error:  # somebody else's code can raise anything
         raise ExportError(f"the module cannot be run on pixels {dtype} [N, {PIXELS}] ({first_line(error)})") from error
     return logits
