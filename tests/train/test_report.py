@@ -90,12 +90,14 @@ def test_wandb_logs_offline(run, few, tmp_path):
         ("tensorboard", ("--tracker", "tensorboard")),
         ("wandb", ("--tracker", "wandb")),
         ("matplotlib", ("--report", "report")),
+        ("matplotlib", ("--model", "cnn")),
     ],
 )
-def test_a_missing_package_is_named(run, tmp_path, package, flags):
+def test_a_missing_package_is_named_before_any_work(run, tmp_path, package, flags):
     """A package of that name in the current folder that cannot be imported hides the real one."""
     (tmp_path / f"{package}.py").write_text("raise ImportError('not installed')")
     result = run("python", "-m", "mnist_train", *flags, "--output-dir", tmp_path, cwd=tmp_path)
     assert result.returncode == 1
+    assert result.stdout == b""
     assert f"run: pip install {package}".encode() in result.stderr
     assert result.stderr.count(b"\n") == 1

@@ -134,9 +134,9 @@ class TrainingRun:
             Stopped: SIGINT or SIGTERM came; a resumable checkpoint was written.
             DivergenceError: the loss is NaN or infinite; the last good resumable checkpoint is kept.
         """
-        valid = self._batches(self.data.valid)
-        self._announce(valid)
         train = self._training_batches()
+        valid = self._batches(self.data.valid)
+        self._announce(len(train), valid)
         steps = math.ceil(len(train) / self.settings.batch_size)
         with (
             _DeferredSignals() as signals,  # before the bar, because a person who sees the bar may stop the run
@@ -154,12 +154,10 @@ class TrainingRun:
         if self.group.rank == 0:
             self._write(train, history, tested)
 
-    def _announce(self, valid: Batches) -> None:
+    def _announce(self, count: int, valid: Batches) -> None:
         parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         where = f"{self.group.size} processes, {self.device.type}" if self.group.size > 1 else self.device
-        self.echo(
-            f"Training {self.settings.model} of {parameters:,} parameters on {len(self.data.train):,} digits ({where})."
-        )
+        self.echo(f"Training {self.settings.model} of {parameters:,} parameters on {count:,} digits ({where}).")
         if self.position.history or self.position.step:
             self.echo(f"resumed     at step {self.position.step} of epoch {self.position.epoch}")
         else:
