@@ -222,7 +222,7 @@ def _run(module: nn.Module, digits: Intensities, dtype: torch.dtype) -> NDArray[
             batch = pixels[start : start + _BATCH]
             answer = module(batch.to(dtype) / LEVELS).numpy()
             if answer.shape[:1] != batch.shape[:1]:
-                sentence = f"it makes {answer.shape} of {len(batch)} digits, not a row for each"
+                sentence = f"it makes {answer.shape} of {len(batch)} digits, and should make a row of logits for each"
                 raise ValueError(sentence)  # noqa: TRY301  # to be told as every error of the module
             if start == 0:
                 logits = np.empty((len(digits), *answer.shape[1:]), answer.dtype)

@@ -75,7 +75,10 @@ def digits(validation) -> np.ndarray:
         (Linear(after=nn.BatchNorm1d(10, track_running_stats=False)), "in a batch of 1, .*track_running_stats=True"),
         (Linear(after=lambda x: torch.softmax(x, -1)), "ends in a softmax.*remove the last softmax"),
         (Linear(after=lambda x: x / 0), "not finite"),
-        (Linear(after=lambda x: x.mean(0, keepdim=True)), r"it makes \(1, 10\) of \d+ digits, not a row for each"),
+        (
+            Linear(after=lambda x: x.mean(0, keepdim=True)),
+            r"it makes \(1, 10\) of \d+ digits, and should make a row of logits for each",
+        ),
     ],
 )
 def test_a_module_that_is_no_function_from_a_digit_to_logits_is_refused(module: nn.Module, sentence: str, digits):

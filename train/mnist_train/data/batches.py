@@ -176,7 +176,7 @@ class Altered:
 
     batches: Batches
     alterations: Sequence[Alteration]
-    """What is done to each batch, in this order, with the same seed."""
+    """Alterations of each batch, made in this order with the same seed."""
     seed: int
     rank: int = 0
 
