@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -171,6 +172,7 @@ def test_the_server_runs_requests_of_the_same_moment_together(serve, classifier,
         connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK")
     server.process.send_signal(signal.SIGSTOP)
+    os.waitpid(server.process.pid, os.WUNTRACED)  # it reads none of the requests before all of them have come
     for row, connection in enumerate(connections):
         body = json.dumps(server.document(digits[row : row + 1])).encode()
         server.send(body, "Connection: close", connection=connection)
