@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from mnist_runtime import __version__
-from mnist_runtime.console.command import Command, Group, require_a_thread, use_one_blas_thread
+from mnist_runtime.console.command import Command, Group, native_imports, require_a_thread
 from mnist_train.errors import GroupError
 from mnist_train.settings import CHANGEABLE, TrainingSettings, read_config
 from mnist_train.torchrun_env import Rank
@@ -182,7 +182,6 @@ def data() -> None:
 
     Exit codes: 0 done; 1 failed; 2 wrong usage.
     """
-    use_one_blas_thread()
 
 
 class _DigitCommand(Command):
@@ -217,7 +216,8 @@ def fetch(source: str, sha256: str | None, limit: int, timeout: float) -> None:
 
     The cache is MNIST_EDGE_CACHE, or mnist-edge in your cache folder. A file in the cache is not downloaded again.
     """
-    from mnist_train.data.sources import fetch_source
+    with native_imports():
+        from mnist_train.data.sources import fetch_source
 
     click.echo(fetch_source(source, sha256=sha256, limit=limit, timeout=timeout))
 
@@ -225,9 +225,10 @@ def fetch(source: str, sha256: str | None, limit: int, timeout: float) -> None:
 @data.command()
 def info() -> None:
     """Print shapes, dtypes, class counts and digests."""
-    import numpy as np
+    with native_imports():
+        import numpy as np
 
-    from mnist_train.data.bundled import DIGESTS, SPLITS, load_split
+        from mnist_train.data.bundled import DIGESTS, SPLITS, load_split
 
     splits = {name: load_split(name) for name in SPLITS}
     click.echo("array    dtype  shape            SHA-256 of its bytes (checked)")
@@ -247,8 +248,9 @@ def show(index: int | None, split: str, seed: int | None) -> None:
     """Draw digit INDEX, or a random digit, with its label."""
     import random
 
-    from mnist_runtime.console.drawing import draw_digit, has_colour
-    from mnist_train.data.bundled import load_split
+    with native_imports():
+        from mnist_runtime.console.drawing import draw_digit, has_colour
+        from mnist_train.data.bundled import load_split
 
     digits = load_split(split)
     if index is None:
@@ -266,10 +268,11 @@ def save(index: int, path: Path, split: str) -> None:
     """Save digit INDEX to PATH as a .npy file, uint8 [28, 28], for mnist-infer."""
     import io
 
-    import numpy as np
+    with native_imports():
+        import numpy as np
 
-    from mnist_runtime.io.files import write_atomically
-    from mnist_train.data.bundled import load_split
+        from mnist_runtime.io.files import write_atomically
+        from mnist_train.data.bundled import load_split
 
     digit, label = _pick(load_split(split), split, index)
     buffer = io.BytesIO()

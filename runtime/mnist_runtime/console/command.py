@@ -101,14 +101,6 @@ def _quiet_in_closed_pipe(ctx: click.Context) -> Iterator[None]:
         ctx.exit()
 
 
-def use_one_blas_thread() -> None:
-    """Keep NumPy's BLAS to one thread, in a command that multiplies nothing large; call it before NumPy loads.
-
-    Starting BLAS's threads takes a quarter of the start-up, and where none can be started, OpenBLAS sends a SIGINT.
-    """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
-
 def require_a_thread() -> None:
     """Raise RuntimeError if no thread can be started; call it before NumPy and torch load in a command of many threads.
 
@@ -122,16 +114,22 @@ def require_a_thread() -> None:
 
 
 @contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Delay a Ctrl-C while native modules are imported, because they would raise ImportError instead."""
-    if not hasattr(signal, "pthread_sigmask"):  # on Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def native_imports() -> Iterator[None]:
+    """Import NumPy and onnxruntime here, in a command that multiplies nothing large with NumPy.
+
+    BLAS keeps to one thread: starting several takes a quarter of the start-up, and where none can be started, OpenBLAS
+    sends a SIGINT. No garbage is looked for meanwhile, which takes a twentieth. A Ctrl-C waits, because native modules
+    would raise ImportError instead.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    gc.disable()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        gc.enable()
+        if before is not None:  # not on Windows
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _complete_streams() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from mnist_runtime.console.command import FAILURE, Command, uninterrupted, use_one_blas_thread
+from mnist_runtime.console.command import FAILURE, Command, native_imports
 from mnist_runtime.console.model_choice import max_error_option, model_option, open_classifier
 from mnist_runtime.console.orientation import invert_option, transpose_option
 from mnist_runtime.console.version import version_option
@@ -72,8 +72,7 @@ def infer(
         raise click.UsageError(
             "--show draws for people, and json, jsonl and csv are for programs; give only one of them."
         )
-    use_one_blas_thread()
-    with uninterrupted():
+    with native_imports():
         from mnist_runtime.digits import Orientation
         from mnist_runtime.infer.answers import Answers, evaluate, print_answers
         from mnist_runtime.infer.inputs import Reading

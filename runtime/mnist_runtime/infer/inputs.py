@@ -1,6 +1,7 @@
 """Inputs of a command: files of any format, folders, globs, and standard input."""
 
-import glob
+# What only some formats need is imported where it is used, because mnist-infer spends its time on imports.
+
 import os
 import stat
 import sys
@@ -16,8 +17,6 @@ from mnist_runtime.errors import DigitError, FileMissingError, printable
 from mnist_runtime.io.arrays import OtherArrayError, StoredArray
 from mnist_runtime.io.files import Stream, decompressed, read_pieces, reading
 from mnist_runtime.io.formats import recognise
-from mnist_runtime.io.tables import StoredTable
-from mnist_runtime.io.zips import unzipped
 
 CHUNK = 4096
 """Digits read at a time."""
@@ -71,14 +70,23 @@ def expand(path: str, *, recursive: bool) -> Iterator[str]:
         yield path
     elif is_folder:
         yield from _files_in(folder, recursive=recursive)
-    elif not is_there and glob.has_magic(path):  # quoted, or a shell that expands no globs
-        matches = sorted(glob.glob(path, recursive=recursive))  # noqa: PTH207  # Path.glob takes no absolute pattern
-        files = [match for match in matches if not Path(match).is_dir()]
-        if not files:
-            raise FileMissingError(f"{path} matches no file; {_WANTED}")
-        yield from files
-    else:
+    elif is_there:
         yield path
+    else:
+        yield from _matching(path, recursive=recursive)
+
+
+def _matching(path: str, *, recursive: bool) -> list[str]:
+    """Return the files that a glob matches, sorted; the path itself if it is no glob."""
+    import glob
+
+    if not glob.has_magic(path):
+        return [path]
+    matches = sorted(glob.glob(path, recursive=recursive))  # noqa: PTH207  # Path.glob takes no absolute pattern
+    files = [match for match in matches if not Path(match).is_dir()]
+    if not files:
+        raise FileMissingError(f"{path} matches no file; {_WANTED}")
+    return files
 
 
 def _files_in(folder: Path, *, recursive: bool) -> list[str]:
@@ -130,6 +138,8 @@ def _of_stream(given: BufferedReader, source: str, name: str, how: Reading, size
         case "zip":
             yield from _of_zip(stream if stream.seekable() else BytesIO(_read(stream, name)), source, how)
         case "text":
+            from mnist_runtime.io.tables import StoredTable
+
             yield from how.oriented((digits for digits, _ in StoredTable(stream, name).chunks(CHUNK)), source)
         case "image":
             yield source, 0, _image(_read(stream, name), name)
@@ -139,6 +149,8 @@ def _of_stream(given: BufferedReader, source: str, name: str, how: Reading, size
 
 def _of_zip(file: BinaryIO, path: str, how: Reading) -> Iterator[Chunk]:
     """Read the pictures of a .zip, and every array that has the shape and dtype of digits; skip labels and the like."""
+    from mnist_runtime.io.zips import unzipped
+
     skipped: list[str] = []
     found = False
     with unzipped(file, path) as archive:

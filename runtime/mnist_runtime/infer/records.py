@@ -1,6 +1,5 @@
 """Formats of the predictions: text for people; json, jsonl and csv for programs."""
 
-import csv
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -97,6 +96,8 @@ def write_csv(answers: Iterable[Answer], out: TextIO, detail: Detail = DEFAULT) 
     The k-th best class is in topk_label and topk_probability, from the second on; all ten probabilities are in
     probability_0 to probability_9.
     """
+    import csv
+
     rows = csv.writer(out, lineterminator="\n")
     ranks = range(2, detail.top + 1)
     rows.writerow(

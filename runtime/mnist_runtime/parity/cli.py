@@ -9,7 +9,7 @@ import click
 
 from mnist_runtime import __version__
 from mnist_runtime.bundled import BUNDLED
-from mnist_runtime.console.command import FAILURE, Command, note, print_error, uninterrupted, use_one_blas_thread
+from mnist_runtime.console.command import FAILURE, Command, native_imports, note, print_error
 from mnist_runtime.console.model_choice import choose_model
 
 # NumPy and onnxruntime are imported where they are used: --help and --version answer without them.
@@ -47,8 +47,7 @@ def parity(path: Path | None, format_: str, digits_file: Path | None) -> int:
 
     Exit codes: 0 parity holds; 1 parity does not hold, or a file is damaged or missing; 2 wrong usage.
     """
-    use_one_blas_thread()
-    with uninterrupted():
+    with native_imports():
         from mnist_runtime.parity.findings import verify_file, verify_folder
 
     chosen, choice = choose_model(path)

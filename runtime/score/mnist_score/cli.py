@@ -15,10 +15,9 @@ from mnist_runtime.console.command import (
     FAILURE,
     TERMINATED,
     Command,
+    native_imports,
     note,
     print_error,
-    uninterrupted,
-    use_one_blas_thread,
 )
 from mnist_runtime.console.model_choice import max_error_option, model_option, open_classifier
 from mnist_runtime.console.orientation import invert_option, transpose_option
@@ -115,8 +114,7 @@ def score(
         raise click.UsageError("--max-error is for the column verdict; give a folder as OUTPUT.")
     if is_local and "://" in output:
         raise click.UsageError("a .npy is written on this machine; give a path as OUTPUT, or a folder.")
-    use_one_blas_thread()
-    with uninterrupted():
+    with native_imports():
         from mnist_runtime.digits import Orientation
 
     options = {"orientation": Orientation(invert, transpose), "probabilities": probabilities}
@@ -137,7 +135,7 @@ def score(
 
 def _score_file(given: Path, output: Path, model: Path | None, part: Part, labels: Path | None, **options: Any) -> None:
     """Score a part of one .npy into a .npy of its own, and report the accuracy if there are `labels`."""
-    with uninterrupted():
+    with native_imports():
         import numpy as np
         from tqdm import tqdm
 
@@ -175,7 +173,7 @@ def _score_shards(
 ) -> bool:
     """Score the shards of an input on Ray, and return True if every one is scored."""
     try:
-        with uninterrupted():
+        with native_imports():
             from mnist_score import run
     except ImportError as error:
         raise ExtraMissingError(

@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from mnist_runtime.console.command import FAILURE, Command, uninterrupted, use_one_blas_thread
+from mnist_runtime.console.command import FAILURE, Command, native_imports
 from mnist_runtime.console.model_choice import choose_model, max_error_option, model_option, with_accuracy
 from mnist_runtime.console.version import version_option
 
@@ -111,8 +111,7 @@ def serve(
 
     Exit codes: 0 stopped, everything answered; 1 could not start, or was stopped at once; 2 wrong usage.
     """
-    use_one_blas_thread()
-    with uninterrupted():
+    with native_imports():
         from mnist_serve.exchange import Limits
         from mnist_serve.log import log_event, logging_to_stderr
         from mnist_serve.model import ServedModel

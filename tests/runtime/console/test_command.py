@@ -7,7 +7,7 @@ import sys
 import click
 import pytest
 
-from mnist_runtime.console.command import Command, uninterrupted
+from mnist_runtime.console.command import Command, native_imports
 
 
 def test_an_error_of_something_else_is_not_blamed_on_standard_output(capsys):
@@ -23,7 +23,7 @@ def test_an_error_of_something_else_is_not_blamed_on_standard_output(capsys):
 def test_ctrl_c_is_delayed_while_native_modules_are_imported():
     reached = False
     with pytest.raises(KeyboardInterrupt):  # noqa: PT012
-        with uninterrupted():
+        with native_imports():
             signal.raise_signal(signal.SIGINT)
             reached = True
         pytest.fail("the signal was lost")
