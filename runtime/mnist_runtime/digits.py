@@ -189,7 +189,10 @@ def _is_unit_float32(x: NDArray[np.float32]) -> bool:
     As unsigned integers, the bits of the floats from 0 to 1 are those from 0 to the bits of 1.0 (IEEE 754 orders
     positive floats as it does their bits), and every negative number, infinity and NaN lies above.
     """
-    return bool(np.maximum.reduce(x.view(_UINT32), axis=None) <= _BITS_OF_ONE)
+    bits = x.view(_UINT32)
+    if len(x) == 1:
+        return bool(bits.item(bits.argmax()) <= _BITS_OF_ONE)  # a third of the time that max takes
+    return bool(bits.max() <= _BITS_OF_ONE)
 
 
 def _in_range(batch: NDArray[Any]) -> Intensities | Pixels:
