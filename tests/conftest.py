@@ -200,7 +200,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, command_server: Callable[[Sequ
     """
     home = tmp_path_factory.mktemp("home")
 
-    def run(command: str, *args: object, env: Mapping[str, str] | None = None, timeout: float = 120, **options: object):
+    def run(command: str, *args: object, env: Mapping[str, str] | None = None, timeout: float = 300, **options: object):
         env = env or {}
         clean = {key: value for key, value in os.environ.items() if key not in {"MNIST_MODEL", "NO_COLOR"}}
         words, whole = [str(BIN / command), *map(str, args)], {**clean, "HOME": str(home), **env}

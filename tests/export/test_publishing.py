@@ -50,9 +50,8 @@ def _made_from(digit: str) -> dict[str, object]:
     return {"checkpoint": {"sha256": digit * 64}}
 
 
-def _publish_and_die(folder: Path, checkpoint: str, contents: dict[str, str], at: int) -> int:
-    arguments = [str(folder), checkpoint, json.dumps(contents), str(at)]
-    return subprocess.run([sys.executable, "-c", PUBLISHER, *arguments], check=False).returncode
+def _publish_and_die(run, folder: Path, checkpoint: str, contents: dict[str, str], at: int) -> int:
+    return run("python", "-c", PUBLISHER, folder, checkpoint, json.dumps(contents), at).returncode
 
 
 def _verified(folder: Path) -> dict[str, str]:
@@ -117,13 +116,13 @@ def test_a_manifest_that_cannot_be_read_is_replaced(tmp_path: Path):
     assert _verified(tmp_path) == OLD
 
 
-def test_killed_at_any_write_the_folder_holds_the_old_set_or_the_new_or_neither(tmp_path: Path):
+def test_killed_at_any_write_the_folder_holds_the_old_set_or_the_new_or_neither(run, tmp_path: Path):
     outcomes, at, status = [], 0, -signal.SIGKILL
     while status == -signal.SIGKILL:
         at += 1
         folder = tmp_path / str(at)
         publish(folder, _made_from("a"), _files(OLD))
-        status = _publish_and_die(folder, "b", NEW, at)
+        status = _publish_and_die(run, folder, "b", NEW, at)
         outcomes.append(_state(folder))
         publish(folder, _made_from("b"), _files(NEW))
         assert _verified(folder) == NEW, f"publishing again after a kill at write {at}"
@@ -135,11 +134,11 @@ def test_killed_at_any_write_the_folder_holds_the_old_set_or_the_new_or_neither(
     assert len(outcomes) > 12
 
 
-def test_killed_at_any_write_of_a_first_export_the_folder_is_empty_interrupted_or_complete(tmp_path: Path):
+def test_killed_at_any_write_of_a_first_export_the_folder_is_empty_interrupted_or_complete(run, tmp_path: Path):
     outcomes, at, status = [], 0, -signal.SIGKILL
     while status == -signal.SIGKILL:
         at += 1
-        status = _publish_and_die(tmp_path / str(at), "b", NEW, at)
+        status = _publish_and_die(run, tmp_path / str(at), "b", NEW, at)
         outcomes.append(_state(tmp_path / str(at)))
     assert status == 0
     assert outcomes == sorted(outcomes, key=["nothing", "interrupted", "new"].index)

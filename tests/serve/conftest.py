@@ -39,7 +39,9 @@ class Server:
         self._reader.start()
         self.url = self.wait_for("listening")["url"]
         self.address = urlsplit(self.url).hostname, urlsplit(self.url).port
-        self.http = httpx.Client(base_url=self.url, timeout=WAIT, trust_env=False)
+        # A connection that has been idle for longer is not used again, because a hasty server may just be closing it.
+        limits = httpx.Limits(keepalive_expiry=0.1)
+        self.http = httpx.Client(base_url=self.url, timeout=WAIT, trust_env=False, limits=limits)
 
     def _read(self) -> None:
         for line in self.process.stderr:

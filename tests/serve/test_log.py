@@ -14,8 +14,8 @@ import pytest
 
 from mnist_serve import log
 
-REQUESTS = log.CAPACITY + 3000
-"""Number of requests whose lines exceed the queue and a pipe of 64 KiB."""
+PIPE = 1000
+"""Number of requests whose lines exceed a pipe of 64 KiB."""
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def send_many(url: str, count: int) -> None:
 
 def test_a_log_that_nobody_reads_stops_neither_requests_nor_sigterm(stalled):
     process, url = stalled
-    send_many(url, REQUESTS)
+    send_many(url, log.CAPACITY + PIPE)
     assert httpx.get(f"{url}/v2/health/ready").json() == {"ready": True}
     metrics = httpx.get(f"{url}/metrics").text
     dropped = next(line for line in metrics.splitlines() if line.startswith("mnist_serve_log_lines_dropped_total "))
@@ -54,14 +54,17 @@ def test_a_log_that_nobody_reads_stops_neither_requests_nor_sigterm(stalled):
 
 def test_two_sigterms_end_a_server_whose_log_nobody_reads_and_whose_client_never_ends(stalled):
     process, url = stalled
-    send_many(url, REQUESTS)
+    send_many(url, PIPE)
     address = urlsplit(url)
-    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
+    with (
+        socket.create_connection((address.hostname, address.port), timeout=60) as connection,
+        httpx.Client(base_url=url, timeout=60, trust_env=False) as http,
+    ):
         connection.sendall(b"POST /v2/models/mnist/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
-        while "in_flight 1.0" not in httpx.get(f"{url}/metrics").text:
+        while "in_flight 1.0" not in http.get("/metrics").text:
             pass
         process.send_signal(signal.SIGTERM)
-        while httpx.get(f"{url}/v2/health/ready").status_code != 503:
+        while http.get("/v2/health/ready").status_code != 503:
             pass
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 1

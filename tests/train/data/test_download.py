@@ -50,7 +50,7 @@ def test_a_cached_file_is_not_downloaded_again(server, cache):
 @pytest.mark.parametrize("fault", ["drop", "stall", "drop before the answer", "503", "redirect", "claims more"])
 def test_a_download_that_fails_once_is_tried_again(server, cache, fault):
     server.faults.plan = [fault]
-    path = fetch(server.url, verify=accept, timeout=0.5)
+    path = fetch(server.url, verify=accept, timeout=2)
     assert path.read_bytes() == server.faults.content
     assert left_in(cache) == ["mnist.pkl.gz"]
 
