@@ -1,19 +1,22 @@
-"""A machine that lets a command start no thread, as under `ulimit -u 1` or in a container with a small pids.max."""
+"""What a machine forbids: threads, as under `ulimit -u 1` or a small pids.max of a container; and files of others."""
 
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 BIN = Path(sys.executable).parent
-NO_THREADS = ["prlimit", "--nproc=1"]
-if os.name == "posix" and os.getuid() == 0:  # the limit holds for everybody but root, who keeps the right to read
+NO_THREADS, UNPRIVILEGED = ["prlimit", "--nproc=1"], []
+if os.name == "posix" and os.getuid() == 0:  # the limits hold for everybody but root
+    UNPRIVILEGED = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     rights = "+dac_override,+dac_read_search"
-    nobody = ["--reuid=65534", "--regid=65534", "--clear-groups", f"--inh-caps={rights}", f"--ambient-caps={rights}"]
-    NO_THREADS += ["setpriv", *nobody]
+    NO_THREADS += [*UNPRIVILEGED, f"--inh-caps={rights}", f"--ambient-caps={rights}"]
 
 pytestmark = pytest.mark.skipif(not all(map(shutil.which, ("prlimit", "setpriv"))), reason="needs util-linux")
 
@@ -37,3 +40,38 @@ def test_a_command_that_needs_no_threads_works(tmp_path, command):
     result = run_without_threads(*command, folder=tmp_path)
     assert result.returncode == 0
     assert b"BLAS" not in result.stderr
+
+
+@pytest.fixture
+def common() -> Iterator[Path]:
+    """A folder of everybody's, with a file and two folders that nobody may read."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for inner in ("digits", "digits/closed", "artifacts"):
+            (folder / inner).mkdir()
+        for file in ("digits/open.npy", "digits/closed.npy", "digits/closed/x.npy", "artifacts/mnist.onnx"):
+            np.save(folder / file, np.zeros((28, 28), np.uint8))
+        folder.chmod(0o755)
+        for closed in ("digits/closed.npy", "digits/closed", "artifacts"):
+            (folder / closed).chmod(0)
+        yield folder
+        for closed in ("digits/closed", "artifacts"):
+            (folder / closed).chmod(0o755)
+
+
+def test_what_may_not_be_read_is_named_and_the_rest_is_answered(common):
+    command = [*UNPRIVILEGED, BIN / "mnist-infer", "--format", "csv"]
+    if subprocess.run([*command, "--help"], capture_output=True, check=False).returncode:
+        pytest.skip("nobody may run the commands of this environment")
+
+    def infer(*args: str) -> tuple[int, int, list[str]]:
+        done = subprocess.run([*command, *args], cwd=common, capture_output=True, text=True, timeout=60, check=False)
+        errors = [line.partition(";")[0] for line in done.stderr.splitlines() if line.startswith("Error")]
+        return done.returncode, len(done.stdout.splitlines()), errors
+
+    refused = "Error: digits/closed.npy cannot be read (Permission denied)"
+    assert infer("digits/closed.npy", "digits/open.npy") == (1, 2, [refused])
+    assert infer("digits") == (1, 2, [refused])
+    folder = "Error: digits/closed is a folder that may not be read"
+    assert infer("digits", "--recursive") == (1, 2, [refused, folder])
+    assert infer("digits/closed") == (1, 1, ["Error: digits/closed cannot be read (Permission denied)"])

@@ -31,7 +31,7 @@ def cgroup_quotas(membership: Path = _MEMBERSHIP, root: Path = _CGROUPS) -> Iter
             continue
         hierarchy = root / controllers if controllers else root
         below = PurePosixPath(path.lstrip("/"))
-        for folder in dict.fromkeys([hierarchy / below, *(hierarchy / parent for parent in below.parents), hierarchy]):
+        for folder in (hierarchy / each for each in (below, *below.parents)):
             yield from _quota(folder)
 
 

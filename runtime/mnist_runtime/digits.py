@@ -6,6 +6,7 @@ A digit is 28x28 pixels, white ink on black, flattened row by row to 784. Its in
 
 import os
 from dataclasses import dataclass
+from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -28,6 +29,7 @@ _UINT8, _UINT32, _FLOAT32 = map(np.dtype, (np.uint8, np.uint32, np.float32))
 _BITS_OF_ONE = 0x3F800000  # of the float32 1.0
 _SHAPES = "(784,), (28, 28), (28, 28, 1), (N, 784), (N, 28, 28), (N, 1, 28, 28) or (N, 28, 28, 1)"
 _MEAN, _STD = 0.1307, 0.3081  # of MNIST's pixels, by which torchvision's examples normalise
+_OVERSHOOT = -0.4  # of cubic interpolation, at most; normalised pixels reach -_MEAN / _STD, -0.424
 
 
 def as_digits(x: ArrayLike) -> Intensities | Pixels:
@@ -67,7 +69,7 @@ def count_digits(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
     if dtype.kind not in "buif":
         raise DigitError(
             f"the dtype is {dtype}, and digits are bool, uint8 (0-255) or floats (0-1); convert with "
-            "x.astype(np.uint8) or x.astype(np.float32)"
+            "np.asarray(x).astype(np.uint8) or np.asarray(x).astype(np.float32)"
         )
     match shape:
         case (784,) | (28, 28) | (28, 28, 1):
@@ -80,8 +82,10 @@ def count_digits(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
             advice = "give the transpose, x.T"
         case (28, 28, _):
             advice = "give x.transpose(2, 0, 1) if the last axis counts digits, and one channel if it counts colours"
+        case (n, *rest) if prod(rest) == PIXELS:
+            advice = f"give x.reshape({n}, {PIXELS})"
         case _:
-            advice = "read pictures of digits with Classifier.read"
+            advice = "read pictures of digits with Classifier.read, which takes files and Pillow images"
     raise DigitError(f"the shape is {shape}, and digits are {_SHAPES}; {advice}")
 
 
@@ -173,6 +177,8 @@ def _as_array(x: ArrayLike) -> NDArray[Any]:
             f"the input is of type {type(x).__name__}, and digits are arrays; "
             "read pictures of digits with Classifier.read"
         )
+    if hasattr(x, "toarray"):  # of SciPy
+        raise DigitError("the input is a sparse matrix, and digits are arrays; give x.toarray()")
     if np.ma.is_masked(x):
         raise DigitError("some pixels are masked; say what they are with x.filled(0), where 0 is black")
     try:
@@ -216,6 +222,13 @@ def _in_range(batch: NDArray[Any]) -> Intensities | Pixels:
 def _float_error(low: np.floating[Any], high: np.floating[Any]) -> str:
     if np.isnan(low):
         return "there is a NaN among the pixels, and all must lie within [0, 1]; fix or drop that digit"
+    if np.isinf([low, high]).any():
+        return "there is an infinity among the pixels, and all must lie within [0, 1]; fix or drop that digit"
+    if low > _OVERSHOOT and high < 1 - _OVERSHOOT:
+        return (
+            f"floats must lie within [0, 1], and these reach from {low:.9g} to {high:.9g}; if an interpolation went "
+            "too far, give np.clip(x, 0, 1)"
+        )
     if low < 0:
         back = "(x + 1) / 2" if low == -1 and high <= 1 else f"np.clip(x * {_STD} + {_MEAN}, 0, 1)"
         cause = "scaled to [-1, 1]" if low == -1 and high <= 1 else f"normalised by {_MEAN} and {_STD}"

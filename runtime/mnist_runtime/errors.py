@@ -6,7 +6,7 @@ class MnistRuntimeError(Exception):
 
 
 class DigitError(MnistRuntimeError, ValueError):
-    """The input is not MNIST digits: wrong shape, dtype or range, or not a readable .npy."""
+    """The input is not MNIST digits: wrong shape, dtype or range, or a file that holds none."""
 
 
 class ArtifactError(MnistRuntimeError, ValueError):

@@ -176,7 +176,7 @@ class Strokes:
     """Pixels of the strokes, `[N, height, width]`."""
     inside: NDArray[np.int32]
     """Distance of each pixel of a stroke to the nearest pixel of the ground, 0 on the ground, `[N, height, width]`."""
-    drawn: _Ints
+    lit_width: _Ints
     """Width of the strokes as `lit` has them, in units of a fine pixel, `[N]`."""
     width: _Ints
     """Width of the strokes as the ink has them, in units of a pixel of the 28x28, `[N]`."""
@@ -193,19 +193,19 @@ class Strokes:
         inside = _distances(~lit, reach=FINE // 2)
         count = np.maximum(lit.sum(axis=(1, 2)), 1)
         mass = fine.sum(axis=(1, 2), dtype=np.int64)
-        drawn = 4 * (inside.sum(axis=(1, 2), dtype=np.int64) - UNIT // 2 * count) // count
-        return cls(lit, inside, drawn, drawn * mass * BOX // (255 * FINE * count))
+        lit_width = 4 * (inside.sum(axis=(1, 2), dtype=np.int64) - UNIT // 2 * count) // count
+        return cls(lit, inside, lit_width, lit_width * mass * BOX // (255 * FINE * count))
 
     def __getitem__(self, chosen: _Ints) -> "Strokes":
-        return Strokes(self.lit[chosen], self.inside[chosen], self.drawn[chosen], self.width[chosen])
+        return Strokes(self.lit[chosen], self.inside[chosen], self.lit_width[chosen], self.width[chosen])
 
     def redrawn(self, width: _Ints) -> Ink:
         """Redraw strokes such that they have this width, in units, once they are scaled to `BOX` pixels.
 
         All edges move outwards by `step`, inwards where it is negative, and the box by as much, which the scaling then
-        undoes: (drawn + 2 step) / (FINE + 2 step) = width / BOX. The middle of the widest stroke always stays.
+        undoes: (lit_width + 2 step) / (FINE + 2 step) = width / BOX. The middle of the widest stroke always stays.
         """
-        step = UNIT // 2 * (width * FINE - BOX * self.drawn) // (UNIT * BOX - width)
+        step = UNIT // 2 * (width * FINE - BOX * self.lit_width) // (UNIT * BOX - width)
         step = np.maximum(step, UNIT - self.inside.max(axis=(1, 2)))[:, None, None]
         outside = _distances(self.lit, reach=_MARGIN)
         depth = np.where(self.lit, step + self.inside, step + UNIT - outside)

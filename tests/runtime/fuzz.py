@@ -24,7 +24,7 @@ from PIL import Image
 from mnist_runtime import Classifier, MnistRuntimeError
 from mnist_runtime.bundled import BUNDLED
 from mnist_runtime.digits import as_digits
-from mnist_runtime.infer.inputs import chunks
+from mnist_runtime.infer.inputs import Reading, chunks
 from mnist_runtime.model.artifact import Artifact
 
 MEMORY = 2**30
@@ -113,7 +113,7 @@ def _read(name: str, data: bytes, folder: Path) -> None:
     else:
         path = folder / name
         path.write_bytes(data)
-        for _, _, digits in chunks(str(path)):
+        for _, _, digits in chunks(str(path), Reading()):
             as_digits(digits)
 
 

@@ -1,6 +1,5 @@
 """The classifier that other programs embed."""
 
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnist_runtime import Classifier, DigitError, FileMissingError, OptionError, Prediction
+from mnist_runtime import Classifier, DigitError, FileMissingError, Prediction
 from mnist_runtime.digits import as_digits
 from mnist_runtime.model.comparison import softmax
 from mnist_runtime.verdicts import VERDICTS
@@ -90,8 +89,6 @@ def test_classify_returns_label_probabilities_and_verdict(classifier, test_split
     outputs = classifier.compute(as_digits(test_split.images[0]))
     verdict = VERDICTS[outputs.verdicts[0]]
     assert prediction == Prediction(7, float(row[7]), tuple(row.tolist()), float(outputs.no_digit[0]), verdict)
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        prediction.label = 3
 
 
 def test_read_answers_alike_for_a_path_its_bytes_and_a_pillow_image(classifier, test_split, tmp_path):
@@ -170,13 +167,6 @@ def test_a_larger_max_error_answers_more_and_still_bounds_the_errors(name, test_
     assert answered[0] < answered[1] <= answered[2]
     assert answered[2] >= 0.995 * len(digits)
     np.testing.assert_array_equal(Classifier(name).compute(digits).verdicts, computed[0].verdicts)
-
-
-def test_a_risk_that_the_model_does_not_state_is_refused():
-    with pytest.raises(
-        OptionError, match=r"mnist-cnn\.exact\.onnx states no risk as low as max_error=1e-05: its least"
-    ):
-        Classifier(max_error=1e-5)
 
 
 def test_importing_the_package_loads_nothing_heavy():

@@ -111,12 +111,6 @@ def test_a_batch_of_any_size_gets_the_answers_of_its_single_digits(test_split, c
     assert np.array_equal(np.concatenate([np.empty(0), *classifier.iter_predict([digits])]), logits.argmax(axis=1))
 
 
-def test_the_two_bundled_linear_graphs_agree_bit_for_bit(test_split):
-    classifier = Classifier("linear")
-    pixels = as_pixels(test_split.images.reshape(-1, 784))
-    assert np.array_equal(classifier.decision_function(test_split.images), classifier.decision_function(pixels))
-
-
 @pytest.mark.parametrize("shape", [(784,), (28, 28), (1, 784), (1, 28, 28), (1, 1, 28, 28)])
 def test_every_shape_and_dtype_of_a_digit_gives_the_same_prediction(test_split, shape):
     classifier, digit = Classifier(), test_split.images[7]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from mnist_runtime import Classifier, DigitError, MnistRuntimeError
-from mnist_runtime.infer.inputs import chunks
+from mnist_runtime.infer.inputs import Reading, chunks
 from mnist_runtime.io.arrays import StoredArray
 from mnist_runtime.model.comparison import Reference
 
@@ -95,8 +95,8 @@ READERS = {
     "file": lambda data, path: StoredArray.open(path),
     "array": lambda data, path: StoredArray.of_stream(io.BytesIO(data), "stream").array(),
     "chunks": lambda data, path: list(StoredArray.of_stream(io.BytesIO(data), "stream").chunks(4096)),
-    "mnist-infer": lambda data, path: list(chunks(str(path))),
-    "npz": lambda data, path: path.write_bytes(archive(data)) and list(chunks(str(path))),
+    "mnist-infer": lambda data, path: list(chunks(str(path), Reading())),
+    "npz": lambda data, path: path.write_bytes(archive(data)) and list(chunks(str(path), Reading())),
     "golden digits": lambda data, path: Reference.from_text(base64.b64encode(archive(data)).decode()),
 }
 

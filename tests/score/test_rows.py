@@ -53,12 +53,21 @@ def test_tensors_of_ray_and_arrow_are_read(folder, tmp_path, real):
     assert np.array_equal(read(folder, "a.parquet")[1], real[:100].reshape(-1, 784))
 
 
+def png(digit):
+    file = io.BytesIO()
+    Image.fromarray(digit).save(file, "png")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
+def test_pictures_which_may_be_large_are_read_few_at_a_time(folder, tmp_path, real, kind):
+    pq.write_table(pa.table({"image": pa.array(map(png, real[:200]), kind)}), tmp_path / "a.parquet")
+    with open_rows(folder, "a.parquet") as rows:
+        assert [len(pixels) for pixels, _ in rows.batches] == [64, 64, 64, 8]
+
+
 def test_the_pictures_of_hugging_face_are_read_and_keep_their_label(folder, tmp_path, real):
-    pictures = []
-    for digit in real[:200]:
-        file = io.BytesIO()
-        Image.fromarray(digit).save(file, "png")
-        pictures.append({"bytes": file.getvalue(), "path": None})
+    pictures = [{"bytes": png(digit), "path": None} for digit in real[:200]]
     pq.write_table(pa.table({"image": pictures, "label": list(range(200))}), tmp_path / "a.parquet")
     rows, pixels, columns = read(folder, "a.parquet")
     assert rows.schema.names == ["true_label"]

@@ -179,7 +179,7 @@ def test_files_that_are_not_ours_are_refused(plan, output, data):
     else:
         metadata = {"mnist_score": '{"schema": 1}'} if data == "json" else None
         pq.write_table(pa.table({"x": [1]}).replace_schema_metadata(metadata), output / "b.npy.parquet")
-    with pytest.raises(FileWriteError, match=re.escape(f"{output}/b.npy.parquet was not written by mnist-score; give")):
+    with pytest.raises(FileWriteError, match=re.escape("b.npy.parquet cannot be read as answers of mnist-score (")):
         plan()
 
 

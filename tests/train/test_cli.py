@@ -87,7 +87,7 @@ def test_an_output_folder_that_cannot_be_made_is_refused_before_training(run, tm
     result = run("mnist-train", "--output-dir", tmp_path / "file")
     assert result.returncode == 1
     assert b"Training" not in result.stdout
-    assert f"cannot write in {tmp_path / 'file'}" in result.stderr.decode()
+    assert f"cannot write {tmp_path / 'file'}" in result.stderr.decode()
     assert (tmp_path / "file").read_text() == "kept"
 
 

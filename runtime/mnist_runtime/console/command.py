@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import click
 
@@ -64,7 +64,8 @@ class Command(click.Command):
         try:
             return super().main(args, prog_name, **{**extra, "standalone_mode": False}) or 0
         except click.ClickException as error:
-            error.show()
+            with _for_a_person():
+                error.show()
             return error.exit_code
         except (KeyboardInterrupt, click.Abort):  # before RuntimeError, which an Abort is
             print_error("interrupted; no file is left half-written under its final name")
@@ -74,7 +75,7 @@ class Command(click.Command):
         except OSError as error:  # named files raise our own errors
             if error.filename is not None or error.errno not in _UNWRITABLE:
                 raise
-            _give_up_stdout()
+            _give_up(sys.stdout)
             print_error(f"standard output cannot be written ({error.strerror}); send it to another place")
         except MemoryError:
             print_error("there is not enough memory; raise its limit (ulimit -v), or use a machine with more")
@@ -93,11 +94,11 @@ class Group(Command, click.Group):
 
 @contextlib.contextmanager
 def _quiet_in_closed_pipe(ctx: click.Context) -> Iterator[None]:
-    """Exit quietly with 0 when the reader of a pipe has left, as in `| head`."""
+    """Exit quietly with 0 when the reader of standard output has left, as in `| head`."""
     try:
         yield
     except BrokenPipeError:
-        _give_up_stdout()
+        _give_up(sys.stdout)
         ctx.exit()
 
 
@@ -141,14 +142,15 @@ def _complete_streams() -> None:
         sys.stdout.reconfigure(errors="replace")
 
 
-def _give_up_stdout() -> None:
-    """Discard unwritten output, because the interpreter would print an error for it at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _give_up(stream: TextIO) -> None:
+    """Discard what is and will be written, because the interpreter would print an error for it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def print_error(sentence: str) -> None:
     """Print an error on stderr: one line that says what went wrong and what to do."""
-    click.echo(f"Error: {printable(sentence)}", err=True)
+    with _for_a_person():
+        click.echo(f"Error: {printable(sentence)}", err=True)
 
 
 def note(sentence: str, *, warning: bool = False) -> None:
@@ -158,4 +160,14 @@ def note(sentence: str, *, warning: bool = False) -> None:
         from mnist_runtime.console.drawing import has_colour  # and with it NumPy
 
         line = click.style(line, fg="red") if has_colour(sys.stderr) else line
-    click.echo(line, err=True, color=warning or None)
+    with _for_a_person():
+        click.echo(line, err=True, color=warning or None)
+
+
+@contextlib.contextmanager
+def _for_a_person() -> Iterator[None]:
+    """Print on stderr, whose reader may have left; results and exit code stay the same."""
+    try:
+        yield
+    except BrokenPipeError:
+        _give_up(sys.stderr)

@@ -58,7 +58,7 @@ def beside(left: Sequence[str], right: Sequence[str]) -> str:
 def _bar(share: float) -> str:
     eighths = round(share * BAR_WIDTH * 8)
     full, rest = divmod(eighths, 8)
-    return ("█" * full + " ▏▎▍▌▋▊▉"[rest]).ljust(BAR_WIDTH)[:BAR_WIDTH] if full < BAR_WIDTH else "█" * BAR_WIDTH
+    return ("█" * full + " ▏▎▍▌▋▊▉"[rest]).ljust(BAR_WIDTH)[:BAR_WIDTH]
 
 
 def _grey_block(top: int, low: int) -> str:

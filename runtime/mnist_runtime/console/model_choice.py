@@ -18,7 +18,7 @@ _LOW = 0.8  # validation accuracy; the lab's linear model reaches 0.92
 
 model_option = click.option(
     "--model",
-    type=click.Path(path_type=Path),
+    type=click.Path(readable=False),  # a str, because Path would turn "./linear" into the name of a bundled model
     metavar="FILE|FOLDER|NAME",
     help=f"Model: a .onnx file, a folder written by mnist-export, or a bundled model: {', '.join(BUNDLED)}.",
 )
@@ -31,22 +31,22 @@ max_error_option = click.option(
 )
 
 
-def choose_model(named: Path | None) -> tuple[Path | str, str | None]:
+def choose_model(named: str | None) -> tuple[Path | str, str | None]:
     """Return the model to use, a path or the name of a bundled model, and a sentence about a choice not named.
 
     Args:
         named: Model that the command line names, if any: a bundled model, or else a path.
     """
     if named:
-        return _read(str(named)), None
+        return _read(named), None
     if chosen := os.environ.get("MNIST_MODEL"):
         return _read(chosen), f"Using {chosen} ($MNIST_MODEL)."
-    if _LOCAL.exists():
+    if os.access(_LOCAL, os.F_OK):
         return _LOCAL, f"Using {_LOCAL} (found here)."
     return DEFAULT, f"Using the bundled model {DEFAULT} (no {_LOCAL} here)."
 
 
-def open_classifier(named: Path | None, **settings: Any) -> "Classifier":
+def open_classifier(named: str | None, **settings: Any) -> "Classifier":
     """Open the model that `choose_model` chooses; note a choice and the model's accuracy on stderr.
 
     Args:

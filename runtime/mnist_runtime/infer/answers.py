@@ -1,5 +1,6 @@
 """Answers of mnist-infer: recognise the digits of its inputs, print them, or compare them with labels."""
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -47,7 +48,8 @@ class Answers:
         try:
             yield from items
         except MnistRuntimeError as error:
-            print_error(str(error) if str(error).startswith((path, repr(path))) else f"{path}: {error}")
+            is_named = str(error).startswith((f"{path} ", f"{path}:", f"{path}{os.sep}", repr(path), "standard input"))
+            print_error(str(error) if is_named else f"{path}: {error}")
             self.failed.append(path)
 
 

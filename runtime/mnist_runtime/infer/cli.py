@@ -13,7 +13,7 @@ from mnist_runtime.console.version import version_option
 
 
 @click.command("mnist-infer", cls=Command)
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path())
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(readable=False))
 @model_option
 @max_error_option
 @click.option("--recursive", "-r", is_flag=True, help="Read subfolders too.")
@@ -30,7 +30,7 @@ from mnist_runtime.console.version import version_option
 @click.option("--show", is_flag=True, help="Draw each digit as the model sees it.")
 @click.option(
     "--labels",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     metavar="FILE",
     help="True labels (.npy, IDX, CSV or text); print accuracy and confusion matrix instead of the predictions.",
 )
@@ -39,7 +39,7 @@ from mnist_runtime.console.version import version_option
 @version_option
 def infer(
     paths: tuple[str, ...],
-    model: Path | None,
+    model: str | None,
     max_error: float | None,
     recursive: bool,
     format_: str,

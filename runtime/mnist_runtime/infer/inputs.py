@@ -13,7 +13,7 @@ from typing import BinaryIO, NoReturn
 
 from mnist_runtime.console.command import note
 from mnist_runtime.digits import PIXELS, UPRIGHT, Intensities, Orientation, Pixels, suspicion
-from mnist_runtime.errors import DigitError, FileMissingError, printable
+from mnist_runtime.errors import DigitError, FileMissingError, FileReadError, printable
 from mnist_runtime.io.arrays import OtherArrayError, StoredArray
 from mnist_runtime.io.files import Stream, decompressed, read_pieces, reading
 from mnist_runtime.io.formats import recognise
@@ -54,26 +54,20 @@ class Reading:
             start += len(digits)
 
 
-PLAIN = Reading()
-
-
 def expand(path: str, *, recursive: bool) -> Iterator[str]:
     """Yield the files for one path of the command line, sorted: those of a folder or glob, or the path itself.
 
     Raises:
         FileMissingError: a folder or glob contains no file that can be read.
+        FileReadError: a folder cannot be read.
     """
-    folder = Path(path)
     with reading(path, _WANTED):
-        is_there, is_folder = folder.exists(), folder.is_dir()
-    if path == STDIN:
-        yield path
-    elif is_folder:
-        yield from _files_in(folder, recursive=recursive)
-    elif is_there:
-        yield path
-    else:
-        yield from _matching(path, recursive=recursive)
+        if path != STDIN and Path(path).is_dir():
+            yield from _files_in(Path(path), recursive=recursive)
+        elif path == STDIN or Path(path).exists():
+            yield path
+        else:
+            yield from _matching(path, recursive=recursive)
 
 
 def _matching(path: str, *, recursive: bool) -> list[str]:
@@ -89,10 +83,15 @@ def _matching(path: str, *, recursive: bool) -> list[str]:
     return files
 
 
-def _files_in(folder: Path, *, recursive: bool) -> list[str]:
-    """Return the files of a folder that can be read, sorted; note on stderr how many others there are."""
+def _files_in(folder: Path, *, recursive: bool) -> Iterator[str]:
+    """Yield the files of a folder that can be read, sorted; note on stderr how many others there are.
+
+    Raises:
+        FileMissingError: there are none.
+        FileReadError: a subfolder cannot be read; raised after the files of the others.
+    """
     found = sorted(folder.rglob("*") if recursive else folder.iterdir())
-    shown = (file for file in found if not any(part.startswith(".") for part in file.relative_to(folder).parts))
+    shown = [file for file in found if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
     every = [file for file in shown if not file.is_dir()]
     files = [
         str(file) for file in every if file.name.lower().removesuffix(".gz").endswith(_IN_FOLDER) and file.is_file()
@@ -103,11 +102,16 @@ def _files_in(folder: Path, *, recursive: bool) -> list[str]:
         raise FileMissingError(f"{folder} holds no file{others} of {', '.join(sorted(_IN_FOLDER))}{deeper}")
     if left_out := len(every) - len(files):
         note(f"{folder}: left out {left_out} {'file' if left_out == 1 else 'files'} of other kinds")
-    return files
+    yield from files
+    closed = [file for file in shown if recursive and file.is_dir() and not os.access(file, os.R_OK | os.X_OK)]
+    if closed:  # rglob passes over them
+        raise FileReadError(f"{closed[0]} is a folder that may not be read; change its mode, or leave it out")
 
 
-def chunks(path: str, how: Reading = PLAIN) -> Iterator[Chunk]:
-    """Read the digits of one file, or of standard input for "-", a chunk at a time; its first bytes tell its format.
+def chunks(path: str, how: Reading) -> Iterator[Chunk]:
+    """Read the digits of one file, or of standard input for "-", one chunk at a time.
+
+    The first bytes determine the format.
 
     Raises:
         FileMissingError, FileReadError: it is not there, or cannot be read.
@@ -115,12 +119,17 @@ def chunks(path: str, how: Reading = PLAIN) -> Iterator[Chunk]:
         ExtraMissingError: it is an image, and Pillow is not installed.
     """
     if path == STDIN:
-        with reading("standard input", _WANTED):
-            yield from _of_stream(sys.stdin.buffer, STDIN, "standard input", how)  # type: ignore[arg-type]  # a BufferedReader
+        with reading("standard input", _WANTED), _open(sys.stdin.fileno()) as file:
+            yield from _of_stream(file, STDIN, "standard input", how)
         return
-    with reading(path, _WANTED), Path(path).open("rb") as file:
+    with reading(path, _WANTED), _open(path) as file:
         status = os.fstat(file.fileno())  # a FIFO, a process substitution or a device has no size
         yield from _of_stream(file, path, path, how, status.st_size if stat.S_ISREG(status.st_mode) else None)
+
+
+def _open(file: str | int) -> BufferedReader:
+    """Open a file whose first bytes can be peeked at: a buffer of a buffer is filled, even from a slow pipe."""
+    return BufferedReader(open(file, "rb", closefd=isinstance(file, str)))
 
 
 def _of_stream(given: BufferedReader, source: str, name: str, how: Reading, size: int | None = None) -> Iterator[Chunk]:

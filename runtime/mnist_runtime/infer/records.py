@@ -26,8 +26,6 @@ class Detail:
     """True to print all ten probabilities in text; records always hold them."""
 
 
-DEFAULT = Detail()
-
 _COLOURS: dict[Verdict, int] = {"digit": 32, "unsure": 33, "no digit": 31}
 """ANSI colours: green, yellow and red."""
 
@@ -53,7 +51,7 @@ class Answer:
         return record
 
 
-def write_text(answers: Iterable[Answer], out: TextIO, detail: Detail = DEFAULT) -> None:
+def write_text(answers: Iterable[Answer], out: TextIO, detail: Detail) -> None:
     """Draw a lone digit; print one line per digit of many: label, probability, details, source[index], verdict.
 
     The verdict "digit" is not printed.
@@ -75,7 +73,7 @@ def write_text(answers: Iterable[Answer], out: TextIO, detail: Detail = DEFAULT)
         print(*cells, sep="  ", file=out)
 
 
-def write_json(answers: Iterable[Answer], out: TextIO, detail: Detail = DEFAULT) -> None:
+def write_json(answers: Iterable[Answer], out: TextIO, detail: Detail) -> None:
     """Write one JSON array, one object per line."""
     separator = "[\n"
     for answer in answers:
@@ -84,13 +82,13 @@ def write_json(answers: Iterable[Answer], out: TextIO, detail: Detail = DEFAULT)
     out.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
-def write_jsonl(answers: Iterable[Answer], out: TextIO, detail: Detail = DEFAULT) -> None:
+def write_jsonl(answers: Iterable[Answer], out: TextIO, detail: Detail) -> None:
     """Write one JSON object per line."""
     for answer in answers:
         print(json.dumps(answer.to_dict(detail)), file=out)
 
 
-def write_csv(answers: Iterable[Answer], out: TextIO, detail: Detail = DEFAULT) -> None:
+def write_csv(answers: Iterable[Answer], out: TextIO, detail: Detail) -> None:
     """Write a header, then one row per digit: the record of `RECORD_SCHEMA`, with its lists in columns.
 
     The k-th best class is in topk_label and topk_probability, from the second on; all ten probabilities are in

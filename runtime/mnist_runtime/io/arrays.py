@@ -89,8 +89,8 @@ class StoredArray:
         if size is not None:
             array._check_whole(size - offset, array._bytes)
         if is_fortran:
-            error = DigitError if array._is_digits() else OtherArrayError
-            raise error(f"{name} is in Fortran order; save it again with np.save(path, np.ascontiguousarray(x))")
+            len(array)  # raises OtherArrayError for an array of something else
+            raise DigitError(f"{name} is in Fortran order; save it again with np.save(path, np.ascontiguousarray(x))")
         return array
 
     def __len__(self) -> int:
@@ -126,7 +126,7 @@ class StoredArray:
 
         Args:
             count: Largest number of digits to hold in memory.
-            start: First digit to read of a file; a stream is read on from where it stands.
+            start: First digit to read of a file; a stream continues from its position.
             stop: Digit before which to stop; the number of digits by default.
 
         Raises:
@@ -145,11 +145,6 @@ class StoredArray:
     @property
     def _bytes(self) -> int:
         return prod(self.shape) * self.dtype.itemsize
-
-    def _is_digits(self) -> bool:
-        with contextlib.suppress(DigitError):
-            return len(self) >= 0
-        return False
 
     @contextlib.contextmanager
     def _at(self, digit: int) -> Iterator[Stream]:

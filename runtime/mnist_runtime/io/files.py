@@ -193,14 +193,10 @@ def ensure_writable(folder: str | os.PathLike[str]) -> None:
         FileWriteError: naming `folder`.
     """
     probe = Path(folder) / f".{os.urandom(4).hex()}.tmp"
-    try:
+    with write_errors(probe.parent):
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.touch(exist_ok=False)
         probe.unlink()
-    except OSError as error:
-        raise FileWriteError(f"cannot write in {folder} ({error.strerror}); choose another folder") from error
-    except ValueError as error:  # a name with a null byte
-        raise FileWriteError(f"cannot write in {str(folder)!r} ({error}); choose another folder") from error
 
 
 def _fsync_folder(folder: Path) -> None:

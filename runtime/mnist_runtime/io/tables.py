@@ -21,6 +21,10 @@ _LABELS = frozenset(["label", "labels", "class", "target", "digit", "y"])
 """Names of a column of labels, in lower case."""
 
 
+_NUMBERED = [str(column) for column in range(PIXELS)]
+"""Header that pandas gives columns without names."""
+
+
 class StoredTable:
     """Rows of numbers of a text stream, which are read once."""
 
@@ -37,7 +41,7 @@ class StoredTable:
         fields = [field.strip().strip("\"'").lower() for field in first.split(",")]
         self._columns = len(fields)
         self._label = next((index for index, field in enumerate(fields) if field in _LABELS), None)
-        if all(map(_is_number, fields)):
+        if all(map(_is_number, fields)) and fields != _NUMBERED:
             self._lines = chain([first], self._lines)
             self._label = 0 if self._columns == PIXELS + 1 else None
         if self._columns == 1:
@@ -50,9 +54,10 @@ class StoredTable:
             DigitError: a row is not 784 pixels of a digit, and perhaps its label.
         """
         if self._columns - (self._label is not None) != PIXELS:
+            values = "1 value" if self._columns == 1 else f"{self._columns:,} values"
             raise DigitError(
-                f"{self.name} is no table of digits: its first line has {self._columns:,} values, and a digit has "
-                f'{PIXELS}, or a label and {PIXELS}; give the labels\' column the header "label"'
+                f"{self.name} is no table of digits: its first line has {values}, separated by commas, and "
+                f'a digit has {PIXELS}, or a label and {PIXELS}; give the labels\' column the header "label"'
             )
         for rows in self._rows(count):
             if self._label is None:

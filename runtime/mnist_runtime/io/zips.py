@@ -19,7 +19,7 @@ def unzipped(file: BinaryIO | str | os.PathLike[str], name: str) -> Iterator[Zip
     try:
         with ZipFile(file) as archive:
             yield archive
-    except MnistRuntimeError:
+    except (MnistRuntimeError, MemoryError):
         raise
     except Exception as error:  # damage makes zipfile and its decompressors raise anything
         raise DigitError(

@@ -225,7 +225,7 @@ def _place(errors: Logits) -> tuple[int, int] | None:
 
 
 def _misfit(what: str, array: NDArray[Any] | None, shape: tuple[int, ...] | None) -> Iterator[str]:
-    """Say why `array` is not finite float32 of `shape`; None stands for an output that is not there."""
+    """Yield why `array` is not finite float32 of `shape`; None means a missing output."""
     if array is None or shape is None or array.dtype != np.float32 or array.shape != shape:
         found = "missing" if array is None else f"{array.dtype} {array.shape}"
         yield f"{what} are {found}, not {'expected' if shape is None else f'float32 {shape}'}"

@@ -16,11 +16,12 @@ from mnist_runtime.digits import CLASSES, Intensities
 from mnist_runtime.errors import ArtifactError
 
 _FOLDER = "mnist-program-"
+_ADVICE = "check this machine's compiler or node, or export the file again"
 _TIMEOUT = 300  # seconds to compile or to run: a hundred times what either takes
 
 
 class Program:
-    """A running network: call `logits` on digits, `selftest` for its own verdict."""
+    """A running network: call `logits` on digits, `selftest` for its test of itself."""
 
     def __init__(self, name: str, command: list[str], how: str) -> None:
         """Ask the program about its network.
@@ -39,8 +40,11 @@ class Program:
         self._command = command
         self.how = how
         """Description of what runs the program: "compiled by cc"."""
-        about = run(name, [*command, "about"], "run").split()
-        self.outputs, self.exponent, self._selftest, self.no_digit = map(int, about)
+        about = run(name, [*command, "about"], "run")
+        try:
+            self.outputs, self.exponent, self._selftest, self.no_digit = map(int, about.split())
+        except ValueError as error:
+            raise ArtifactError(f"{name} does not say what it computes ({error}); export it again") from error
 
     def logits(self, digits: Intensities) -> NDArray[np.int32]:
         """Compute the integer logits, int32 `[N, outputs]`, of digits uint8 `[N, 784]`.
@@ -87,12 +91,12 @@ def run(name: str, command: list[str], verb: str, data: bytes = b"") -> bytes:
     try:
         done = subprocess.run(command, input=data, capture_output=True, timeout=_TIMEOUT, check=False)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ArtifactError(f"{name} does not {verb} here ({error}); export it again") from error
+        raise ArtifactError(f"{name} does not {verb} here ({error}); {_ADVICE}") from error
     if done.returncode:
         lines = done.stderr.decode(errors="replace").split("\n")
         reason = next((line for line in lines if "rror" in line), lines[0]) or f"exit code {done.returncode}"
         reason = re.sub(rf"[^\s('\"]*{_FOLDER}\w+[/\\]", "", reason.strip())  # no paths of the temporary folder
-        raise ArtifactError(f"{name} does not {verb} here ({reason}); export it again")
+        raise ArtifactError(f"{name} does not {verb} here ({reason}); {_ADVICE}")
     return done.stdout
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-# onnxruntime >= 1.30 reports usage and writes to the user's cache as soon as it is imported, unless told not to.
+# onnxruntime >= 1.30 reports usage and writes to the user's cache as soon as it is imported, unless this is set.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np

@@ -1,6 +1,6 @@
 """The page to draw a digit on, as one HTML file: for a server that answers it, or with a network inside.
 
-`mnist-serve` serves the page and `mnist-export` puts a network into it, so it lies in the distribution that both need.
+`mnist-serve` serves the page and `mnist-export` puts a network into it; both need this distribution.
 """
 
 import base64

@@ -11,6 +11,7 @@ from mnist_runtime import __version__
 from mnist_runtime.bundled import BUNDLED
 from mnist_runtime.console.command import FAILURE, Command, native_imports, note, print_error
 from mnist_runtime.console.model_choice import choose_model
+from mnist_runtime.io.files import reading
 
 # NumPy and onnxruntime are imported where they are used: --help and --version answer without them.
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command("mnist-parity", cls=Command)
-@click.argument("path", type=click.Path(path_type=Path), metavar="[MODEL|FOLDER]", required=False)
+@click.argument("model", type=click.Path(readable=False), metavar="[MODEL|FOLDER]", required=False)
 @click.option(
     "--format",
     "format_",
@@ -31,12 +32,12 @@ if TYPE_CHECKING:
 @click.option(
     "--digits",
     "digits_file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path, readable=False),
     metavar="FILE.npy",
     help="Also print the SHA-256 of MODEL's logits of these digits, so that two machines can compare one line.",
 )
 @click.version_option(__version__)
-def parity(path: Path | None, format_: str, digits_file: Path | None) -> int:
+def parity(model: str | None, format_: str, digits_file: Path | None) -> int:
     """Prove that this machine computes what was trained: replay the golden digits inside MODEL, without PyTorch.
 
     MODEL is a .onnx file, the name of a bundled model, a mnist.h, which $CC or cc compiles into a temporary folder, or
@@ -48,13 +49,15 @@ def parity(path: Path | None, format_: str, digits_file: Path | None) -> int:
     Exit codes: 0 parity holds; 1 parity does not hold, or a file is damaged or missing; 2 wrong usage.
     """
     with native_imports():
+        from mnist_runtime.model.artifact import WANTED
         from mnist_runtime.parity.findings import verify_file, verify_folder
 
-    chosen, choice = choose_model(path)
+    chosen, choice = choose_model(model)
     if choice:
         note(choice)
     files = BUNDLED[chosen] if isinstance(chosen, str) else (chosen,)
-    is_folder = files[0].is_dir()
+    with reading(files[0], WANTED):
+        is_folder = files[0].is_dir()
     if is_folder and digits_file:
         raise click.UsageError("--digits is for one model, and this is a folder; give one of its files.")
     digits = _read(digits_file)

@@ -51,7 +51,7 @@ def _read_part(_: click.Context, __: click.Parameter, value: str | None) -> Part
 )
 @click.option(
     "--labels",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     metavar="FILE",
     help="True labels of a .npy, as .npy, IDX, CSV or text: report the accuracy and the confusion matrix at the end.",
 )
@@ -74,7 +74,7 @@ def _read_part(_: click.Context, __: click.Parameter, value: str | None) -> Part
 def score(
     given: str,
     output: str,
-    model: Path | None,
+    model: str | None,
     max_error: float | None,
     probabilities: bool,
     part: Part | None,
@@ -112,8 +112,8 @@ def score(
         raise click.UsageError("--actors and --address are for Ray; give a folder as OUTPUT.")
     if is_local and max_error:
         raise click.UsageError("--max-error is for the column verdict; give a folder as OUTPUT.")
-    if is_local and "://" in output:
-        raise click.UsageError("a .npy is written on this machine; give a path as OUTPUT, or a folder.")
+    if is_local and "://" in given + output:
+        raise click.UsageError("A .npy is read and written on this machine; give paths, or a folder as OUTPUT.")
     with native_imports():
         from mnist_runtime.digits import Orientation
 
@@ -133,7 +133,7 @@ def score(
     return 0
 
 
-def _score_file(given: Path, output: Path, model: Path | None, part: Part, labels: Path | None, **options: Any) -> None:
+def _score_file(given: Path, output: Path, model: str | None, part: Part, labels: Path | None, **options: Any) -> None:
     """Score a part of one .npy into a .npy of its own, and report the accuracy if there are `labels`."""
     with native_imports():
         import numpy as np
@@ -165,7 +165,7 @@ def _score_file(given: Path, output: Path, model: Path | None, part: Part, label
 def _score_shards(
     given: str,
     output: str,
-    model: Path | None,
+    model: str | None,
     max_error: float | None,
     address: str | None,
     actors: int | None,

@@ -70,23 +70,23 @@ def score(
         DigitError, FileReadError: the file cannot be read, or holds something else; the next run resumes there.
         FileWriteError: the answers cannot be written, or a file that must be kept is in their way.
     """
-    part, record = Path(f"{output}.part"), Path(f"{output}.json")
-    for path in (output, part, record):
+    unfinished, record = Path(f"{output}.part"), Path(f"{output}.json")
+    for path in (output, unfinished, record):
         _check_replaceable(path, [Path(name) for name in (digits.name, classifier.artifact.name, labels) if name])
     source = Path(digits.name).resolve()
     job = Job.of(f"local://{source.parent}", classifier, orientation, probabilities=probabilities)
     details = {"shard": asdict(Shard.of_file(source.name, source)), "rows": [rows.start, rows.stop]}
-    is_resumable, digest = _read_record(record, part, job, details)
+    is_resumable, digest = _read_record(record, unfinished, job, details)
     ensure_writable(output.parent)
-    if digest and output.is_file() and not part.exists() and _sha256(output) == digest:
+    if digest and output.is_file() and not unfinished.exists() and _sha256(output) == digest:
         advance(len(rows))
         return False
     chunk = max(1, CHUNK_BYTES // (PIXELS * digits.dtype.itemsize))
-    with write_errors(part), _locked(part) as file:
+    with write_errors(unfinished), _locked(unfinished) as file:
         if not is_resumable:
             file.truncate()
             write_atomically(record, job.record(**details))
-        done = _resume(file, _header(job, len(rows)), _ROW[job.output].itemsize)
+        done = _resume(file, _header(job, len(rows)), _ROW[job.output].itemsize, chunk)
         advance(done)
         for index, pixels in enumerate(digits.chunks(chunk, rows.start + done, rows.stop)):
             turned = orientation.turned(pixels)
@@ -96,9 +96,10 @@ def score(
             answers = outputs.probabilities if probabilities else outputs.labels.astype(np.uint8)
             file.write(answers.tobytes())
             file.flush()
+            os.fsync(file.fileno())
             advance(len(outputs))
-        write_atomically(record, job.record(**details, sha256=_sha256(part)))
-        publish(part, output)
+        write_atomically(record, job.record(**details, sha256=_sha256(unfinished)))
+        publish(unfinished, output)
     return True
 
 
@@ -114,7 +115,7 @@ def _check_replaceable(path: Path, inputs: Iterable[Path]) -> None:
                 raise FileWriteError(f"{source} is an input and would be overwritten; choose another OUTPUT")
 
 
-def _read_record(record: Path, part: Path, job: Job, details: dict[str, Any]) -> tuple[bool, str | None]:
+def _read_record(record: Path, unfinished: Path, job: Job, details: dict[str, Any]) -> tuple[bool, str | None]:
     """Return True if the record is of the same job and details, and then the SHA-256 of its answers if complete."""
     header, digest, is_resumable = b"", None, False
     if record.exists():
@@ -126,38 +127,42 @@ def _read_record(record: Path, part: Path, job: Job, details: dict[str, Any]) ->
             raise FileWriteError(f"{record} was not written by mnist-score; {_ELSEWHERE}") from error
         digest = found.pop("sha256", None)
         is_resumable = (earlier, found) == (job, details)
-    if part.exists():
-        with write_errors(part), part.open("rb") as file:
+    if unfinished.exists():
+        with write_errors(unfinished), unfinished.open("rb") as file:
             beginning = file.read(max(len(header), 1))
         if not header.startswith(beginning):  # a kill may have left less than a header
-            raise FileWriteError(f"{part} was not written by mnist-score; {_ELSEWHERE}")
+            raise FileWriteError(f"{unfinished} was not written by mnist-score; {_ELSEWHERE}")
     return is_resumable, digest if is_resumable else None
 
 
 @contextlib.contextmanager
-def _locked(part: Path) -> Iterator[BinaryIO]:
-    """Open a part, new or begun, and lock it against other runs (where there is flock)."""
-    with os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+def _locked(unfinished: Path) -> Iterator[BinaryIO]:
+    """Open the unfinished answers, new or begun, and lock it against other runs (where there is flock)."""
+    with os.fdopen(os.open(unfinished, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
         try:
             if fcntl:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_ours = os.path.samestat(part.stat(), os.fstat(file.fileno()))
+            is_ours = os.path.samestat(unfinished.stat(), os.fstat(file.fileno()))
         except (BlockingIOError, FileNotFoundError):  # another run writes it, or published it a moment ago
             is_ours = False
         if not is_ours:
-            raise FileWriteError(f"another run is writing {part}; wait for its end, or choose another OUTPUT")
+            raise FileWriteError(f"another run is writing {unfinished}; wait for its end, or choose another OUTPUT")
         yield file
 
 
-def _resume(file: BinaryIO, header: bytes, row_bytes: int) -> int:
-    """Cut a part after its last whole row, write its header, and return the number of its rows."""
+def _resume(file: BinaryIO, header: bytes, row_bytes: int, chunk: int) -> int:
+    """Cut unfinished answers after the last chunk that is surely on the disk, write their header, and count their rows.
+
+    A power cut can leave zeros in place of the chunk that was being written, whole or in part.
+    """
     size = os.fstat(file.fileno()).st_size
     rows = max(0, size - len(header)) // row_bytes if file.read(len(header)) == header else 0
+    kept = max(0, rows - 1) // chunk * chunk
     file.seek(0)
     file.write(header)
-    file.seek(rows * row_bytes, os.SEEK_CUR)
+    file.seek(kept * row_bytes, os.SEEK_CUR)
     file.truncate()
-    return rows
+    return kept
 
 
 def _header(job: Job, count: int) -> bytes:

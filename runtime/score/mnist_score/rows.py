@@ -78,7 +78,8 @@ def _of_parquet(parquet: pq.ParquetFile, name: str, orientation: Orientation) ->
     schema = parquet.schema_arrow
     at = _column(schema, name)
     kind = schema.field(at).type
-    count = _PICTURES if pa.types.is_struct(kind) or pa.types.is_binary(kind) else BATCH
+    is_picture = pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    count = _PICTURES if is_picture else BATCH
 
     def batches() -> Batches:
         for batch in parquet.iter_batches(count, use_threads=False):

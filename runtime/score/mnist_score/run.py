@@ -14,7 +14,7 @@ from tqdm import tqdm
 from mnist_runtime.classifier import Classifier
 from mnist_runtime.console.command import note, print_error
 from mnist_runtime.digits import UPRIGHT, Orientation
-from mnist_runtime.errors import FileWriteError, OptionError
+from mnist_runtime.errors import FileWriteError, OptionError, first_line
 from mnist_score import ray_pool
 from mnist_score.errors import ClusterError
 from mnist_score.job import Job, Shard
@@ -226,7 +226,8 @@ def _read_footer(job: Job, output: Place, name: str) -> tuple[Shard, int]:
             found, details = Job.of_record(parquet.metadata.metadata[FOOTER_KEY])
             shard, rows = Shard(**details["shard"]), parquet.metadata.num_rows
     except (LookupError, TypeError, ValueError, OSError, pa.ArrowException) as error:
-        raise FileWriteError(f"{output.file(name)} was not written by mnist-score; {_ELSEWHERE}") from error
+        sentence = f"{output.file(name)} cannot be read as answers of mnist-score ({first_line(error)})"
+        raise FileWriteError(f"{sentence}; run again, or give another folder as OUTPUT") from error
     for field in fields(job):
         if (was := getattr(found, field.name)) != (wanted := getattr(job, field.name)):
             raise FileWriteError(

@@ -88,7 +88,7 @@ def _check_timeout(ctx: click.Context, param: click.Parameter, value: float) -> 
 @click.option("--access-log/--no-access-log", default=True, help="Log every request.")
 @version_option
 def serve(
-    model: Path | None,
+    model: str | None,
     max_error: float | None,
     name: str,
     host: str,

@@ -25,7 +25,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exported: Path) -> Pat
 def notes(capsys: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
     """Function that opens a model, and returns the notes on stderr."""
 
-    def notes(named: Path | None = None) -> list[str]:
+    def notes(named: str | None = None) -> list[str]:
         open_classifier(named).close()
         return capsys.readouterr().err.splitlines()
 
@@ -45,7 +45,15 @@ def test_the_line_states_the_validation_accuracy(here, notes):
 
 
 def test_a_named_model_prints_no_line(here, notes):
-    assert notes(Path("artifacts/mnist.onnx")) == notes(Path("linear")) == []
+    assert notes("artifacts/mnist.onnx") == notes("linear") == []
+
+
+def test_a_path_is_never_the_name_of_a_bundled_model(run, here):
+    (here / "linear").write_bytes(b"another model")
+    for command in (("mnist-infer", here / "artifacts", "--model", "./linear"), ("mnist-parity", "./linear")):
+        result = run(*command, cwd=here)
+        assert result.returncode == 1
+        assert b"Error: linear is not a complete ONNX model" in result.stderr
 
 
 def test_a_low_accuracy_is_red_on_a_terminal(here, notes, terminal):

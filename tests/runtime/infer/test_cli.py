@@ -190,6 +190,16 @@ def test_a_closed_pipe_ends_the_command_quietly(folder, test_split):
     assert b"Error" not in result.stderr
 
 
+@pytest.mark.parametrize(("args", "status", "rows"), [(["absent.npy"], 1, 2), ([], 0, 2), (["--top-k", "11"], 2, 0)])
+def test_a_reader_of_stderr_that_left_changes_neither_answers_nor_exit_code(folder, args, status, rows):
+    read, write = os.pipe()
+    os.close(read)
+    command = [Path(sys.executable).parent / "mnist-infer", "seven.npy", "--format", "csv", *args]
+    result = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=write, check=False, timeout=60)
+    os.close(write)
+    assert (result.returncode, result.stdout.count(b"\n")) == (status, rows)
+
+
 def test_an_error_begins_with_the_name_of_the_file_even_if_its_sentence_contains_it(run, folder):
     np.save(folder / "bad.npy", np.full((28, 28), np.nan, np.float32))
     (folder / "bad.npy").rename(folder / "a")
@@ -220,12 +230,12 @@ def test_an_impossible_file_name_is_refused_and_other_files_are_answered(run, fo
         ),
         ("mnist-infer seven.npy --format json > /dev/full", 1, "Error: standard output cannot be written"),
         ("mnist-infer seven.npy >&-", 0, ""),
-        ("mnist-infer - <&-", 1, "Error: -: standard input is empty; "),
+        ("mnist-infer - <&-", 1, "Error: standard input is empty; "),
         ("mnist-infer seven.npy 2>&-", 0, ""),
         ("PYTHONIOENCODING=ascii mnist-infer seven.npy", 0, ""),
         ("set -o pipefail; mnist-infer --help | true", 0, ""),
         ("set -o pipefail; mnist-infer --version | true", 0, ""),
-        ("mnist-infer - 0> /dev/null", 1, "Error: -: standard input cannot be read (Bad file descriptor); "),
+        ("mnist-infer - 0> /dev/null", 1, "Error: standard input cannot be read (Bad file descriptor); "),
     ],
 )
 def test_full_closed_and_ascii_streams_cause_no_traceback(folder, line, status, sentence):

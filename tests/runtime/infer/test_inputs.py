@@ -1,5 +1,6 @@
 """Inputs of mnist-infer: folders, globs, archives, images and standard input; a bad file stops no other."""
 
+import fcntl
 import gzip
 import io
 import json
@@ -7,6 +8,7 @@ import os
 import struct
 import subprocess
 import sys
+import termios
 import zipfile
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from PIL import Image
 
 import mnist_runtime
 from mnist_runtime import DigitError
-from mnist_runtime.infer.inputs import chunks
+from mnist_runtime.infer.inputs import Reading, chunks
 
 BIN = Path(sys.executable).parent
 
@@ -91,6 +93,19 @@ def test_the_format_of_standard_input_is_recognised(run, folder, name, wanted, s
     result = run("mnist-infer", "-", "--format", "jsonl", input=(folder / name).read_bytes())
     assert (result.returncode, labels(result)) == (0, wanted)
     assert json.loads(result.stdout.splitlines()[0])["source"] == source
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_pipe_whose_first_byte_comes_alone_is_read_whole(folder, pack):
+    data, unread = pack((folder / "a.npy").read_bytes()), bytearray(4)
+    command = [BIN / "mnist-infer", "-", "--format", "jsonl"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
+        process.stdin.write(data[:1])
+        while fcntl.ioctl(process.stdin, termios.FIONREAD, unread) == 0 and any(unread):
+            os.sched_yield()
+        process.stdin.write(data[1:])
+        process.stdin.close()
+        assert json.loads(process.stdout.read())["label"] == 7
 
 
 @pytest.mark.parametrize(("name", "wanted"), [("a.npy", [7]), ("b.npz", [2, 1]), ("c.png", [0])])
@@ -184,7 +199,7 @@ def test_without_pillow_an_image_is_refused_with_advice_and_arrays_are_read(fold
     assert (result.returncode, labels(result)) == (1, [7])
     sentence = f"Error: {folder}/c.png: images need Pillow, which is not installed; run: pip install Pillow"
     assert sentence in result.stderr.decode().splitlines()
-    chunks = f"list(s.chunks({str(folder / 'c.png')!r}))"
+    chunks = f"list(s.chunks({str(folder / 'c.png')!r}, s.Reading()))"
     program = f"import mnist_runtime.infer.inputs as s\ntry: {chunks}\nexcept ImportError: pass"
     subprocess.run([sys.executable, "-S", "-c", program], env=without_pillow, check=True, timeout=60)
 
@@ -215,7 +230,9 @@ def test_the_formats_of_mnist_are_read_from_files_and_standard_input(test_split,
     data = pack(encode(test_split.images[:5]))
     (tmp_path / "digits").write_bytes(data)
     expected = test_split.images[:5].reshape(5, 784)
-    assert np.array_equal(np.concatenate([digits for _, _, digits in chunks(str(tmp_path / "digits"))]), expected)
+    assert np.array_equal(
+        np.concatenate([digits for _, _, digits in chunks(str(tmp_path / "digits"), Reading())]), expected
+    )
     command = [BIN / "mnist-infer", "-", "--format", "jsonl"]
     result = subprocess.run(command, input=data, capture_output=True, check=True, timeout=60)
     assert labels(result) == [7, 2, 1, 0, 4]
@@ -227,7 +244,7 @@ def test_an_unknown_format_is_refused_without_pillow(monkeypatch, tmp_path, cont
     monkeypatch.setitem(sys.modules, "PIL", None)
     monkeypatch.delitem(sys.modules, "mnist_runtime.io.images", raising=False)
     with pytest.raises(DigitError, match=r"is of an unknown format|is no table of digits"):
-        list(chunks(str(tmp_path / "x")))
+        list(chunks(str(tmp_path / "x"), Reading()))
 
 
 def test_the_pictures_of_a_zip_are_read_and_their_names_escaped(run, test_split, tmp_path):
@@ -248,7 +265,7 @@ def test_the_refusal_of_a_zip_without_digits_lists_its_members(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("a\x1b[2J.txt", b"text")
     with pytest.raises(DigitError, match=r"it holds a\\x1b\[2J\.txt, and neither a \.npy nor a picture"):
-        list(chunks(str(tmp_path / "x.zip")))
+        list(chunks(str(tmp_path / "x.zip"), Reading()))
 
 
 def test_a_damaged_member_or_a_name_that_is_not_text_is_refused(test_split, tmp_path):
@@ -258,7 +275,7 @@ def test_a_damaged_member_or_a_name_that_is_not_text_is_refused(test_split, tmp_
     for damaged in (whole[:80] + b"\xff" * 40 + whole[120:], whole.replace("\u00e9".encode(), b"\xff\xff")):
         (tmp_path / "x.npz").write_bytes(damaged)
         with pytest.raises(DigitError, match=r"x\.npz is not a \.zip or \.npz file that can be read"):
-            list(chunks(str(tmp_path / "x.npz")))
+            list(chunks(str(tmp_path / "x.npz"), Reading()))
 
 
 @pytest.mark.parametrize(

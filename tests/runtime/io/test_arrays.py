@@ -46,10 +46,11 @@ def test_a_saved_array_is_read_back(read, test_split):
 
 
 def test_fortran_order_is_refused_with_advice(read, test_split):
-    for array, error in ((test_split.images[:7], DigitError), (np.eye(3, 4), OtherArrayError)):
-        with pytest.raises(DigitError, match=r"is in Fortran order; .*np\.ascontiguousarray") as refusal:
-            read(npy(np.asfortranarray(array)))
-        assert type(refusal.value) is error
+    with pytest.raises(DigitError, match=r"is in Fortran order; .*np\.ascontiguousarray") as refusal:
+        read(npy(np.asfortranarray(test_split.images[:7])))
+    assert not isinstance(refusal.value, OtherArrayError)
+    with pytest.raises(OtherArrayError, match=r"the shape is \(3, 4\)"):
+        read(npy(np.asfortranarray(np.eye(3, 4))))
 
 
 def test_format_version_2_is_read_too(read, test_split):

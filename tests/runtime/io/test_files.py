@@ -40,7 +40,7 @@ def test_a_parent_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_bytes(b"kept")
     with pytest.raises(FileWriteError):
         write_atomically(tmp_path / "file" / "inner", b"x")
-    with pytest.raises(FileWriteError, match="choose another folder"):
+    with pytest.raises(FileWriteError, match="choose another path"):
         ensure_writable(tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == b"kept"
 
@@ -109,5 +109,5 @@ def test_reading_takes_the_memory_of_the_file_and_not_of_the_limit(tmp_path):
 def test_an_impossible_name_is_refused_for_writing():
     with pytest.raises(FileWriteError, match="null byte"):
         write_atomically("a\0b", b"x")
-    with pytest.raises(FileWriteError, match="choose another folder"):
+    with pytest.raises(FileWriteError, match="choose another path"):
         ensure_writable("a\0b")

@@ -53,7 +53,7 @@ def test_labels_are_read_alone_or_by_the_name_of_their_column(text):
 @pytest.mark.parametrize(
     ("read", "text", "sentence"),
     [
-        ("digits", "{}", "its first line has 1 values, and a digit has 784"),
+        ("digits", "{}", "its first line has 1 value, separated by commas, and a digit has 784"),
         ("digits", f"id,{PIXELS}\n", "its first line has 785 values"),
         ("digits", f"{PIXELS}\n" + ",".join(["300"] * 784), "integers must lie within 0-255"),
         ("digits", f"{PIXELS}\n" + ",".join(["0"] * 783 + ["x"]), "below row 0: could not convert string 'x'"),
@@ -74,6 +74,12 @@ def test_other_tables_are_refused_in_one_sentence(read, text, sentence):
         list(table(text).chunks(9)) if read == "digits" else table(text).labels()
     assert sentence in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_the_header_of_a_pandas_table_without_names_is_no_digit(test_split):
+    images = test_split.images[:3].reshape(3, 784)
+    ((digits, _),) = table(csv(images, header=",".join(map(str, range(784))) + "\n")).chunks(9)
+    assert np.array_equal(digits, images)
 
 
 def test_labels_are_read_up_to_a_limit(monkeypatch):

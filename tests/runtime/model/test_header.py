@@ -51,7 +51,9 @@ def test_labels_come_back_beside_the_logits_and_follow_the_stated_rule(test_spli
 
 @needs_compiler
 def test_a_header_that_does_not_compile_is_refused():
-    with pytest.raises(ArtifactError, match=r"^out/mnist.h does not compile here \(mnist.h:1:2: .*; export it again"):
+    with pytest.raises(
+        ArtifactError, match=r"^out/mnist.h does not compile here \(mnist.h:1:2: .*; check this machine"
+    ):
         Header(b"#error not a header\n", "out/mnist.h")
 
 

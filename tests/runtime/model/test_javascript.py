@@ -39,8 +39,14 @@ def test_a_failed_self_test_returns_digit_and_layer():
 @needs_node
 @pytest.mark.parametrize("source", [b"export const = 1;", b"export const about = {};", b"throw new Error('no');"])
 def test_a_module_that_does_not_run_is_refused(source):
-    with pytest.raises(ArtifactError, match=r"mnist.mjs does not run here .*Error.*; export it again"):
+    with pytest.raises(ArtifactError, match=r"mnist.mjs does not run here .*Error.*; check this machine's compiler"):
         JavaScript(source, "mnist.mjs")
+
+
+@needs_node
+def test_a_module_that_prints_is_refused():
+    with pytest.raises(ArtifactError, match=r"mnist.mjs does not say what it computes .*; export it again"):
+        JavaScript(b"console.log('Hello');" + SOURCE, "mnist.mjs")
 
 
 def test_a_missing_node_is_reported_with_advice(monkeypatch, tmp_path):

@@ -46,6 +46,12 @@ def test_a_resealed_model_with_other_weights_fails_parity_by_the_numbers(run, ex
     assert "other.onnx is not at parity: the logit of class" in result.stderr.decode()
 
 
+def test_an_impossible_name_is_refused_in_one_sentence(run, tmp_path):
+    result = run("mnist-parity", "x" * 300, cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.startswith(b"Error: " + b"x" * 300 + b" cannot be read (File name too long); ")
+
+
 def test_a_pipe_is_refused_and_not_waited_for(run, tmp_path):
     os.mkfifo(tmp_path / "model.onnx")
     (tmp_path / "folder").mkdir()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_runtime.errors import DigitError, ExtraMissingError
+from mnist_runtime.errors import DigitError, ExtraMissingError, first_line
 
 try:
     from PIL import Image, ImageOps, UnidentifiedImageError
@@ -66,11 +66,10 @@ def decode(source: bytes | Image.Image, name: str) -> Grey:
         raise DigitError(f"{name} is not an image that Pillow reads; save it as PNG or JPEG") from error
     except Image.DecompressionBombError as error:
         raise DigitError(f"{name} claims more than {PIXEL_LIMIT:,} pixels; crop it to the digit") from error
-    except DigitError:
+    except (DigitError, MemoryError):
         raise
     except Exception as error:  # damage makes Pillow's decoders raise anything
-        reason = error or type(error).__name__
-        raise DigitError(f"{name} is a damaged image ({reason}); copy or save it again") from error
+        raise DigitError(f"{name} is a damaged image ({first_line(error)}); copy or save it again") from error
 
 
 class _Frugal(io.BytesIO):
