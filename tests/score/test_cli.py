@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow  # most of these commands import Ray
         (["nowhere.npy", "o.npy"], 1, "nowhere.npy does not exist"),
         (["here", "x" * 300 + ".npy"], 1, "File name too long"),
         (["here", "digits.npy.txt"], 1, "digits.npy.txt cannot be listed ("),
-        (["here", "s3://bucket/o.npy"], 2, "a .npy is written on this machine"),
+        (["here", "s3://bucket/o.npy"], 2, "A .npy is read and written on this machine"),
     ],
 )
 def test_failures_end_in_one_sentence(run, test_split, tmp_path, arguments, code, sentence):
