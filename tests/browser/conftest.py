@@ -183,6 +183,11 @@ class Drawing:
         answer.wait_for()
         return answer
 
+    def wait_for_refusals(self, count: int) -> None:
+        """Wait until the browser has reported that the page's policy refused something so many times."""
+        while sum("Content Security Policy" in text for text in self.complaints) < count:
+            self.tab.wait_for_timeout(10)
+
     def label(self) -> int | None:
         """Return the label that the page shows for the drawing; None if it says that this is no digit."""
         self.wait_for("answered")
