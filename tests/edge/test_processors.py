@@ -1,6 +1,7 @@
 """mnist.h computes the same bits with every compiler and on every processor."""
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,7 @@ def _check(printed, command: list[str | Path]) -> None:
 def test_this_processor_computes_the_same_logits(printed, tool, build, compiler, flags, language):
     if language == "C++17":
         compiler = {"gcc": "g++", "clang": "clang++"}[compiler]
+        printed = replace(printed, digits=printed.digits[:100], logits=printed.logits[:100])
     program = build([tool(compiler), *LANGUAGES[language], *STRICT, *FLAGS[flags]], printed.header, PROGRAM)
     _check(printed, [program])
 
