@@ -85,7 +85,7 @@ TORCH = (
 ONNXRUNTIME = ("click", "numpy", "onnxruntime")
 PRELOADED = {
     **dict.fromkeys(("mnist-train", "mnist-data", "mnist-export", "torchrun", "python"), TORCH),
-    **dict.fromkeys(("mnist-infer", "mnist-parity", "mnist-score"), ONNXRUNTIME),
+    **dict.fromkeys(("mnist-infer", "mnist-parity", "mnist-score", "mnist-serve"), ONNXRUNTIME),
 }
 """Modules that a command, or `python -c PROGRAM`, finds imported in the process that it is forked from: none of ours,
 because a command imports those in its own environment."""

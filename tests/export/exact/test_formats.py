@@ -67,9 +67,13 @@ def test_the_files_that_make_the_page_an_app_lie_beside_it_and_in_the_manifest(e
         assert (records[name]["format"], records[name]["sha256"]) == ("app", hashlib.sha256(data).hexdigest())
 
 
+@pytest.fixture(scope="module")
+def bundle(checkpoint, validation):
+    return Bundle(checkpoint, validation)
+
+
 @pytest.mark.parametrize("name", ["mnist.exact.onnx", "mnist.h", *in_node])
-def test_one_bit_of_one_logit_is_refused(checkpoint, validation, name):
-    bundle = Bundle(checkpoint, validation)
+def test_one_bit_of_one_logit_is_refused(bundle, name):
     format_ = next(format_ for format_ in FORMATS.values() if format_.file == name)
     expected = bundle.once(expect_exactly)
     compute = format_.load(format_.recipe.build(bundle, expected))
