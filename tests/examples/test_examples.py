@@ -50,6 +50,9 @@ class Program:
         self.process.stdout.close()
         self.process.wait(timeout=60)
 
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=60, trust_env=False)
+
     def post(self, path: str, picture: bytes) -> httpx.Response:
         return httpx.post(self.url + path, content=picture, timeout=60, trust_env=False)
 
@@ -115,9 +118,9 @@ def test_the_fastapi_app_answers_a_photograph_and_serves_the_page_under_its_pref
     refused = app.post("/digit", b"not an image")
     assert refused.status_code == 422
     assert "not an image" in refused.json()["detail"]
-    assert "<canvas" in httpx.get(f"{app.url}/digits/", trust_env=False).text
+    assert "<canvas" in app.get("/digits/").text
     assert app.post("/digits/digit", seven).json()["label"] == 7
-    assert httpx.get(f"{app.url}/digits/v2/health/ready", trust_env=False).json() == {"ready": True}
+    assert app.get("/digits/v2/health/ready").json() == {"ready": True}
 
 
 def steps(instruction: str) -> list[str]:
@@ -144,7 +147,7 @@ def test_the_dockerfiles_steps_build_a_server_that_passes_its_health_check(start
     words = [options.get(word, word) for word in command]
     server = start(installed / "bin" / words[0], *words[1:], folder=tmp_path, PYTHONPATH=str(installed))
     check = json.loads(steps("HEALTHCHECK")[0].partition("CMD ")[2])
-    local = [word.replace("http://127.0.0.1:8000", server.url) for word in check]
+    local = [word.replace("http://127.0.0.1:8000", server.url).replace("timeout=2", "timeout=60") for word in check]
     subprocess.run([sys.executable, *local[1:]], check=True)
 
 

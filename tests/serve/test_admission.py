@@ -134,8 +134,8 @@ def test_requests_are_logged_as_text_unless_switched_off(home, flags, lines):
     process = subprocess.Popen([command, "--port", "0", *flags], stderr=subprocess.PIPE, cwd=home, text=True)
     chosen, announced = process.stderr.readline(), process.stderr.readline()
     url = re.search(r"http://127\.0\.0\.1:\d+", announced)[0]
-    httpx.get(f"{url}/v2/health/live")
-    httpx.get(f"{url}/a%1b%5B31m")
+    httpx.get(f"{url}/v2/health/live", timeout=60)
+    httpx.get(f"{url}/a%1b%5B31m", timeout=60)
     process.terminate()
     _, log = process.communicate(timeout=60)
     assert process.returncode == 0

@@ -44,8 +44,8 @@ def send_many(url: str, count: int) -> None:
 def test_a_log_that_nobody_reads_stops_neither_requests_nor_sigterm(stalled):
     process, url = stalled
     send_many(url, log.CAPACITY + PIPE)
-    assert httpx.get(f"{url}/v2/health/ready").json() == {"ready": True}
-    metrics = httpx.get(f"{url}/metrics").text
+    assert httpx.get(f"{url}/v2/health/ready", timeout=60).json() == {"ready": True}
+    metrics = httpx.get(f"{url}/metrics", timeout=60).text
     dropped = next(line for line in metrics.splitlines() if line.startswith("mnist_serve_log_lines_dropped_total "))
     assert float(dropped.split()[1]) > 0
     process.send_signal(signal.SIGTERM)

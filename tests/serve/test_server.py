@@ -41,7 +41,7 @@ def test_the_server_listens_on_a_unix_socket_and_removes_it(serve, home, tmp_pat
         left_by_a_killed_server.bind(str(path))
     server = serve("--uds", path)
     assert server.url == f"unix:{path}"
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://x") as http:
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://x", timeout=60) as http:
         answer = http.post(INFER, json=server.document(digits[:1]))
     assert answer.json()["outputs"][2]["data"] == [7]
     assert server.wait_for("request", status=200)["client"] == "-"
