@@ -32,6 +32,18 @@ def test_an_update_keeps_the_share_decay_of_the_average(model):
         torch.testing.assert_close(tensor, wanted)
 
 
+def test_weights_of_two_names_are_averaged_once_per_step():
+    model = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)])
+    model[1].weight = model[0].weight
+    average = WeightAverage(model, 0.75)
+    before = average.model[0].weight.clone()
+    with torch.no_grad():
+        model[0].weight += 1
+    average.update(1_000)
+    torch.testing.assert_close(average.model[0].weight, before + 0.25)
+    assert average.model[1].weight is average.model[0].weight
+
+
 def test_the_random_initial_weights_lose_their_share_quickly(model):
     average = WeightAverage(model, 0.999)
     now = moved(model)

@@ -61,6 +61,29 @@ class Pair(nn.Linear):
     def forward(self, pixels):
         return super().forward(pixels), None
 
+class Squeezed(nn.Linear):
+    def __init__(self):
+        super().__init__(784, 10)
+
+    def forward(self, pixels):
+        return super().forward(pixels).squeeze()
+
+class Lazy(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.LazyConv2d(2, 5), nn.Flatten(), nn.LazyLinear(10))
+
+class Heads(nn.Linear):
+    def __init__(self):
+        super().__init__(784, 10)
+
+    def forward(self, pixels):
+        logits = super().forward(pixels)
+        return (logits, logits) if self.training else logits
+
+class Normalised(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.BatchNorm1d(784), nn.Linear(784, 10))
+
 class Broken(nn.Module):
     def forward(self, pixels):
         return self.missing(pixels)
@@ -126,6 +149,7 @@ def test_dropout_is_on_in_training_and_off_in_evaluation(validation):
         ("own_models:function", "not a class of torch.nn.Module"),
         ("own_models:Nine", r"float32 \(2, 9\)"),
         ("own_models:Pair", "returns tuple"),
+        ("own_models:Squeezed", r"for \(2, 784\) it returns \(10,\) for a single digit"),
         ("own_models:Broken", r"for \(2, 784\) it fails \(AttributeError.*for \(2, 1, 28, 28\) it fails"),
     ],
 )
@@ -154,6 +178,24 @@ def test_a_module_that_cannot_be_trained_or_saved_is_refused_before_the_first_st
     settings = TrainingSettings(model=f"own_models:{name}", data=str(few), output_dir=str(own / "out"))
     with pytest.raises(ModelError, match=sentence):
         TrainingRun(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "sentence"),
+    [
+        ("Heads", 64, "on a batch of 64 digits (cross_entropy_loss"),
+        ("Normalised", 99, "on a batch of 1 digits (Expected"),
+    ],
+)
+def test_a_module_that_fails_in_training_is_refused_in_a_sentence(own, train_split, name, size, sentence):
+    digits = tuple(part[:100] for part in train_split.tensors())
+    with pytest.raises(ModelError) as refusal:
+        fit(build(f"own_models:{name}"), digits, digits, batch_size=size)
+    assert sentence in str(refusal.value)
+
+
+def test_the_shape_of_a_lazy_module_is_found(own):
+    assert build("own_models:Lazy")(torch.zeros(3, 784)).shape == (3, 10)
 
 
 def test_the_command_trains_a_class_of_the_current_folder(own, run, few):

@@ -84,6 +84,16 @@ def test_wandb_logs_offline(run, few, tmp_path):
     assert list(tmp_path.glob("wandb/offline-run-*/files/media/images/weights*.png"))
 
 
+def test_a_tracker_that_cannot_start_is_refused_in_a_sentence(run, few, tmp_path):
+    (tmp_path / "tensorboard").write_text("a file")
+    options = ("mnist-train", "--data", few, "--output-dir", tmp_path, "--tracker")
+    for tracker, sentence in (("tensorboard", "cannot write"), ("wandb", "wandb cannot start (")):
+        result = run(*options, tracker, env={"HOME": str(tmp_path), "WANDB_MODE": "online"})
+        assert result.returncode == 1
+        assert result.stderr.decode().splitlines()[-1].startswith(f"Error: {sentence}")
+        assert b"Traceback" not in result.stderr
+
+
 @pytest.mark.parametrize(
     ("package", "flags"),
     [

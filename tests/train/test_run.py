@@ -2,6 +2,7 @@
 
 import json
 import random
+import shlex
 import signal
 import subprocess
 from collections.abc import Callable
@@ -163,9 +164,26 @@ def test_a_resumed_run_may_change_its_epochs_but_not_its_learning_rate(kill_at, 
     other = run("mnist-train", "--resume", tmp_path / FILE, "--lr", "0.1")
     assert other.returncode == 2
     assert b"--lr was 0.5 before the interruption and cannot change" in other.stderr
+    assert b"omit it, in --config too" in other.stderr
     longer = run("mnist-train", "--resume", tmp_path / FILE, "--epochs", "3")
     assert longer.returncode == 0, longer.stderr
     assert b"epoch  3/3" in longer.stdout
+
+
+def test_a_resumed_run_refuses_epochs_that_would_make_it_another(kill_at, run, few, tmp_path):
+    base = ("--device", "cpu", "--data", few, "--epochs", "4", "--output-dir")
+    plain, cosine = tmp_path / "it's plain", tmp_path / "cosine"
+    stopped = kill_at(100, signal.SIGINT, *base, plain)
+    assert f"continue with: mnist-train --resume {shlex.quote(str(plain / FILE))}\n" in stopped.stderr.decode()
+    begun = load_state(plain / FILE).epoch
+    assert begun > 1
+    fewer = run("mnist-train", "--resume", plain / FILE, "--epochs", begun - 1)
+    assert fewer.returncode == 2
+    assert f"--epochs is {begun - 1}, and the run has begun its epoch {begun}; give more.".encode() in fewer.stderr
+    assert kill_at(3, signal.SIGINT, *base, cosine, "--schedule", "cosine").returncode == 130
+    longer = run("mnist-train", "--resume", cosine / FILE, "--epochs", "5")
+    assert longer.returncode == 2
+    assert b"--epochs was 4 before the interruption and cannot change" in longer.stderr
 
 
 def test_a_resumed_run_refuses_other_data(kill_at, run, few, tmp_path):
@@ -194,12 +212,13 @@ def test_a_file_that_is_no_resumable_checkpoint_is_refused(run, tmp_path, traine
 def test_a_nan_loss_names_the_step_and_keeps_the_last_good_checkpoint(run, few, tmp_path):
     """A learning rate of 1e38 overflows within a few steps."""
     options = ("--data", few, "--device", "cpu", "--checkpoint-every", 1, "--output-dir", tmp_path)
+    (tmp_path / CHECKPOINT).write_text("from before")
     result = run("mnist-train", "--lr", "1e38", *options)
+    (complaint,) = result.stderr.decode().splitlines()
     assert result.returncode == 1
-    assert b"the loss is nan in epoch 1, step " in result.stderr
-    assert b"at learning rate 1e+38" in result.stderr
-    assert f"the last good checkpoint is {tmp_path / FILE}".encode() in result.stderr
-    assert not (tmp_path / CHECKPOINT).exists()
+    assert "the loss is nan in epoch 1, step " in complaint
+    assert "at learning rate 1e+38; start again with a lower --lr" in complaint
+    assert (tmp_path / CHECKPOINT).read_text() == "from before"
     weights = {name: tensor for name, tensor in load_state(tmp_path / FILE).tensors.items() if "model" in name}
     assert all(tensor.isfinite().all() for tensor in weights.values())
 

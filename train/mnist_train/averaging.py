@@ -1,7 +1,8 @@
 """The average of the weights over training, which predicts better than the last weights (Polyak and Juditsky 1992)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ class WeightAverage:
         self.decay = decay
         self.model = deepcopy(model) if decay else model
         """Module with the averaged weights."""
-        self._pairs = list(zip(self.tensors().values(), model.state_dict().values(), strict=True)) if decay else []
+        self._pairs = list(zip(_tensors(self.model), _tensors(model), strict=True)) if decay else []
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -38,3 +39,8 @@ class WeightAverage:
         """Restore what `tensors()` returned."""
         if self.decay:
             self.model.load_state_dict(tensors)
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Yield weights and buffers, a tensor that has several names once."""
+    return chain(module.parameters(), module.buffers())

@@ -96,7 +96,10 @@ def _option(name: str, kind: Any, explanation: str, **extra: Any) -> Callable[[F
 @click.command("mnist-train", cls=_TorchrunCommand)
 @_option("--model", str, "Model to train: linear, mlp, cnn, or package.module:Class of yours.", metavar="NAME")
 @_option(
-    "--data", str, "Data: bundled, lab, a URL, a .pkl.gz, a .npz, or a folder of IDX or .npy files.", metavar="SOURCE"
+    "--data",
+    str,
+    "Data: bundled, lab, a URL, a .pkl.gz, .npz or .csv, or a folder of IDX, .csv or .npy files.",
+    metavar="SOURCE",
 )
 @_option("--sha256", str, "SHA-256 of a download other than MNIST.", metavar="HEX")
 @_option("--optimizer", click.Choice(["plain", "sgd", "adamw"]), "Update rule: the lab's, or one of torch.optim.")
@@ -169,10 +172,22 @@ def _refuse_contradictions(settings: TrainingSettings, resumed: Any) -> None:
         raise click.UsageError(f"--momentum belongs to --optimizer sgd, not to {settings.optimizer}.")
     if settings.weight_decay and settings.optimizer == "plain":
         raise click.UsageError("--weight-decay belongs to --optimizer sgd or adamw, not to plain.")
-    for name, value in asdict(resumed.settings).items() if resumed else ():
-        if name not in CHANGEABLE and getattr(settings, name) != value:
+    if resumed:
+        _refuse_changes(settings, resumed)
+
+
+def _refuse_changes(settings: TrainingSettings, resumed: Any) -> None:
+    """Refuse what would make the resumed run another one than its settings say."""
+    for name, value in asdict(resumed.settings).items():
+        is_fixed = name not in CHANGEABLE or (name == "epochs" and settings.schedule != "constant")
+        if is_fixed and getattr(settings, name) != value:
             option = "--" + name.replace("_", "-")
-            raise click.UsageError(f"{option} was {value!r} before the interruption and cannot change; omit it.")
+            raise click.UsageError(
+                f"{option} was {value!r} before the interruption and cannot change; omit it, in --config too."
+            )
+    begun = resumed.epoch if resumed.step else resumed.epoch - 1
+    if settings.epochs < begun:
+        raise click.UsageError(f"--epochs is {settings.epochs}, and the run has begun its epoch {begun}; give more.")
 
 
 @click.group("mnist-data", cls=Group)

@@ -39,6 +39,10 @@ class ConfigError(MnistEdgeError, ValueError):
     """A configuration file that is not TOML, or sets unknown options or values of another type."""
 
 
+class TrackerError(MnistEdgeError, RuntimeError):
+    """An experiment tracker that cannot start."""
+
+
 class MissingExtraError(MnistEdgeError, ImportError):
     """An optional package that is not installed."""
 

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mnist_runtime.digits import CLASSES
+from mnist_runtime.errors import first_line
 from mnist_train.averaging import WeightAverage
 from mnist_train.data.batches import Batches, Data, InMemory
 from mnist_train.distributed import ALONE, ProcessGroup
-from mnist_train.errors import DivergenceError
+from mnist_train.errors import DivergenceError, ModelError
 from mnist_train.optimizers import Descent, Optimizer, Schedule, constant
 
 CHANCE_LOSS = -math.log(1 / 10)
@@ -96,6 +97,7 @@ def fit(  # noqa: PLR0913  # one argument per number and per hook
 
     Raises:
         DivergenceError: a loss is NaN or infinite; the sentence names the epoch, the step and the learning rate.
+        ModelError: the model fails on a batch in training mode.
     """
     train, valid = as_batches(train), as_batches(valid)
     optimizer = optimizer or Descent(model.parameters())
@@ -108,7 +110,7 @@ def fit(  # noqa: PLR0913  # one argument per number and per hook
         position.losses = losses
         for pixels, labels in train.epoch(position.epoch, batch_size, position.step):
             count = min(batch_size, len(train) - batch_size * position.step)
-            loss = group.loss(model(pixels), labels, count, label_smoothing)
+            loss = _loss(model, group, pixels, labels, count, label_smoothing)
             loss.backward()  # type: ignore[no-untyped-call]
             done = (position.epoch - 1) * steps + position.step
             optimizer.step(lr * schedule(done / (epochs * steps)))
@@ -127,6 +129,18 @@ def fit(  # noqa: PLR0913  # one argument per number and per hook
         position.epoch, position.step, position.losses = position.epoch + 1, 0, losses[:0]
         on_epoch(epoch)
     return position.history
+
+
+def _loss(  # as of `ProcessGroup.loss`
+    model: nn.Module, group: ProcessGroup, pixels: Tensor, labels: Tensor, count: int, smoothing: float
+) -> Tensor:
+    try:
+        return group.loss(model(pixels), labels, count, smoothing)
+    except (TypeError, ValueError) as error:  # of a user's code, or of BatchNorm for a batch of a single digit
+        raise ModelError(
+            f"the model cannot be trained on a batch of {len(pixels)} digits ({first_line(error)}); return logits "
+            "alone, or choose a --batch-size that leaves another remainder"
+        ) from error
 
 
 def as_batches(data: Data | Batches) -> Batches:
@@ -152,7 +166,7 @@ def _require_finite(position: Position, lr: float, last: int) -> None:
 
 def _divergence(loss: float, epoch: int, step: int, lr: float) -> DivergenceError:
     return DivergenceError(
-        f"the loss is {loss:g} in epoch {epoch}, step {step}, at learning rate {lr:g}; train with a lower --lr"
+        f"the loss is {loss:g} in epoch {epoch}, step {step}, at learning rate {lr:g}; start again with a lower --lr"
     )
 
 

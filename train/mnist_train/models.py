@@ -10,11 +10,13 @@ P(digit d) = P(d | a digit) * (1 - P(no digit)). A model of ten logits takes eve
 import importlib
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Final
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from mnist_runtime.digits import CLASSES, HEIGHT, PIXELS, WIDTH
 from mnist_runtime.errors import first_line
@@ -149,8 +151,10 @@ def for_pixels(module: nn.Module, name: str) -> nn.Module:
         ModelError: the module takes digits in no shape, or does not return float32 `[N, 10]` or `[N, 11]`.
     """
     obstacles = []
+    has_lazy = any(map(is_lazy, module.parameters()))
     for shape in _SHAPES:
-        candidate = module if len(shape) == 1 else Pictures(module, shape)
+        tried = deepcopy(module) if has_lazy else module  # a wrong shape would fix a lazy module's
+        candidate = tried if len(shape) == 1 else Pictures(tried, shape)
         obstacle = _obstacle(candidate.eval())
         if obstacle is None:
             return candidate
@@ -162,16 +166,18 @@ def for_pixels(module: nn.Module, name: str) -> nn.Module:
 
 
 def _obstacle(module: nn.Module) -> str | None:
-    """Run `module` on two digits, because a convolution takes one for a channel; return what it does wrong."""
+    """Return what `module` does wrong with two digits, which no convolution takes for channels, and then with one."""
     try:
         with torch.no_grad():
-            logits = module(torch.zeros(2, PIXELS))
+            two, one = (module(torch.zeros(count, PIXELS)) for count in (2, 1))
     except Exception as error:  # noqa: BLE001  # a user's code can raise anything
         return f"fails ({type(error).__name__}: {first_line(error)})"
-    if not isinstance(logits, torch.Tensor):
-        return f"returns {type(logits).__name__}"
-    if logits.shape not in {(2, 10), (2, 11)} or logits.dtype != torch.float32:
-        return f"returns {logits.dtype} {tuple(logits.shape)}"
+    if not isinstance(two, torch.Tensor):
+        return f"returns {type(two).__name__}"
+    if two.shape not in {(2, 10), (2, 11)} or two.dtype != torch.float32:
+        return f"returns {two.dtype} {tuple(two.shape)}"
+    if one.shape != (1, two.shape[1]):
+        return f"returns {tuple(one.shape)} for a single digit"
     return None
 
 

@@ -51,12 +51,7 @@ def require_matplotlib() -> None:
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """Make an empty figure of `width` x `height` inches.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    require_matplotlib()
+    """Make an empty figure of `width` x `height` inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=_DPI, layout="constrained", facecolor="white")

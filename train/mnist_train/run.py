@@ -2,12 +2,14 @@
 
 import json
 import math
+import shlex
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import torch
 from tqdm import tqdm
@@ -23,7 +25,7 @@ from mnist_train.data.disk import DiskSplit
 from mnist_train.data.sources import AnySplit, open_source
 from mnist_train.devices import choose_device, limit_threads
 from mnist_train.distributed import ALONE, ProcessGroup
-from mnist_train.errors import DataError, DivergenceError, GroupError
+from mnist_train.errors import DataError, GroupError
 from mnist_train.fit import CHANCE_LOSS, Epoch, Position, evaluate, fit
 from mnist_train.models import build, knows_no_digit, require_trainable
 from mnist_train.optimizers import SCHEDULES, make_optimizer
@@ -35,6 +37,7 @@ from mnist_train.trackers import Tracker, make_tracker
 FILES = ("mnist.safetensors", "metrics.jsonl")
 """Files that a run leaves in its output folder."""
 
+_UNSAVED = "nothing was saved, because the loss was NaN"
 _SHOW_EVERY = 100  # steps, after which the loop has waited for the device anyway
 _NO_DIGITS = 0.24  # pictures of what is no digit per training digit; an epoch shows about half of them
 
@@ -46,7 +49,7 @@ class Stopped(Exception):  # noqa: N818  # not an error, because a person asked 
         self.exit_code = 128 + signal_number
         super().__init__(
             f"Stopped after step {position.step} of epoch {position.epoch}; "
-            + (f"continue with: {command} --resume {state}" if state else "nothing was saved, because the loss was NaN")
+            + (f"continue with: {shlex.join([*command.split(), '--resume', str(state)])}" if state else _UNSAVED)
         )
 
 
@@ -132,11 +135,12 @@ class TrainingRun:
 
         Raises:
             Stopped: SIGINT or SIGTERM came; a resumable checkpoint was written.
-            DivergenceError: the loss is NaN or infinite; the last good resumable checkpoint is kept.
+            DivergenceError: the loss is NaN or infinite.
+            ModelError: the model fails on a batch in training mode.
         """
         train = self._training_batches()
         valid = self._batches(self.data.valid)
-        self._announce(len(train), valid)
+        self._announce(train, valid)
         steps = math.ceil(len(train) / self.settings.batch_size)
         with (
             _DeferredSignals() as signals,  # before the bar, because a person who sees the bar may stop the run
@@ -154,16 +158,16 @@ class TrainingRun:
         if self.group.rank == 0:
             self._write(train, history, tested)
 
-    def _announce(self, count: int, valid: Batches) -> None:
+    def _announce(self, train: Batches, valid: Batches) -> None:
         parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         where = f"{self.group.size} processes, {self.device.type}" if self.group.size > 1 else self.device
-        self.echo(f"Training {self.settings.model} of {parameters:,} parameters on {count:,} digits ({where}).")
+        self.echo(f"Training {self.settings.model} of {parameters:,} parameters on {len(train):,} digits ({where}).")
         if self.position.history or self.position.step:
             self.echo(f"resumed     at step {self.position.step} of epoch {self.position.epoch}")
         else:
             loss, _ = evaluate(self.model, valid, self.group)
             self.echo(f"untrained   validation loss {loss:.4f}; guessing gives -ln(1/10) = {CHANCE_LOSS:.4f}")
-        self.tracker.start(self.model, self.data.train)
+        self.tracker.start(self.model, train)
 
     def _fit(self, train: Batches, valid: Batches, bar: "tqdm[Any]", signals: "_DeferredSignals") -> list[Epoch]:
         settings, position = self.settings, self.position
@@ -187,27 +191,22 @@ class TrainingRun:
             if epoch.epoch < settings.epochs:
                 self._save()
 
-        try:
-            return fit(
-                self.trained,
-                train,
-                valid,
-                lr=settings.lr,
-                epochs=settings.epochs,
-                batch_size=settings.batch_size,
-                optimizer=self.optimizer,
-                schedule=SCHEDULES[settings.schedule],
-                label_smoothing=settings.label_smoothing,
-                average=self.average,
-                position=position,
-                group=self.group,
-                on_step=on_step,
-                on_epoch=on_epoch,
-            )
-        except DivergenceError as error:
-            if self.state.exists():
-                raise DivergenceError(f"{error}; the last good checkpoint is {self.state}") from error
-            raise
+        return fit(
+            self.trained,
+            train,
+            valid,
+            lr=settings.lr,
+            epochs=settings.epochs,
+            batch_size=settings.batch_size,
+            optimizer=self.optimizer,
+            schedule=SCHEDULES[settings.schedule],
+            label_smoothing=settings.label_smoothing,
+            average=self.average,
+            position=position,
+            group=self.group,
+            on_step=on_step,
+            on_epoch=on_epoch,
+        )
 
     def _save(self) -> bool:
         return save_state(
@@ -230,6 +229,8 @@ class TrainingRun:
 
     def _write(self, train: Batches, history: list[Epoch], tested: dict[str, float]) -> None:
         source = self.settings.data
+        if "://" in source:
+            source = urlsplit(source).path  # a signed URL holds a secret
         record = {
             "model": self.settings.model,
             "hyperparameters": self.settings.hyperparameters(),

@@ -58,7 +58,7 @@ class TrainingSettings:
 
 
 CHANGEABLE = frozenset({"epochs", "device", "output_dir", "checkpoint_every", "tracker", "report"})
-"""Settings that may change when a run is resumed."""
+"""Settings that may change when a run is resumed; the epochs only with a constant schedule."""
 
 
 def read_config(path: Path) -> dict[str, Any]:

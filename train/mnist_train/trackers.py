@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mnist_runtime.digits import HEIGHT, PIXELS, WIDTH
-from mnist_train.data.disk import DiskSplit
-from mnist_train.data.sources import AnySplit
-from mnist_train.errors import MissingExtraError
+from mnist_runtime.errors import first_line
+from mnist_runtime.io.files import ensure_writable
+from mnist_train.data.batches import Batches
+from mnist_train.errors import MissingExtraError, TrackerError
 from mnist_train.fit import Epoch
 from mnist_train.settings import TrainingSettings
 
@@ -22,7 +23,7 @@ _SAMPLES = 10  # digits
 class Tracker:
     """A log of a training run; this one logs nothing."""
 
-    def start(self, model: nn.Module, digits: AnySplit) -> None:
+    def start(self, model: nn.Module, train: Batches) -> None:
         """Log the start of training."""
 
     def epoch(self, epoch: Epoch, model: nn.Module) -> None:
@@ -40,12 +41,13 @@ class TensorBoard(Tracker):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise MissingExtraError("tensorboard", "--tracker tensorboard") from error
+        ensure_writable(folder / "tensorboard")
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
         self._settings = settings
 
-    def start(self, model: nn.Module, digits: AnySplit) -> None:
+    def start(self, model: nn.Module, train: Batches) -> None:
         """Log settings, sample digits and the initial weights."""
-        images, labels = samples(digits)
+        images, labels = _samples(train)
         self._writer.add_text("settings", "\n".join(f"    {line}" for line in self._settings.to_toml().splitlines()), 0)
         self._writer.add_images("digits", images[:, None], 0)
         self._writer.add_text("digits/labels", " ".join(map(str, labels)), 0)
@@ -80,13 +82,18 @@ class WandB(Tracker):
         except ImportError as error:
             raise MissingExtraError("wandb", "--tracker wandb") from error
         self._wandb = wandb
-        self._run: Any = wandb.init(
-            project="mnist-edge", dir=str(folder), config=asdict(settings), settings={"silent": True}
-        )
+        try:
+            self._run: Any = wandb.init(
+                project="mnist-edge", dir=str(folder), config=asdict(settings), settings={"silent": True}
+            )
+        except wandb.errors.Error as error:
+            raise TrackerError(
+                f"wandb cannot start ({first_line(error)}); run wandb login, or set WANDB_MODE=offline"
+            ) from error
 
-    def start(self, model: nn.Module, digits: AnySplit) -> None:
+    def start(self, model: nn.Module, train: Batches) -> None:
         """Log sample digits with their labels, and the initial weights."""
-        images, labels = samples(digits)
+        images, labels = _samples(train)
         pictures = [self._wandb.Image(image, caption=str(label)) for image, label in zip(images, labels, strict=True)]
         self._run.log({"digits": pictures, **self._weights(model)}, commit=False)
 
@@ -111,6 +118,7 @@ def make_tracker(name: str, folder: Path, settings: TrainingSettings) -> Tracker
 
     Raises:
         MissingExtraError: the tracker's package is not installed.
+        TrackerError, FileWriteError: it cannot start, or its folder cannot be written.
     """
     match name:
         case "tensorboard":
@@ -120,16 +128,10 @@ def make_tracker(name: str, folder: Path, settings: TrainingSettings) -> Tracker
     return Tracker()
 
 
-def samples(digits: AnySplit) -> tuple[NDArray[np.uint8], list[int]]:
-    """Return the first ten digits, uint8 `[10, 28, 28]`, and their labels."""
-    if isinstance(digits, DiskSplit):
-        count = min(_SAMPLES, len(digits))
-        images, labels = digits.images.rows(0, count), digits.labels.rows(0, count)
-    else:
-        images, labels = digits.images[:_SAMPLES], digits.labels[:_SAMPLES]
-    if images.dtype != np.uint8:
-        images = (images * 255).astype(np.uint8)
-    return np.asarray(images).reshape(-1, HEIGHT, WIDTH), [int(label) for label in labels]
+def _samples(train: Batches) -> tuple[NDArray[np.float32], list[int]]:
+    """Return the first ten training pictures, float32 `[10, 28, 28]`, and their labels."""
+    pixels, labels = next(iter(train.epoch(1, _SAMPLES)))
+    return pixels.reshape(-1, HEIGHT, WIDTH).cpu().numpy(), labels.tolist()
 
 
 def weight_images(model: nn.Module) -> NDArray[np.uint8]:

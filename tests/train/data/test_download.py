@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 
 from mnist_runtime.errors import FileWriteError
+from mnist_train.checkpoint import load
 from mnist_train.data.download import cache_folder, fetch
 from mnist_train.data.sources import fetch_source, open_source
 from mnist_train.errors import DataError, DownloadError
+from mnist_train.run import TrainingRun
+from mnist_train.settings import TrainingSettings
 
 BIN = Path(sys.executable).parent
 
@@ -117,6 +120,16 @@ def npz(**arrays: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
+
+
+def test_the_record_of_a_run_holds_no_secret_of_a_signed_url(server, cache, test_split, tmp_path):
+    server.faults.content = npz(x_train=test_split.images[:60], y_train=test_split.labels[:60])
+    digest = hashlib.sha256(server.faults.content).hexdigest()
+    source = f"{server.url}?X-Amz-Signature=secret"
+    settings = TrainingSettings(data=source, sha256=digest, epochs=1, device="cpu", output_dir=str(tmp_path))
+    TrainingRun(settings, echo=lambda _: None).train()
+    assert server.faults.requests[-1].endswith("?X-Amz-Signature=secret")
+    assert load(tmp_path / "mnist.safetensors").record["data"]["name"] == server.url.rpartition("/")[2]
 
 
 def test_other_digits_than_mnists_need_their_sha256(server, cache, test_split):

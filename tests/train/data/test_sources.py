@@ -68,6 +68,7 @@ WRONG = {
     "label 10": ({"y_train": np.full(12, 10)}, "labels from 10 to 10"),
     "label -1": ({"y_train": np.full(12, -1)}, "labels from -1"),
     "too few labels": ({"y_train": LABELS[:5]}, r"\(5,\).*exactly one per digit"),
+    "labels as columns": ({"y_train": np.eye(10)[LABELS].astype(int)}, r"; save y\.argmax\(1\)"),
     "labels as floats": ({"y_train": LABELS.astype(float)}, "labels are integers"),
     "labels as text": ({"y_train": LABELS.astype(str)}, "holds <U3 and no numbers"),
     "no labels": ({"y_train": None}, "y_train"),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_runtime.digits import HEIGHT, WIDTH, as_digits, as_intensities, as_pixels
+from mnist_runtime.digits import CLASSES, HEIGHT, WIDTH, as_digits, as_intensities, as_pixels
 from mnist_runtime.errors import DigitError, FileMissingError, printable
 from mnist_runtime.io.arrays import StoredArray
 from mnist_runtime.io.files import decompressed, open_regular
@@ -58,7 +58,7 @@ class Dataset:
         }
 
 
-def open_source(source: str, *, sha256: str | None = None, checked: bool = False, **options: Any) -> Dataset:
+def open_source(source: str, *, sha256: str | None = None, checked: bool = False) -> Dataset:
     """Open the data set that `--data` names.
 
     Args:
@@ -67,7 +67,6 @@ def open_source(source: str, *, sha256: str | None = None, checked: bool = False
             others are read.
         sha256: SHA-256 of the file to download, in hex; without it, a URL must hold MNIST.
         checked: True if another process checks the values of files that stay on disk; only headers are read then.
-        options: `limit` and `timeout` of `download.fetch`.
 
     Raises:
         DataError: the source does not hold digits with labels.
@@ -77,7 +76,7 @@ def open_source(source: str, *, sha256: str | None = None, checked: bool = False
     if source == "bundled":
         return Dataset(load_split("train"), load_split("valid"), load_split("test"), known=DIGESTS)
     if source == "lab" or re.match("https?://", source):
-        return _open_file(fetch_source(source, sha256=sha256, **options))
+        return _open_file(fetch_source(source, sha256=sha256))
     path = Path(source)
     if not path.exists():
         raise FileMissingError(f"{path} does not exist; {_WANTED}")
@@ -85,7 +84,12 @@ def open_source(source: str, *, sha256: str | None = None, checked: bool = False
 
 
 def fetch_source(source: str, *, sha256: str | None = None, **options: Any) -> Path:
-    """Download "lab" or a URL into the cache, unless it is there; return its path. Arguments as for `open_source`.
+    """Download "lab" or a URL into the cache, unless it is there; return its path.
+
+    Args:
+        source: "lab", or an http(s) URL.
+        sha256: SHA-256 of the file, in hex; without it, a URL must hold MNIST.
+        options: `limit` and `timeout` of `download.fetch`.
 
     Raises:
         DataError: `source` is neither.
@@ -276,7 +280,9 @@ def _split(arrays: Mapping[str, NDArray[Any]], name: str) -> Split:
 
 def _check_labels(name: object, dtype: np.dtype[Any], shape: tuple[int, ...], count: int) -> None:
     if dtype.kind not in "ui" or shape != (count,) or not count:
-        raise DataError(f"{name} is {dtype} {shape}; labels are integers ({count},), exactly one per digit")
+        known = {(count, len(CLASSES)): "; save y.argmax(1)", (count, 1): "; save y.reshape(-1)"}
+        advice = next((advice for wrong, advice in known.items() if wrong == shape), "")
+        raise DataError(f"{name} is {dtype} {shape}; labels are integers ({count},), exactly one per digit{advice}")
 
 
 def _check_range(name: object, labels: NDArray[Any]) -> None:
