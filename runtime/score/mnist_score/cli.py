@@ -87,8 +87,8 @@ def score(
     """Score millions of digits: from .npy to .npy on this machine, or shards of Parquet and .npy on Ray.
 
     Where OUTPUT ends in .npy, INPUT is one .npy of any size, as mnist-infer takes them. OUTPUT gets one label (uint8)
-    per digit, or with --probabilities ten float32. Memory use is constant. Run again after a kill, the command
-    resumes where it stopped; run again after its end, it does nothing.
+    per digit, or with --probabilities ten float32. Memory use is constant, but for the labels of --labels. Run again
+    after a kill, the command resumes where it stopped; run again after its end, it does nothing.
 
     Otherwise INPUT is a .parquet or .npy file (a shard) or a folder of them, and OUTPUT a folder: paths, or URIs such
     as s3://bucket/digits. The digits of a Parquet shard are its column pixels or image: 784 bytes, lists of 784
