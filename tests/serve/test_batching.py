@@ -45,9 +45,14 @@ class Recorder:
         """Send all requests at once, and return the labels of each."""
 
         async def ask() -> list[list[int]]:
-            return [scores.labels.tolist() for scores in await asyncio.gather(*map(self.batcher.join, batches))]
+            return [outputs.labels.tolist() for outputs in await asyncio.gather(*map(self.ask, batches))]
 
         return asyncio.run(ask())
+
+    async def ask(self, digits: np.ndarray) -> Outputs:
+        """Send one request, and return its outputs."""
+        outputs = self.batcher.join(digits)
+        return await outputs if isinstance(outputs, asyncio.Future) else outputs
 
 
 def test_concurrent_requests_run_once_and_are_answered_separately(classifier, digits):
@@ -101,11 +106,11 @@ def test_batching_can_be_turned_off(classifier, digits):
 
 
 def test_a_lone_request_is_answered_at_once(classifier, digits):
-    async def ask() -> bool:
-        return recorder.batcher.join(digits[:1]).done()
+    async def ask() -> object:
+        return recorder.batcher.join(digits[:1])
 
     recorder = Recorder(classifier)
-    assert asyncio.run(ask())
+    assert isinstance(asyncio.run(ask()), Outputs)
 
 
 def test_while_many_requests_run_in_a_thread_others_become_the_next_batch(classifier, digits):
@@ -158,7 +163,7 @@ def test_digits_that_the_model_refuses_fail_alone(classifier, digits, count):
 
     async def ask() -> list[object]:
         given = (good, bad, *[good] * count)
-        return await asyncio.gather(*map(recorder.batcher.join, given), return_exceptions=True)
+        return await asyncio.gather(*map(recorder.ask, given), return_exceptions=True)
 
     first, failed, *others = asyncio.run(ask())
     assert [each.labels.tolist() for each in (first, *others)] == [[7]] * (1 + count)

@@ -44,24 +44,22 @@ class Batcher:
         self._ran(len(digits))
         return self._compute(digits)
 
-    def join(self, digits: Intensities | Pixels) -> "asyncio.Future[Outputs]":
-        """Compute `[N, 784]`, uint8 or float32, together with the digits of other pending requests.
+    def join(self, digits: Intensities | Pixels) -> "Outputs | asyncio.Future[Outputs]":
+        """Compute `[N, 784]`, uint8 or float32, at once, or together with the digits of other pending requests.
 
         The future's result or error is of these digits alone. Cancel the future to leave the batch.
         """
-        loop = asyncio.get_running_loop()
-        request = _Pending(digits, loop.create_future())
         if len(digits) >= self._max_batch:
-            self._answer([request], self._outcome([request]))
-            return request.outputs
-        if self._is_busy or self._is_crowded:
-            self._pending.append(request)
-        else:
-            self._answer([request], self._outcome([request]))
+            return self.compute(digits)
+        loop = asyncio.get_running_loop()
+        is_alone = not self._is_busy and not self._is_crowded
         if not self._is_busy:
             self._is_busy = True
             loop.call_soon(self._run_pending)
-        return request.outputs
+        if is_alone:
+            return self.compute(digits)
+        self._pending.append(_Pending(digits, loop.create_future()))
+        return self._pending[-1].outputs
 
     def _run_pending(self) -> None:
         self._is_crowded = len(self._pending) > 1

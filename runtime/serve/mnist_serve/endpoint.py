@@ -56,8 +56,9 @@ class InferEndpoint:
             work = asyncio.get_running_loop().run_in_executor(self._threads, self._infer_alone, body, json_length)
             return await unless_disconnected(receive, work)
         request = parse(body, json_length, self._model.datatype)
-        computing = self._batcher.join(request.digits)
-        outputs = computing.result() if computing.done() else await unless_disconnected(receive, computing)
+        outputs = self._batcher.join(request.digits)
+        if isinstance(outputs, asyncio.Future):
+            outputs = await unless_disconnected(receive, outputs)
         return render(request, outputs, self._model.name)
 
     def _infer_alone(self, body: bytes, json_length: bytes | None) -> InferResponse:
