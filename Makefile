@@ -60,7 +60,7 @@ quick: .venv/dev  ## the tests that start no torch process, no Ray and no server
 
 test: check  ## every test that needs nothing but Python, without those of test-heavy; doctests and branch coverage
 	@echo "Every test but the heavy ones, some 10 minutes on two cores."
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not heavy" \
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not heavy" \
 	  --ignore tests/browser --ignore tests/edge --ignore tests/score/with_ray \
 	  -rs --cov --cov-report=term-missing:skip-covered
 
