@@ -27,10 +27,11 @@ from torch import nn
 from mnist_export.exact.c import to_header
 from mnist_export.exact.js import to_module
 from mnist_export.exact.network import ExactNetwork
-from mnist_export.exact.onnx import to_graph as exact_graph
+from mnist_export.exact.onnx import to_graph
 from mnist_export.exact.rounding import CALIBRATION_DIGITS, exact
 from mnist_export.golden import golden_digits
-from mnist_export.onnx import to_graph, to_onnx, uint8_graph
+from mnist_export.onnx import to_onnx, trace, uint8_graph
+from mnist_export.outputs import with_outputs
 from mnist_runtime.model.session import SessionSettings
 from mnist_runtime.page import offline
 from mnist_runtime.verdicts import Thresholds
@@ -213,7 +214,7 @@ def compare(kind: str, trained: nn.Module, folder: Path) -> Iterator[Claim]:
     """Print a network in every language, measure each, and yield the claims."""
     network, golden = exact(trained, CALIBRATION), golden_digits(VALIDATION)
     header = to_header(network, golden, Thresholds(), origin="a benchmark", logits_sha256="0" * 64)
-    graphs = [exact_graph(network), uint8_graph(to_graph(trained))]
+    graphs = [to_graph(network), uint8_graph(with_outputs(trace(trained)[1]))]
     sessions = [SessionSettings().open(to_onnx(graph, {}), kind) for graph in graphs]
     runs = [lambda s=s: s.run(["logits"], {"pixels": DIGITS[:1]}) for s in sessions]  # type: ignore[misc]
     exact_us, float_us = best_of(*runs)

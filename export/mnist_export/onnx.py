@@ -21,7 +21,6 @@ from mnist_export.errors import ExportError
 from mnist_export.formats import Recipe
 from mnist_export.gate import Compute, in_batches
 from mnist_export.golden import GOLDEN, Expected
-from mnist_export.outputs import with_outputs
 from mnist_runtime import __version__
 from mnist_runtime.digits import LEVELS, PIXELS, Intensities
 from mnist_runtime.errors import first_line
@@ -34,6 +33,11 @@ if TYPE_CHECKING:
 OPSET = 18
 IR_VERSION = 8
 """Newest IR version that onnxruntime 1.15 reads; it refuses 10, the exporter's default."""
+_OLDEST_CONVERTED = 15
+"""Oldest opset to which onnx.version_converter translates Reshape and BatchNormalization; it lacks their adapters to 14
+and 13."""
+_INVALID = (onnx.checker.ValidationError, onnx.shape_inference.InferenceError)
+"""Errors of onnx.checker about a graph."""
 OLDEST_ONNXRUNTIME = "1.15.1"
 """Oldest onnxruntime in which every ONNX format loads and passes in `make compat`."""
 
@@ -84,12 +88,6 @@ _RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "Rand
 """Operators whose output differs from run to run."""
 
 
-def to_graph(module: nn.Module, opset: int = OPSET) -> ModelProto:
-    """Return the bare ONNX graph of `module`, optimised, with all outputs; see `trace` and `for_opset`."""
-    _, optimised = trace(module)
-    return with_outputs(for_opset(optimised, opset))
-
-
 def trace(module: nn.Module) -> tuple[ModelProto, ModelProto]:
     """Trace `module`, float32 `[N, 784]` to logits, into a bare ONNX graph: the program without metadata.
 
@@ -119,7 +117,10 @@ def trace(module: nn.Module) -> tuple[ModelProto, ModelProto]:
             program.optimize()
     except torch.onnx.errors.OnnxExporterError as error:
         reason = first_line(error.__cause__ or error)
-        raise ExportError(f"PyTorch's ONNX exporter cannot follow this module: {reason}") from error
+        raise ExportError(
+            f"PyTorch's ONNX exporter cannot follow this module: {reason}; change the module, or leave out the formats "
+            "that need the exporter (onnx, onnx-uint8, triton) and name others: --format torchscript"
+        ) from error
     if random := _RANDOM & {node.op_type for node in traced.graph.node}:
         raise ExportError(
             f"the module draws random numbers ({', '.join(sorted(random))}); remove them in evaluation mode"
@@ -138,7 +139,7 @@ def to_onnx(graph: ModelProto, properties: Mapping[str, str]) -> bytes:
         properties = {**properties, "largest_layer": str(_largest_layer(model))}
         onnx.helper.set_model_props(model, dict(sorted(metadata(properties).items())))
         onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+    except _INVALID as error:
         raise ExportError(f"the graph is not valid ONNX: {first_line(error)}") from error
     return seal(model.SerializeToString(deterministic=True))
 
@@ -212,7 +213,7 @@ def _strip_nodes(nodes: Iterable[NodeProto]) -> None:
 
 
 def for_opset(model: ModelProto, opset: int) -> ModelProto:
-    """Translate a bare graph of opset 18 to an older opset.
+    """Translate a bare graph of opset 18 to an older opset, 13 or newer.
 
     Raises:
         ExportError: this opset cannot express the module.
@@ -220,11 +221,29 @@ def for_opset(model: ModelProto, opset: int) -> ModelProto:
     if opset == OPSET:
         return model
     try:
-        return _bare(onnx.version_converter.convert_version(model, opset))
-    except (RuntimeError, onnx.version_converter.ConvertError) as error:
+        older = _bare(onnx.version_converter.convert_version(model, max(opset, _OLDEST_CONVERTED)))
+        if opset < _OLDEST_CONVERTED:
+            _drop_attributes(older.graph)
+            older.opset_import[0].version = opset
+            onnx.checker.check_model(older, full_check=True)
+    except (RuntimeError, onnx.version_converter.ConvertError, *_INVALID) as error:
         raise ExportError(
             f"opset {opset} cannot express this module ({first_line(error)}); use opset {OPSET}"
         ) from error
+    return older
+
+
+def _drop_attributes(graph: GraphProto) -> None:
+    """Remove the attributes that opset 13 does not know and implies, because the converter refuses their operators.
+
+    BatchNormalization never trains there. Reshape takes a size of 0 for that of its input, which differs only in an
+    empty batch, if the graph computes the sizes; if it states a 0, the gate finds the difference.
+    """
+    for node in graph.node:
+        implied = {"Reshape": "allowzero", "BatchNormalization": "training_mode"}.get(node.op_type)
+        kept = [attribute for attribute in node.attribute if attribute.name != implied]
+        node.ClearField("attribute")
+        node.attribute.extend(kept)
 
 
 def _largest_layer(model: ModelProto) -> int:

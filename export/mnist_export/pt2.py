@@ -54,7 +54,10 @@ def to_pt2(module: nn.Module) -> bytes:
             warnings.filterwarnings("ignore", message="No complete tensor found")
             torch.export.save(program, saved)
     except Exception as error:  # torch.export's exceptions have no common base but Exception
-        raise ExportError(f"torch.export cannot follow this module: {first_line(error)}") from error
+        raise ExportError(
+            f"torch.export cannot follow this module: {first_line(error)}; change the module, or leave out the "
+            "format pt2 and name others: --format torchscript"
+        ) from error
     return canonical(saved.getvalue(), _without_traces)
 
 

@@ -47,7 +47,10 @@ def to_torchscript(module: nn.Module) -> bytes:
         with _not_deprecated():
             torch.jit.save(torch.jit.script(module), saved)
     except Exception as error:  # the compiler's exceptions have no common base but Exception
-        raise ExportError(f"TorchScript's compiler cannot follow this module: {first_line(error)}") from error
+        raise ExportError(
+            f"TorchScript's compiler cannot follow this module: {first_line(error)}; change the module, or leave out "
+            "the format torchscript and name the others: --format onnx --format onnx-uint8"
+        ) from error
     return canonical(saved.getvalue(), _sorted_constants)
 
 

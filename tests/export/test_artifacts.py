@@ -21,7 +21,7 @@ from mnist_runtime.model.artifact import Artifact
 from mnist_runtime.model.manifest import read_manifest
 from mnist_runtime.parity.findings import verify_folder
 from mnist_train import checkpoint as checkpoints
-from mnist_train.models import MODELS
+from mnist_train.models import MODELS, build
 
 EXPORTER = """
 import sys
@@ -129,9 +129,10 @@ def test_the_triton_repository_describes_the_inputs_and_outputs_of_the_model(eve
         assert f'name: "{value.name}" data_type: TYPE_FP32 dims: [ {dims[1].dim_value} ]' in config
 
 
-@pytest.mark.parametrize("opset", [13, 17])
-def test_older_opsets_compute_the_same(tmp_path: Path, checkpoint, opset: int):
-    export(checkpoint, ["onnx", "onnx-uint8"], tmp_path, opset=opset)
+@pytest.mark.parametrize(("model", "opset"), [("linear", 13), ("linear", 17), ("cnn", 13)])
+def test_older_opsets_compute_the_same(tmp_path: Path, model: str, opset: int):
+    torch.manual_seed(0)
+    export(build(model), ["onnx", "onnx-uint8"], tmp_path, opset=opset)
     assert not any(finding.problem for finding in verify_folder(tmp_path))
     for path in tmp_path.glob("*.onnx"):
         assert onnx.load(path).opset_import[0].version == opset
@@ -224,7 +225,7 @@ class _Untraceable(nn.Module):
 
 @pytest.mark.parametrize("form", ["onnx", "torchscript", "pt2"])
 def test_a_module_that_an_exporter_cannot_follow_is_refused(tmp_path: Path, form: str):
-    with pytest.raises(ExportError, match="cannot follow this module"):
+    with pytest.raises(ExportError, match=r"cannot follow this module: .*; change the module, or leave out .*--format"):
         export(_Untraceable(), [form], tmp_path)
 
 
