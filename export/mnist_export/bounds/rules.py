@@ -283,15 +283,19 @@ def _clip(node: Node, x: Value, low: Value = None, high: Value = None) -> Bounde
     return clipped(_bounded(x), least, most)
 
 
-def _max(node: Node, a: Value, b: Value) -> Bounded:
-    return _against(node, a, b, lambda x, limit: clipped(x, limit, torch.full_like(limit, math.inf)))
+def _max(node: Node, *inputs: Value) -> Value:
+    return _against(node, inputs, lambda x, limit: clipped(x, limit, torch.full_like(limit, math.inf)))
 
 
-def _min(node: Node, a: Value, b: Value) -> Bounded:
-    return _against(node, a, b, lambda x, limit: clipped(x, torch.full_like(limit, -math.inf), limit))
+def _min(node: Node, *inputs: Value) -> Value:
+    return _against(node, inputs, lambda x, limit: clipped(x, torch.full_like(limit, -math.inf), limit))
 
 
-def _against(node: Node, a: Value, b: Value, clip: Callable[[Bounded, Tensor], Bounded]) -> Bounded:
+def _against(node: Node, inputs: tuple[Value, ...], clip: Callable[[Bounded, Tensor], Bounded]) -> Value:
+    if len(inputs) == 1:  # the exporter writes such a Max for the shape of indices
+        return inputs[0]
+    node.require(len(inputs) == 2)
+    a, b = inputs
     node.require(isinstance(a, Bounded) != isinstance(b, Bounded))
     x, constant = (a, b) if isinstance(a, Bounded) else (b, a)
     limit = _plain(constant).double()
@@ -483,11 +487,12 @@ def _shape(node: Node, x: Value) -> Tensor:
 
 
 def _gather(node: Node, x: Value, indices: Value) -> Value:
-    axis, where = node.get("axis", 0), _plain(indices)
+    where = _plain(indices)
 
     def gather(tensor: Tensor) -> Tensor:
+        axis = node.get("axis", 0) % tensor.ndim
         shape = (*tensor.shape[:axis], *where.shape, *tensor.shape[axis + 1 :])
-        return tensor.index_select(axis, where.reshape(-1)).reshape(shape)
+        return tensor.index_select(axis, where.reshape(-1) % tensor.shape[axis]).reshape(shape)
 
     return _moved(x, gather)
 

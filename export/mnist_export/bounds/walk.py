@@ -1,6 +1,6 @@
 """The walk: carry values and error bounds through an ONNX graph, from pixels to logits, in float64."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,9 +109,7 @@ class _Graph:
         for index, (node, inputs, output) in enumerate(self.steps):
             if "logits" in values:
                 break
-            if node.operator not in RULES:
-                raise NoRuleError(node.operator)
-            values[output] = RULES[node.operator](node, *(values[name] for name in inputs))
+            values[output] = _apply(node, inputs, values)
             for name in {*inputs} - {""} - self.constants.keys():
                 if self.last[name] == index:
                     del values[name]
@@ -139,6 +137,16 @@ class _Graph:
             after = further
             outputs.append(reader.output[0])
         return after, outputs
+
+
+def _apply(node: Node, inputs: list[str], values: Mapping[str, Value]) -> Value:
+    """Apply the rule of a node; a use of the operator that its rule does not foresee counts as one without a rule."""
+    if node.operator not in RULES:
+        raise NoRuleError(node.operator)
+    try:
+        return RULES[node.operator](node, *(values[name] for name in inputs))
+    except (AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise NoRuleError(node.operator) from error
 
 
 def _then(after: Affine, node: NodeProto, constants: list[Tensor], axis: int, *, first: bool) -> Affine | None:

@@ -188,6 +188,63 @@ def test_an_operator_without_a_rule_is_named():
         walk(traced, np.zeros((1, 784), np.uint8))
 
 
+class _LastRow(nn.Module):
+    """The last of 28 rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(28, 16), nn.Linear(16, 10)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.b(torch.relu(self.a(pixels.reshape(-1, 28, 28)))[:, -1])
+
+
+def test_an_index_counted_from_the_end_is_followed(digits):
+    torch.manual_seed(0)
+    module = _LastRow().eval()
+    walked = walk(trace(module)[0], digits)
+    with torch.no_grad():
+        assert _share(module(torch.from_numpy(_pixels(digits))).numpy(), walked) < 1
+
+
+class _Permuted(nn.Module):
+    """A buffer of indices, whose shape the exporter computes by a Max of one input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("order", torch.randperm(784))
+        self.b = nn.Linear(784, 10)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.b(pixels[:, self.order])
+
+
+class _Indices(nn.Module):
+    """A network that computes with the second output of MaxPool."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.b = nn.Linear(196, 10)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        largest, places = F.max_pool2d(pixels.reshape(-1, 1, 28, 28), 2, return_indices=True)
+        return self.b((largest + places.float()).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("module", "operator"),
+    [
+        (nn.Sequential(nn.Unflatten(1, (28, 28)), nn.TransformerEncoderLayer(28, 4, 32, batch_first=True)), "Sqrt"),
+        (_Permuted(), "GatherND"),
+        (_Indices(), "Slice"),
+    ],
+    ids=["transformer", "permutation", "indices"],
+)
+def test_a_use_that_no_rule_foresees_names_its_operator(module: nn.Module, operator: str):
+    with pytest.raises(NoRuleError, match=operator):
+        walk(trace(module.eval())[0], np.zeros((1, 784), np.uint8))
+
+
 def test_a_constant_affine_that_an_optimiser_folds_widens_the_bound():
     """A sum of one lit pixel has two terms, so that the rounding of the weights is visible."""
     layer = nn.Linear(784, 10, bias=False)
