@@ -119,11 +119,6 @@ class Bundle:
         return trace(self.checkpoint.module)
 
     @property
-    def knows_no_digit(self) -> bool:
-        """True if the module has an eleventh logit, for what is no digit."""
-        return bool(self.expected.logits.shape[1] > len(CLASSES))
-
-    @property
     def properties(self) -> dict[str, str]:
         """Provenance, for the metadata of an ONNX artifact."""
         return {
@@ -225,13 +220,16 @@ def export(
 
 
 def _checkpoint(source: str | os.PathLike[str] | Checkpoint | nn.Module) -> Checkpoint:
-    if isinstance(source, Checkpoint):
-        return source
+    """Return the checkpoint of `source`, its module prepared."""
     if isinstance(source, str | os.PathLike):
-        return load(source)
+        source = load(source)
+    if isinstance(source, Checkpoint):
+        return replace(source, module=prepare(source.module))
     module = prepare(source)
-    weights = {
-        name: tensor.clone() for name, tensor in unwrapped(module).state_dict().items() if isinstance(tensor, Tensor)
+    weights = {  # contiguous, which safetensors requires, and weights in channels_last order are not
+        name: tensor.clone(memory_format=torch.contiguous_format)
+        for name, tensor in unwrapped(module).state_dict().items()
+        if isinstance(tensor, Tensor)
     }
     data = safetensors.torch.save(weights)
     record = {"model": f"{type(source).__module__}:{type(source).__qualname__}"}

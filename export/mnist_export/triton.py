@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from mnist_export.onnx import Onnx
 from mnist_export.publishing import File
-from mnist_runtime.digits import CLASSES, PIXELS
+from mnist_runtime.digits import PIXELS
+from mnist_runtime.model.comparison import TEN
 
 if TYPE_CHECKING:
     from mnist_export.bundle import Bundle
@@ -27,20 +28,19 @@ class Triton(Onnx):
 
     def side_files(self, bundle: "Bundle") -> Sequence[File]:
         """Return the configuration of the model."""
-        config = to_config(knows_no_digit=bundle.knows_no_digit)
-        return [File(CONFIG_FILE, config, {"format": "triton-config", "input": None})]
+        outputs = [output.name for output in bundle.graph.graph.output]
+        return [File(CONFIG_FILE, to_config(outputs), {"format": "triton-config", "input": None})]
 
 
-def to_config(*, knows_no_digit: bool) -> bytes:
-    """Return the model's description for Triton, which adds the batch dimension and batches requests.
+def to_config(outputs: Sequence[str]) -> bytes:
+    """Return the description of a model of these outputs for Triton, which adds the batch dimension.
 
     Triton has no tensors of the batch dimension alone, so clients get `no_digit` as `[batch, 1]`.
     """
-    names = ("logits", "probabilities")
-    outputs = [f'{{ name: "{name}" data_type: TYPE_FP32 dims: [ {len(CLASSES)} ] }}' for name in names]
-    if knows_no_digit:
-        outputs.append('{ name: "no_digit" data_type: TYPE_FP32 dims: [ 1 ] reshape: { shape: [ ] } }')
-    listed = ",\n  ".join(outputs)
+    shapes = {"no_digit": "dims: [ 1 ] reshape: { shape: [ ] }"}
+    listed = ",\n  ".join(
+        f'{{ name: "{name}" data_type: TYPE_FP32 {shapes.get(name, f"dims: [ {TEN} ]")} }}' for name in outputs
+    )
     return f"""\
 name: "mnist"
 platform: "onnxruntime_onnx"

@@ -166,6 +166,33 @@ def test_safetensors_of_any_origin_and_old_files_of_torch_are_taken(net: nn.Modu
         assert loaded.record == {"model": "own_network:Net"}
 
 
+SPECTRAL = """
+from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+class Spectral(nn.Sequential):
+    def __init__(self):
+        super().__init__(spectral_norm(nn.Linear(784, 16)), nn.ReLU(), nn.Linear(16, 10))
+"""
+
+
+def test_computed_weights_of_a_state_dict_become_plain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, test_split):
+    (tmp_path / "spectral_network.py").write_text(SPECTRAL)
+    monkeypatch.syspath_prepend(tmp_path)
+    from spectral_network import Spectral
+
+    module = Spectral()
+    with torch.no_grad():
+        module[0].parametrizations.weight.original *= 3
+    torch.save(module.eval().state_dict(), tmp_path / "mnist.pt")
+    checkpoint = load_weights(tmp_path / "mnist.pt", "spectral_network:Spectral")
+    export(checkpoint, ["onnx-exact", "torchscript"], tmp_path / "out", max_accuracy_drop=100)
+    pixels, _ = test_split.part(0, 20).tensors()
+    with torch.no_grad():
+        logits = torch.jit.load(tmp_path / "out" / "mnist.torchscript.pt")(pixels)
+        torch.testing.assert_close(logits, module(pixels), rtol=0, atol=1e-5)
+
+
 def _cut(net: nn.Module, path: Path) -> None:
     torch.save(net.state_dict(), path)
     path.write_bytes(path.read_bytes()[:20_000])
