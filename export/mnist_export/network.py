@@ -179,7 +179,7 @@ _BY_ITSELF = (
 def logits_in_float64(module: nn.Module, digits: Intensities) -> Logits | None:
     """Run a copy of the module with float64 in place of float32; return None if it cannot run so."""
     try:
-        with _float64():
+        with float64():
             logits: Logits = _run(copy.deepcopy(module).double(), digits, torch.float64)
     except ExportError:
         return None
@@ -198,8 +198,8 @@ class _Widened(TorchFunctionMode):
 
 
 @contextmanager
-def _float64() -> Iterator[None]:
-    """Make float64 the default dtype, of torch.zeros for example."""
+def float64() -> Iterator[None]:
+    """Make float64 the default dtype, of torch.zeros for example, and replace float32 by it in every call of torch."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:

@@ -28,7 +28,7 @@ from mnist_export.exact.network import (
     Linear,
     sum_bounds,
 )
-from mnist_export.network import Normalised
+from mnist_export.network import Normalised, float64
 from mnist_runtime.digits import HEIGHT, LEVELS, WIDTH, Intensities
 from mnist_runtime.errors import first_line
 from mnist_train.models import Pictures
@@ -40,10 +40,13 @@ _LARGEST_WEIGHT = 127
 _PIXEL_EXPONENT = LEVELS.bit_length() - 1  # a pixel is its intensity times 2**-8
 _CANDIDATES = range(-6, 3)  # exponents to try, relative to the one that makes the largest weight 127
 _POSSIBLE = (
-    "Linear and Conv2d (without groups and dilation), BatchNorm and then ReLU after each but the last, MaxPool2d, "
-    "Flatten, Dropout and a final LogSoftmax can"
+    "an exact network may use Linear, Conv2d (no groups, no dilation), BatchNorm and then ReLU after each but the "
+    "last, MaxPool2d, Flatten, Dropout and a final LogSoftmax"
 )
 _RESHAPES = {"contiguous", "flatten", "reshape", "squeeze", "unflatten", "unsqueeze", "view", "Flatten", "Unflatten"}
+_CASTS = {"float", "to", "type"}
+_POOLING = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+"""Arguments of `torch.max_pool2d` after the input."""
 
 
 @dataclass(frozen=True)
@@ -189,13 +192,18 @@ def _layers(module: nn.Module, pixels: Tensor) -> list[_Affine]:
                 pass
             case nn.LogSoftmax(dim=dim) if step is steps[-1] and dim in {1, -1}:
                 pass
-            case _ if step.operation in _RESHAPES:
-                pass  # keeps the order of the elements, and the next layer checks the shape
+            case _ if _keeps_elements(step):
+                pass
             case _:
                 _refuse(step)
     if not layers or layers[-1].activations is not None or layers[-1].weight.ndim != 2:
         raise ExportError("an exact network ends in a linear layer without ReLU, and this module does not; add one")
     return layers
+
+
+def _keeps_elements(step: _Step) -> bool:
+    """Return True for a reshape, whose shape the next layer checks, and for a cast to float32, here float64."""
+    return step.operation in _RESHAPES or (step.operation in _CASTS and step.after.dtype == step.before.dtype)
 
 
 def _fold_normalisation(layer: _Affine, normalised: Normalised) -> _Affine:
@@ -215,7 +223,7 @@ def _affine(step: _Step) -> _Affine:
     bias = np.zeros(len(module.weight)) if module.bias is None else _array(module.bias)
     if isinstance(module, nn.Linear):
         return _Affine(step.name, _array(module.weight), bias, 1, 0)
-    return _Affine(step.name, _array(module.weight), bias, module.stride[0], module.padding[0])
+    return _Affine(step.name, _array(module.weight), bias, module.stride[0], _padding(module)[0])
 
 
 def _check_affine(step: _Step, shape: tuple[int, ...], before: _Affine | None) -> None:
@@ -228,9 +236,21 @@ def _check_affine(step: _Step, shape: tuple[int, ...], before: _Affine | None) -
         _check_shape(step, shape)
         odd = {"groups": module.groups != 1, "dilation": module.dilation != (1, 1)}
         odd["padding_mode"] = module.padding_mode != "zeros"
-        odd |= {name: not _is_square(getattr(module, name)) for name in ("stride", "padding")}
+        odd |= {"stride": not _is_square(module.stride), "padding": not _is_square(_padding(module))}
         for name in (name for name, is_odd in odd.items() if is_odd):
             _refuse(step, f"with {name}={getattr(module, name)!r}")
+
+
+def _padding(convolution: Any) -> Any:
+    """Return the rows and columns of zeros on every side, or "same" if the two sides of a dimension differ."""
+    sides = convolution.kernel_size
+    match convolution.padding:
+        case "valid":
+            return 0, 0
+        case "same" if all(side % 2 for side in sides):
+            return tuple(side // 2 for side in sides)
+        case padding:
+            return padding
 
 
 def _fold(layer: _Affine, step: _Step) -> _Affine:
@@ -248,7 +268,8 @@ def _fold(layer: _Affine, step: _Step) -> _Affine:
 
 def _pool(layer: _Affine, step: _Step) -> _Affine:
     module: Any = step.module
-    size, stride = ((side, side) if isinstance(side, int) else side for side in (module.kernel_size, module.stride))
+    sides = (module.kernel_size, module.stride)
+    size, stride = ((side, side) if isinstance(side, int) else tuple(side) for side in sides)
     plain = module.padding in {0, (0, 0)} and module.dilation in {1, (1, 1)} and size[0] > 1
     if not plain or module.ceil_mode or module.return_indices or not _is_square(size) or not _is_square(stride):
         _refuse(step, f"with {module.extra_repr()}")
@@ -275,14 +296,15 @@ def _refuse(step: _Step, why: str = "") -> NoReturn:
 
 def _steps(module: nn.Module, pixels: Tensor) -> list[_Step]:
     """Run a float64 copy of the module on `pixels`, and return its operations in order."""
+    whole = nn.Sequential(copy.deepcopy(module).double().eval())  # makes a lone layer a call, and omits optional inputs
     try:
-        traced = fx.symbolic_trace(copy.deepcopy(module).double().eval())
-    except Exception as error:  # tracing runs the module's own code
+        traced = fx.symbolic_trace(whole)
+        traced.graph.eliminate_dead_code()
+        recorder = _Recorder(traced)
+        with torch.no_grad(), float64():
+            recorder.run(pixels)
+    except Exception as error:  # both run the module's own code
         raise ExportError(f"torch.fx cannot follow this module ({first_line(error)}); give layers in a row") from error
-    traced.graph.eliminate_dead_code()
-    recorder = _Recorder(traced)
-    with torch.no_grad():
-        recorder.run(pixels)
     for step in recorder.steps:
         if not step.in_a_row:
             _refuse(step, "of more than the layer before it")
@@ -303,17 +325,19 @@ class _Recorder(fx.Interpreter):
             self._last = n
         elif n.op in {"call_module", "call_function", "call_method"} and isinstance(value, Tensor):
             inputs = [node for node in n.all_input_nodes if isinstance(self.env[node], Tensor)]
-            self.steps.append(self._step(n, value, in_a_row=inputs == [self._last]))
+            before = self.env[inputs[0]] if inputs else value
+            self.steps.append(self._step(n, before, value, in_a_row=inputs == [self._last]))
             self._last = n
         return value
 
-    def _step(self, node: fx.Node, after: Tensor, *, in_a_row: bool) -> _Step:
-        args, options = self.fetch_args_kwargs_from_env(node)
+    def _step(self, node: fx.Node, before: Tensor, after: Tensor, *, in_a_row: bool) -> _Step:
         if node.op == "call_module":
             module = self.fetch_attr(str(node.target))
-            return _Step(str(node.target), type(module).__name__, module, args[0], after, in_a_row)
+            name = str(node.target).removeprefix("0.")  # of the nn.Sequential around the module
+            return _Step(name, type(module).__name__, module, before, after, in_a_row)
+        args, options = self.fetch_args_kwargs_from_env(node)
         function = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-        return _Step(node.name, function, _as_module(function, args[1:], options), args[0], after, in_a_row)
+        return _Step(node.name, function, _as_module(function, args[1:], options), before, after, in_a_row)
 
 
 def _as_module(function: str, args: Sequence[Any], options: Mapping[str, Any]) -> nn.Module | None:
@@ -321,12 +345,13 @@ def _as_module(function: str, args: Sequence[Any], options: Mapping[str, Any]) -
     match function, args, options:
         case (("relu" | "relu_"), _, _):
             return nn.ReLU()
-        case "dropout", _, {"training": False}:
+        case (("dropout" | "dropout1d" | "dropout2d"), _, {"training": False}):
             return nn.Identity()
         case "log_softmax", _, {"dim": dim} if options.get("dtype") is None:
             return nn.LogSoftmax(dim)
         case "log_softmax", [dim], _:
             return nn.LogSoftmax(dim)
-        case "max_pool2d", [size], {"stride": stride, **others}:
-            return nn.MaxPool2d(size, stride, **others)
+        case "max_pool2d", _, _:
+            named = {**dict(zip(_POOLING, args, strict=False)), **options}
+            return nn.MaxPool2d(**{name: value for name, value in named.items() if name != "input"})
     return None

@@ -60,6 +60,44 @@ def test_a_forward_of_functions_is_read_as_its_layers(every_layer, network, trai
     assert np.array_equal(exact(_Functions(every_layer), training_digits).logits(golden), network.logits(golden))
 
 
+class _Casting(nn.Module):
+    """The same, with casts, keywords, builtins of torch and an input that is never given."""
+
+    def __init__(self, layers: nn.Sequential) -> None:
+        super().__init__()
+        _, self.c1, self.b1, _, _, self.c2, _, _, _, self.l1, self.b2, _, _, self.l2, _ = layers
+
+    def forward(self, pixels: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        x = torch.max_pool2d(self.b1(self.c1(input=pixels.float().view(-1, 1, 28, 28))), [3, 3], 2)
+        x = F.relu(input=torch.max_pool2d(input=self.c2(F.dropout2d(F.relu(x), 0.5, self.training)), kernel_size=2))
+        x = self.b2(self.l1(x.to(torch.float32).flatten(1))).relu()
+        return self.l2(x if mask is None else x * mask)
+
+
+def test_casts_keywords_builtins_and_optional_inputs_change_no_integer(every_layer, network, training_digits, golden):
+    assert np.array_equal(exact(_Casting(every_layer), training_digits).logits(golden), network.logits(golden))
+
+
+def test_a_lone_linear_layer_is_read_as_a_network(training_digits, golden):
+    layer = nn.Linear(784, 10)
+    alone, in_a_row = (exact(module, training_digits) for module in (layer, nn.Sequential(layer)))
+    assert np.array_equal(alone.logits(golden), in_a_row.logits(golden))
+
+
+@pytest.mark.parametrize(("named", "number"), [("valid", 0), ("same", 1)])
+def test_a_padding_by_name_rounds_as_its_number(named: str, number: int, training_digits, golden):
+    torch.manual_seed(0)
+    pair = [
+        _pictures(nn.Conv2d(1, 2, 3, padding=padding), nn.ReLU(), nn.Flatten(), nn.LazyLinear(10))
+        for padding in (named, number)
+    ]
+    for module in pair:
+        module(torch.zeros(1, 784))
+    pair[1].load_state_dict(pair[0].state_dict())
+    one, other = (exact(module, training_digits) for module in pair)
+    assert np.array_equal(one.logits(golden), other.logits(golden))
+
+
 def test_equal_modules_round_to_equal_integers(every_layer, network, training_digits):
     again = exact(every_layer, training_digits)
     for one, two in zip(network.layers, again.layers, strict=True):
@@ -83,6 +121,16 @@ class _Skip(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.last(torch.relu(self.first(pixels)) + pixels)
+
+
+class _Halving(nn.Module):
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.half().float()
+
+
+class _Failing(nn.Module):
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.reshape(-1, 783)
 
 
 class _Branching(nn.Module):
@@ -112,9 +160,10 @@ def test_a_norm_after_the_pooling_rounds_as_one_before_it(training_digits, golde
 @pytest.mark.parametrize(
     ("module", "sentence"),
     [
-        (nn.Sequential(nn.Linear(784, 10), nn.Tanh(), nn.Linear(10, 10)), r"'1' \(Tanh\) cannot be made exact; Lin"),
+        (nn.Sequential(nn.Linear(784, 10), nn.Tanh(), nn.Linear(10, 10)), r"'1' \(Tanh\) cannot be made exact; an"),
         (_Skip(), r"layer 'add' \(add of more than the layer before it\)"),
         (_Branching(), "torch.fx cannot follow this module"),
+        (nn.Sequential(_Failing(), nn.Linear(783, 10)), "torch.fx cannot follow this module .shape"),
         (nn.Sequential(nn.Linear(784, 20), nn.Linear(20, 10)), "'1' .Linear after '0' without a ReLU between"),
         (nn.Sequential(nn.Linear(784, 10), nn.ReLU()), "ends in a linear layer without ReLU"),
         (nn.Sequential(nn.LogSoftmax(dim=1), nn.Linear(784, 10)), "'0' .LogSoftmax. cannot"),
@@ -122,6 +171,12 @@ def test_a_norm_after_the_pooling_rounds_as_one_before_it(training_digits, golde
         (nn.Sequential(nn.Linear(784, 10), nn.ReLU(), nn.BatchNorm1d(10), nn.Linear(10, 10)), "'2' .BatchNorm"),
         (_pictures(nn.Conv2d(1, 2, 3, dilation=2), nn.ReLU(), nn.Flatten(), nn.Linear(1152, 10)), "dilation="),
         (_pictures(nn.Conv2d(1, 2, 3, stride=(1, 2)), nn.ReLU(), nn.Flatten(), nn.Linear(676, 10)), "stride="),
+        pytest.param(
+            _pictures(nn.Conv2d(1, 2, 4, padding="same"), nn.ReLU(), nn.Flatten(), nn.Linear(1568, 10)),
+            "with padding='same'",
+            marks=pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel"),
+        ),
+        (nn.Sequential(_Halving(), nn.Linear(784, 10)), "'half' .half. cannot"),
         (_pictures(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(196, 10)), "'1' .MaxPool2d. cannot"),
         (_pictures(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2, padding=1), nn.Flatten(), nn.Linear(392, 10)), "padding=1"),
         (_pictures(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(338, 10)), "'3' .AvgPool2d"),
