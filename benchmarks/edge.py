@@ -213,7 +213,7 @@ def javascript(folder: Path, module: bytes, graph: bytes, c_us: float) -> Iterat
 def compare(kind: str, trained: nn.Module, folder: Path) -> Iterator[Claim]:
     """Print a network in every language, measure each, and yield the claims."""
     network, golden = exact(trained, CALIBRATION), golden_digits(VALIDATION)
-    header = to_header(network, golden, Thresholds(), origin="a benchmark", logits_sha256="0" * 64)
+    header = to_header(network, golden, Thresholds(), checkpoint="0" * 64, logits_sha256="0" * 64)
     graphs = [to_graph(network), uint8_graph(with_outputs(trace(trained)[1]))]
     sessions = [SessionSettings().open(to_onnx(graph, {}), kind) for graph in graphs]
     runs = [lambda s=s: s.run(["logits"], {"pixels": DIGITS[:1]}) for s in sessions]  # type: ignore[misc]
@@ -225,7 +225,7 @@ def compare(kind: str, trained: nn.Module, folder: Path) -> Iterator[Claim]:
         yield whole_process(folder, header)
     else:
         if shutil.which("node"):
-            module = to_module(network, golden, Thresholds(), checkpoint="0" * 64, validation_sha256="0" * 64)
+            module = to_module(network, golden, Thresholds(), checkpoint="0" * 64, logits_sha256="0" * 64)
             yield from javascript(folder, module, to_onnx(graphs[0], {}), c_us)
         texts = f"{exact_us:.1f} us", f"{float_us:.1f} us"
         yield Claim("exact ONNX / float uint8 ONNX, one digit", *texts, exact_us / float_us, 1.4)

@@ -247,7 +247,7 @@ def inside(trained: Path) -> Inside:
     """The trained linear model inside a page."""
     network = exact(load(trained / "mnist.safetensors").module, load_split("train").images[:1000].reshape(-1, 784))
     golden = golden_digits(load_split("valid"))
-    module = to_module(network, golden, Thresholds(), checkpoint="c" * 64, validation_sha256="d" * 64)
+    module = to_module(network, golden, Thresholds(), checkpoint="c" * 64, logits_sha256="d" * 64)
     return Inside(network, module, offline(module))
 
 

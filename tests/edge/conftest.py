@@ -52,8 +52,8 @@ class Printed:
 def _print(module: nn.Module, count: int) -> Printed:
     network = exact(module.eval(), load_split("train").images[:500].reshape(-1, 784))
     golden = golden_digits(load_split("valid"))
-    header = to_header(network, golden, Thresholds(), origin="a test", logits_sha256="0" * 64)
-    module = to_module(network, golden, Thresholds(), checkpoint="0" * 64, validation_sha256="0" * 64)
+    header = to_header(network, golden, Thresholds(), checkpoint="0" * 64, logits_sha256="0" * 64)
+    module = to_module(network, golden, Thresholds(), checkpoint="0" * 64, logits_sha256="0" * 64)
     digits = load_split("test").images[:count].reshape(-1, 784)
     no_digit = no_digit_threshold(network, Thresholds()) or 0
     return Printed(header, module, network, digits, network.logits(digits), no_digit)

@@ -74,7 +74,7 @@ def test_verdicts_follow_the_rule_of_the_runtime_at_every_stated_risk(node, conv
     weight = np.random.default_rng(3).integers(-9, 10, (11, 784)).astype(np.int8)
     network = ExactNetwork((Linear(weight, np.zeros(11, np.int32), None),), -14)
     thresholds, digits = Thresholds({0.01: 0.3, 0.001: 0.6}, odds=0.9), convolutional.digits[:200]
-    module = to_module(network, digits[:1], thresholds, checkpoint="", validation_sha256="")
+    module = to_module(network, digits[:1], thresholds, checkpoint="", logits_sha256="")
     answers = node(
         'import { predict } from "./mnist.mjs"; import { readFileSync } from "node:fs";'
         "const data = readFileSync(0);"

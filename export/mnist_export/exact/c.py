@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 
 from mnist_export.exact.network import Convolution, ExactNetwork
 from mnist_export.exact.stage import HASH_FACTOR, HASH_START, Stage, golden_checksums, pack, stages
-from mnist_runtime.digits import CLASSES, PIXELS, Intensities
+from mnist_runtime.digits import PIXELS, Intensities
+from mnist_runtime.model.comparison import TEN
 from mnist_runtime.verdicts import Thresholds
 
 _WIDTH = 116  # columns of a table's lines
 
 
 def to_header(
-    network: ExactNetwork, golden: Intensities, thresholds: Thresholds, *, origin: str, logits_sha256: str
+    network: ExactNetwork, golden: Intensities, thresholds: Thresholds, *, checkpoint: str, logits_sha256: str
 ) -> bytes:
     """Print `network` as `mnist.h`.
 
@@ -26,12 +27,12 @@ def to_header(
         network: Network to print.
         golden: Digits of the self-test, uint8 `[N, 784]`, N from 1 to 99.
         thresholds: Thresholds of the verdicts; their odds are used if the network has eleven logits.
-        origin: Origin of the network, for the head comment.
-        logits_sha256: SHA-256 of the logits of the validation digits, for the head comment.
+        checkpoint: SHA-256 of the checkpoint that the network was made from.
+        logits_sha256: SHA-256 of the logits of the validation digits.
     """
     layers = stages(network)
     no_digit = no_digit_threshold(network, thresholds)
-    parts = [_head(network, layers, no_digit, origin, logits_sha256), _prologue(network, layers, no_digit)]
+    parts = [_head(network, layers, no_digit, checkpoint, logits_sha256), _prologue(network, layers, no_digit)]
     parts += [part for stage in layers for part in (_tables(stage), _function(stage))]
     parts += [_network(layers, no_digit), _selftest(network, layers, golden)]
     return "\n".join(parts).encode("ascii")
@@ -43,12 +44,12 @@ def no_digit_threshold(network: ExactNetwork, thresholds: Thresholds) -> int | N
     The logarithm of the odds lies midway between two multiples of the logits' unit, so integers and probabilities give
     the same verdicts.
     """
-    if network.outputs == len(CLASSES):
+    if network.outputs == TEN:
         return None
     return math.floor(math.ldexp(math.log(thresholds.odds), -network.exponent))
 
 
-def _head(network: ExactNetwork, stages: list[Stage], no_digit: int | None, origin: str, logits_sha256: str) -> str:
+def _head(network: ExactNetwork, stages: list[Stage], no_digit: int | None, checkpoint: str, logits_sha256: str) -> str:
     layers = "\n".join(
         f" *   {stage.number}  {stage.description:<80} 2^{bound.bit_length()}"
         for stage, bound in zip(stages, network.bounds(), strict=True)
@@ -67,7 +68,7 @@ def _head(network: ExactNetwork, stages: list[Stage], no_digit: int | None, orig
  *
  * mnist_logits    MNIST_OUTPUTS integers; times 2^MNIST_EXPONENT they have the units of the trained network's logits
  * mnist_logits_r  the same with MNIST_BUFFER_SIZE bytes of the caller's in place of the static buffer: reentrant
- * mnist_predict   label of a digit, 0 to {len(CLASSES) - 1}{is_none}
+ * mnist_predict   label of a digit, 0 to {TEN - 1}{is_none}
  * mnist_selftest  0 if this machine computes the golden digits as they were published. Otherwise 100 * d + l: the
  *                 first golden digit that differs, d, from 1, and the first layer whose checksum does, l (0: the digit
  *                 itself is damaged). Below 100: the layer whose tables are damaged.
@@ -76,10 +77,10 @@ def _head(network: ExactNetwork, stages: list[Stage], no_digit: int | None, orig
  * MNIST_BUFFER       an array of MNIST_BUFFER_SIZE bytes of yours, in place of the static buffer
  * MNIST_NO_SELFTEST  to leave out mnist_selftest, its golden digits and their {PIXELS} bytes of stack
  *
- * Layers, and what no sum in them reaches, nor any part of one, whatever the pixels are:
+ * Layers, and the upper bound on every sum and partial sum in each:
 {layers}
  *
- * Made from {origin}
+ * Made from checkpoint {checkpoint}
  * by mnist-export, which held it against the network that was trained.
  * SHA-256 of the logits of MNIST's 10,000 validation digits, int32, little-endian:
  * {logits_sha256}
@@ -232,7 +233,7 @@ def _indent(text: str) -> str:
 
 
 def _network(stages: Sequence[Stage], no_digit: int | None) -> str:
-    label = "label" if no_digit is None else f"logits[{len(CLASSES)}] - logits[label] > MNIST_NO_DIGIT ? -1 : label"
+    label = "label" if no_digit is None else f"logits[{TEN}] - logits[label] > MNIST_NO_DIGIT ? -1 : label"
     size = _buffer_size(stages)
     place, lines = "pixels", []
     for stage in stages:
@@ -288,7 +289,7 @@ static inline int mnist_predict(const uint8_t *pixels)
     int32_t logits[MNIST_OUTPUTS];
     int label = 0;
     mnist_logits(pixels, logits);
-    for (int i = 1; i < {len(CLASSES)}; i++)
+    for (int i = 1; i < {TEN}; i++)
         if (logits[i] > logits[label])
             label = i;
     return {label};

@@ -93,7 +93,7 @@ class C(_Printed):
             bundle.once(network),
             expected.sets[GOLDEN].digits,
             expected.thresholds,
-            origin=f"checkpoint {bundle.checkpoint.sha256}",
+            checkpoint=bundle.checkpoint.sha256,
             logits_sha256=_description(bundle)["logits_sha256"],
         )
 
@@ -112,7 +112,7 @@ class Js(_Printed):
             expected.sets[GOLDEN].digits,
             expected.thresholds,
             checkpoint=bundle.checkpoint.sha256,
-            validation_sha256=_description(bundle)["logits_sha256"],
+            logits_sha256=_description(bundle)["logits_sha256"],
         )
 
     def program(self, data: bytes) -> Program:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mnist_export.exact.network import Convolution, ExactNetwork
 from mnist_export.exact.stage import Stage, golden_checksums, pack, stages
 from mnist_runtime.digits import Intensities
-from mnist_runtime.model.program import logits_sha256
+from mnist_runtime.model import program
 from mnist_runtime.verdicts import Thresholds
 
 _TEMPLATE = Path(__file__).with_name("mnist.mjs")
@@ -20,7 +20,7 @@ _PLACE = re.compile(r"^const NETWORK = .*;$", re.MULTILINE)
 
 
 def to_module(
-    network: ExactNetwork, golden: Intensities, thresholds: Thresholds, *, checkpoint: str, validation_sha256: str
+    network: ExactNetwork, golden: Intensities, thresholds: Thresholds, *, checkpoint: str, logits_sha256: str
 ) -> bytes:
     """Print `network` as `mnist.mjs`.
 
@@ -29,12 +29,12 @@ def to_module(
         golden: Digits of the self-test, uint8 `[N, 784]`.
         thresholds: Thresholds of the verdicts.
         checkpoint: SHA-256 of the checkpoint that the network was made from.
-        validation_sha256: SHA-256 of the logits of the validation digits.
+        logits_sha256: SHA-256 of the logits of the validation digits.
     """
     printed = {
         "checkpoint": checkpoint,
-        "logitsSha256": validation_sha256,
-        "goldenSha256": logits_sha256(network.logits(golden).astype(np.int32)),
+        "logitsSha256": logits_sha256,
+        "goldenSha256": program.logits_sha256(network.logits(golden).astype(np.int32)),
         "exponent": network.exponent,
         "thresholds": {"confidence": sorted(thresholds.confidence.items()), "odds": thresholds.odds},
         "layers": [_layer(stage, bound) for stage, bound in zip(stages(network), network.bounds(), strict=True)],

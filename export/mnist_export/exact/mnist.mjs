@@ -12,9 +12,9 @@
  * normalise  A drawing of any size up to 800 x 800, brought to MNIST's form, byte for byte as mnist-runtime does it. It
  *            takes ink on an even ground. Uneven light, ruled lines and photographs are for mnist-runtime.
  * damaged    Number of the layer whose tables are damaged, or 0.
- * selftest   Whether this engine computes the golden digits as they were published.
+ * selftest   Result of the self-test on the golden digits.
  * replay     The golden digits one by one, with what this engine computes of them.
- * about      What the network was made from, and the SHA-256 of its logits.
+ * about      Digest of the checkpoint, and SHA-256 of the logits.
  *
  * Written by mnist-export, which held it against the network that was trained.
  */
@@ -29,7 +29,7 @@
  * @property {number} padding Rows and columns of zeros around the input.
  * @property {number} pool Rows and columns of which the largest is taken; 1 without pooling.
  * @property {number} poolStride
- * @property {number} bound What no sum in the layer reaches, nor any part of one, whatever the pixels are.
+ * @property {number} bound Upper bound on every sum and partial sum in the layer.
  * @property {string} weight int8 [outputs][rows][columns][channels], base64.
  * @property {string} bias int32 [outputs], little-endian, base64.
  * @property {string} shift uint8 [outputs], base64; empty in the last layer, which keeps its sums.

@@ -30,7 +30,7 @@ def header(network: ExactNetwork, golden: np.ndarray) -> bytes:
 
 
 def _print(network: ExactNetwork, golden: np.ndarray) -> bytes:
-    return to_header(network, golden, Thresholds(), origin="a test", logits_sha256="0" * 64)
+    return to_header(network, golden, Thresholds(), checkpoint="0" * 64, logits_sha256="0" * 64)
 
 
 def _compile(folder: Path, header: bytes, source: str, *flags: str) -> Path:
