@@ -12,6 +12,7 @@ from mnist_export.formats import ALL, DEFAULT, FORMATS, named
 from mnist_export.normalisation import Normalisation
 from mnist_runtime import __version__
 from mnist_runtime.console.command import Command, require_a_thread
+from mnist_runtime.console.finite_float import FiniteFloat
 from mnist_runtime.errors import OptionError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _known(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tup
 )
 @click.option(
     "--max-accuracy-drop",
-    type=click.FloatRange(min=0),
+    type=FiniteFloat(min=0),
     default=0.1,
     show_default=True,
     metavar="POINTS",

@@ -47,6 +47,12 @@ def test_a_checkpoint_that_cannot_be_used_leaves_the_old_artifacts(run, trained,
     assert (tmp_path / "mnist.onnx").read_text() == "from before"
 
 
+def test_a_limit_that_no_loss_exceeds_is_wrong_usage(run, tmp_path):
+    result = run("mnist-export", "--max-accuracy-drop", "nan", "--output-dir", tmp_path)
+    assert result.returncode == 2
+    assert b"'--max-accuracy-drop': 'nan' is not a finite number" in result.stderr
+
+
 def test_an_output_folder_that_cannot_be_made_is_refused_at_once(run, trained, tmp_path):
     (tmp_path / "file").write_text("kept")
     result = run("mnist-export", trained / "mnist.safetensors", "--output-dir", tmp_path / "file")

@@ -24,9 +24,9 @@ def test_help_and_version_need_neither_numpy_nor_the_servers_libraries():
     [
         (["--port", "70000"], "'--port'"),
         (["--name", "a/b"], "'a/b' may only contain letters, digits, '.', '_' and '-'"),
-        (["--timeout", "0"], "'--timeout': 0 is not a positive number of seconds"),
-        (["--timeout", "nan"], "'--timeout': nan is not a positive number"),
-        (["--timeout", "inf"], "'--timeout': inf is not a positive number"),
+        (["--timeout", "0"], "'--timeout': 0.0 is not in the range x>0"),
+        (["--timeout", "nan"], "'--timeout': 'nan' is not a finite number"),
+        (["--timeout", "inf"], "'--timeout': 'inf' is not a finite number"),
         (["--max-body", "16MB"], "'--max-body'"),
         (["--reload"], "--reload needs a --model FILE or FOLDER to watch."),
         (["--cors-origin", "https://a/"], "'https://a/' is no origin; give one such as https://example.org"),

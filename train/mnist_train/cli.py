@@ -1,6 +1,5 @@
 """The commands of the training room: `mnist-train` and `mnist-data`."""
 
-import math
 import os
 import re
 import sys
@@ -14,6 +13,7 @@ import click
 
 from mnist_runtime import __version__
 from mnist_runtime.console.command import Command, Group, native_imports, require_a_thread
+from mnist_runtime.console.finite_float import FiniteFloat
 from mnist_train.errors import GroupError
 from mnist_train.settings import CHANGEABLE, TrainingSettings, read_config
 from mnist_train.torchrun_env import Rank
@@ -47,16 +47,6 @@ class _TorchrunCommand(Command):
             if rank and rank.local_rank:
                 stack.enter_context(redirect_stderr(devnull))
             super().main(*args, **extra)
-
-
-class _FiniteFloat(click.FloatRange):
-    """A finite number in a range; "nan" and "inf" are refused."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value!r} is not a finite number.", param, ctx)
-        return number
 
 
 class _Device(click.ParamType[str]):
@@ -103,12 +93,12 @@ def _option(name: str, kind: Any, explanation: str, **extra: Any) -> Callable[[F
 )
 @_option("--sha256", str, "SHA-256 of a download other than MNIST.", metavar="HEX")
 @_option("--optimizer", click.Choice(["plain", "sgd", "adamw"]), "Update rule: the lab's, or one of torch.optim.")
-@_option("--lr", _FiniteFloat(min=0, min_open=True), "Learning rate.", metavar="FLOAT")
-@_option("--momentum", _FiniteFloat(0, 1, max_open=True), "Momentum (sgd only).", metavar="SHARE")
-@_option("--weight-decay", _FiniteFloat(min=0), "Weight decay (sgd and adamw only).", metavar="FLOAT")
+@_option("--lr", FiniteFloat(min=0, min_open=True), "Learning rate.", metavar="FLOAT")
+@_option("--momentum", FiniteFloat(0, 1, max_open=True), "Momentum (sgd only).", metavar="SHARE")
+@_option("--weight-decay", FiniteFloat(min=0), "Weight decay (sgd and adamw only).", metavar="FLOAT")
 @_option("--schedule", click.Choice(["constant", "cosine", "one-cycle"]), "Schedule of the learning rate.")
-@_option("--label-smoothing", _FiniteFloat(0, 1, max_open=True), "Share of each label to spread.", metavar="SHARE")
-@_option("--average", _FiniteFloat(0, 1, max_open=True), "Decay of the average of the weights.", metavar="SHARE")
+@_option("--label-smoothing", FiniteFloat(0, 1, max_open=True), "Share of each label to spread.", metavar="SHARE")
+@_option("--average", FiniteFloat(0, 1, max_open=True), "Decay of the average of the weights.", metavar="SHARE")
 @_option("--augment", bool, "Vary shape, stroke, resolution, tone and noise of every picture.", is_flag=True)
 @_option("--epochs", click.IntRange(min=1), "Passes over the training digits.", metavar="N")
 @_option("--batch-size", click.IntRange(min=1), "Digits per step.", metavar="N")
@@ -220,7 +210,7 @@ _split_option = click.option(
 )
 @click.option(
     "--timeout",
-    type=_FiniteFloat(min=0, min_open=True),
+    type=FiniteFloat(min=0, min_open=True),
     default=30.0,
     show_default=True,
     metavar="SECONDS",

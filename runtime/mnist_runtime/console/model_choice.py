@@ -8,6 +8,7 @@ import click
 
 from mnist_runtime.bundled import BUNDLED, DEFAULT
 from mnist_runtime.console.command import note
+from mnist_runtime.console.finite_float import FiniteFloat
 from mnist_runtime.errors import MnistRuntimeError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ model_option = click.option(
 )
 max_error_option = click.option(
     "--max-error",
-    type=click.FloatRange(min=0, max=1, min_open=True),
+    type=FiniteFloat(min=0, max=1, min_open=True),
     metavar="SHARE",
     help='Largest share of wrong labels among those called "digit", such as 0.01; 1 calls no label unsure.  '
     "[default: the least that the model states]",

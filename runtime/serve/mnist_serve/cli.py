@@ -1,6 +1,5 @@
 """The command of the server: `mnist-serve`."""
 
-import math
 import re
 from pathlib import Path
 from typing import Literal
@@ -8,6 +7,7 @@ from typing import Literal
 import click
 
 from mnist_runtime.console.command import FAILURE, Command, native_imports
+from mnist_runtime.console.finite_float import FiniteFloat
 from mnist_runtime.console.model_choice import choose_model, max_error_option, model_option, with_accuracy
 from mnist_runtime.console.version import version_option
 
@@ -27,12 +27,6 @@ def _check_origins(ctx: click.Context, param: click.Parameter, values: tuple[str
         if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/?#\s]+", value):
             raise click.BadParameter(f"{value!r} is no origin; give one such as https://example.org", ctx, param)
     return values
-
-
-def _check_timeout(ctx: click.Context, param: click.Parameter, value: float) -> float:
-    if not 0 < value < math.inf:
-        raise click.BadParameter(f"{value:g} is not a positive number of seconds", ctx, param)
-    return value
 
 
 @click.command("mnist-serve", cls=Command, context_settings={"show_default": True})
@@ -75,8 +69,7 @@ def _check_timeout(ctx: click.Context, param: click.Parameter, value: float) -> 
 )
 @click.option(
     "--timeout",
-    type=float,
-    callback=_check_timeout,
+    type=FiniteFloat(min=0, min_open=True),
     default=20.0,
     metavar="SECONDS",
     help="Seconds a client may take to send a request, or between reads of the answer.",

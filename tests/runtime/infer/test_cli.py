@@ -72,6 +72,7 @@ def test_verdicts_are_coloured_in_a_terminal(terminal, folder):
         ("0.00001", 1, b"states no risk as low as max_error=1e-05: its least is 0.001"),
         ("0", 2, b"0.0 is not in the range"),
         ("2", 2, b"2.0 is not in the range"),
+        ("nan", 2, b"'nan' is not a finite number"),
     ],
 )
 def test_a_max_error_that_cannot_be_kept_is_refused(run, folder, max_error, code, sentence):
