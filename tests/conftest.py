@@ -232,7 +232,7 @@ class Terminal:
     def read(self, until: str | None = None) -> str:
         """Return all output so far, once it contains `until`, or, without `until`, once the command has ended."""
         while until is None or until not in self.seen:
-            ready, _, _ = select.select([self._master], [], [], 60)
+            ready, _, _ = select.select([self._master], [], [], 300)
             assert ready, f"there was no output after: {self.seen}"
             try:
                 self.seen += self._decoder.decode(os.read(self._master, 65536))

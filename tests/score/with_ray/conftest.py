@@ -18,7 +18,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ.pop("RAY_ADDRESS", None)
 
 SCORE = Path(sys.executable).parent / "mnist-score"
-TIMEOUT = 300  # seconds, also on a slow machine
+TIMEOUT = 900  # seconds, also on a slow machine
 
 
 @pytest.fixture(scope="session", autouse=True)

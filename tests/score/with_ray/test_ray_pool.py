@@ -6,7 +6,10 @@ import signal
 import time
 from pathlib import Path
 
-TIMEOUT = 300  # seconds, also on a slow machine
+import pytest
+
+TIMEOUT = 900  # seconds, also on a slow machine
+pytestmark = pytest.mark.timeout(1200)
 
 
 def scorers() -> list[int]:
