@@ -1,4 +1,4 @@
-"""What a machine forbids: threads, as under `ulimit -u 1` or a small pids.max of a container; and files of others."""
+"""Limits of a machine: no threads, as under `ulimit -u 1` or a small pids.max of a container; no files of others."""
 
 import os
 import shutil

@@ -29,7 +29,7 @@ _UINT8, _UINT32, _FLOAT32 = map(np.dtype, (np.uint8, np.uint32, np.float32))
 _BITS_OF_ONE = 0x3F800000  # of the float32 1.0
 _SHAPES = "(784,), (28, 28), (28, 28, 1), (N, 784), (N, 28, 28), (N, 1, 28, 28) or (N, 28, 28, 1)"
 _MEAN, _STD = 0.1307, 0.3081  # of MNIST's pixels, by which torchvision's examples normalise
-_OVERSHOOT = -0.4  # of cubic interpolation, at most; normalised pixels reach -_MEAN / _STD, -0.424
+_OVERSHOOT = -0.4  # between what cubic splines reach on rotated digits, some -0.25, and -_MEAN / _STD, -0.424
 
 
 def as_digits(x: ArrayLike) -> Intensities | Pixels:

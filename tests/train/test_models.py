@@ -183,8 +183,8 @@ def test_a_module_that_cannot_be_trained_or_saved_is_refused_before_the_first_st
 @pytest.mark.parametrize(
     ("name", "size", "sentence"),
     [
-        ("Heads", 64, "on a batch of 64 digits (cross_entropy_loss"),
-        ("Normalised", 99, "on a batch of 1 digits (Expected"),
+        ("Heads", 64, "on a batch of size 64 (cross_entropy_loss"),
+        ("Normalised", 99, "on a batch of size 1 (Expected"),
     ],
 )
 def test_a_module_that_fails_in_training_is_refused_in_a_sentence(own, train_split, name, size, sentence):

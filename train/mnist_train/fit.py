@@ -138,7 +138,7 @@ def _loss(  # as of `ProcessGroup.loss`
         return group.loss(model(pixels), labels, count, smoothing)
     except (TypeError, ValueError) as error:  # of a user's code, or of BatchNorm for a batch of a single digit
         raise ModelError(
-            f"the model cannot be trained on a batch of {len(pixels)} digits ({first_line(error)}); return logits "
+            f"the model cannot be trained on a batch of size {len(pixels)} ({first_line(error)}); return logits "
             "alone, or choose a --batch-size that leaves another remainder"
         ) from error
 

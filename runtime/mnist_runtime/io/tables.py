@@ -20,7 +20,6 @@ _LARGE = 2**31  # more than any label or intensity, and less than int64 holds
 _LABELS = frozenset(["label", "labels", "class", "target", "digit", "y"])
 """Names of a column of labels, in lower case."""
 
-
 _NUMBERED = [str(column) for column in range(PIXELS)]
 """Header that pandas gives columns without names."""
 
