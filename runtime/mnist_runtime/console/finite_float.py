@@ -1,6 +1,7 @@
 """The type of options that take a number: a finite one in a range."""
 
 import math
+import reprlib
 from typing import Any
 
 import click
@@ -16,5 +17,5 @@ class FiniteFloat(click.FloatRange):
         except OverflowError:  # an integer of a configuration file may be larger than any float
             number = math.inf
         if not math.isfinite(number):
-            self.fail(f"{value!r:.40} is not a finite number.", param, ctx)
+            self.fail(f"{reprlib.repr(value)} is not a finite number.", param, ctx)
         return number
